@@ -1,0 +1,49 @@
+# What there is to do here; `make help` says it. Every command sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test repro lint lock readme-picture clean
+
+help: ## say what there is to do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@echo
+	@echo "  With the environment active (. $(BIN)/activate):"
+	@echo "  dvc repro             Flickr8k: download, tokenise, features, train, fine-tune, evaluate, pictures"
+	@echo "  edit params.yaml, dvc repro       rerun the stages that depend on what was changed, and no other"
+	@echo "  dvc metrics diff, dvc plots diff  compare with the last commit"
+	@echo "  dvc exp run -S train.lr=0.002     an experiment; dvc exp show lists them, dvc exp diff compares"
+
+setup: $(BIN)/.done ## make .venv and install into it
+
+$(BIN)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; say which: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo (5 minutes on two cores)
+	$(BIN)/python demo/run.py
+
+test: $(BIN)/.done ## run the tests
+	$(BIN)/python -m pytest
+
+repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+lint: $(BIN)/.done ## check form and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	echo '# The versions this project is tested with, made by `make lock`; pip applies them as constraints.' > constraints.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra dev --no-annotate --no-header pyproject.toml >> constraints.txt
+
+readme-picture: demo ## take the demo's sample picture into the docs
+	cp .demo/pictures/samples.png docs/samples.png
+
+clean: ## remove the demo and the state of interrupted runs and downloads; data, models and the DVC cache stay
+	rm -rf .demo .resume

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import glob
 import hashlib
 import json
 import os
@@ -17,11 +18,15 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     The file is written under its own name in a temporary folder beside `path` (some formats put the
     name into the bytes), synced and renamed, so that a reader sees the old file or the new one. When
-    the block raises, nothing is left and an old file stays.
+    the block raises, nothing is left and an old file stays; what a killed run left is removed by the next.
+    One process at a time writes a path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
+    prefix = f".part-{path.name}-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     try:
         beside = folder / path.name
         yield beside

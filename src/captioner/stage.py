@@ -22,6 +22,8 @@ def run(main: Callable[[Any], None]) -> None:
         main(read_params())
     except CaptionerError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that cannot be written, a file that went away
+        sys.exit(f"error: {error}; nothing half-written was left. Mend it and run again")
     except KeyboardInterrupt:
         print("interrupted; run again to go on", file=sys.stderr)
         sys.exit(130)

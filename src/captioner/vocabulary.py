@@ -1,0 +1,62 @@
+"""The words a decoder knows.
+
+`data/vocabulary.json`: {"max_length": int, "words": [str, ...]}, the words by falling count, ties in
+alphabetical order. A word's id is its place in the list plus four, after the special tokens.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+PAD, BOS, EOS, UNK = range(4)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Word ids; `max_length` is the most words a caption has, in training and when generated."""
+
+    words: tuple[str, ...]
+    max_length: int
+
+    @classmethod
+    def from_counts(cls, counts: dict[str, int], *, min_count: int, max_length: int) -> "Vocabulary":
+        """Take the words that stand `min_count` times or more in the training captions."""
+        kept = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
+        return cls(words=tuple(word for _, word in kept), max_length=max_length)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Vocabulary":
+        """Take back what `as_dict` gave."""
+        return cls(words=tuple(value["words"]), max_length=value["max_length"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what data/vocabulary.json and a model file hold."""
+        return {"max_length": self.max_length, "words": list(self.words)}
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: id for id, word in enumerate(self.words, len(SPECIAL))}
+
+    def __len__(self) -> int:
+        return len(SPECIAL) + len(self.words)
+
+    def __contains__(self, word: str) -> bool:
+        return word in self._ids
+
+    def encode(self, words: list[str]) -> list[int]:
+        """Return `<bos> word ... <eos>` as ids; a caption that had to be cut gets no `<eos>`, so that the
+        decoder does not learn to end there."""
+        ids = [self._ids.get(word, UNK) for word in words[: self.max_length]]
+        return [BOS, *ids] + [EOS] * (len(words) <= self.max_length)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the words up to the first `<eos>`, joined by spaces; `<bos>` and `<pad>` are left out."""
+        words = []
+        for id in ids:
+            if id == EOS:
+                break
+            if id not in (PAD, BOS):
+                words.append(self.words[id - len(SPECIAL)] if id >= len(SPECIAL) else SPECIAL[id])
+        return " ".join(words)

@@ -1,0 +1,58 @@
+"""The machine's side: which device, which precision, and the same bytes each time.
+
+Set by environment variables, since they are not part of what is computed and DVC should not track them:
+    CAPTIONER_DEVICE    auto (default), cpu, cuda, cuda:1, mps
+    CAPTIONER_WORKERS   threads that decode photos (default: the number of CPU cores, at most 16)
+"""
+
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from captioner.errors import CaptionerError
+
+
+def select_device() -> torch.device:
+    """Return the device to compute on; raises CaptionerError for one that this machine lacks."""
+    wanted = os.environ.get("CAPTIONER_DEVICE", "auto")
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CaptionerError(
+            f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to auto or cpu"
+        ) from None
+    return device
+
+
+def decoding_threads() -> int:
+    """Return how many threads decode photos."""
+    value = os.environ.get("CAPTIONER_WORKERS", str(min(os.cpu_count() or 1, 16)))
+    if not value.isdigit() or int(value) < 1:
+        raise CaptionerError(f"CAPTIONER_WORKERS: is {value!r}, expected a whole number from 1 on")
+    return int(value)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context in which matrix products run in bfloat16 on a GPU that has it, and nothing changes on a CPU."""
+    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed torch and ask for the deterministic form of every operation that has one."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.manual_seed(seed)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a tensor, to a GPU from pinned memory and without waiting for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,122 @@
+"""A captioner and its file.
+
+Format (schema 1): safetensors, which holds numbers and text only, so that loading runs no code of the file's.
+    tensors     decoder.*, and in a captioner that can take photos encoder.* with torchvision's names
+    metadata    one key, "captioner": JSON with
+        schema       1
+        encoder      SHA-256 of the frozen encoder whose features it starts from
+        start        the first block of ResNet-18 that the file's own encoder is used for; "end": none,
+                     the decoder takes in the frozen grid
+        image        {"size": pixels, "fit": "squash" or "crop"}
+        decoder      the arguments of `captioner.decoder.Decoder`
+        vocabulary   see `captioner.vocabulary`
+        made         {"inputs": {path: md5} of the data and code, "params": {name: value}, "versions": {name: str}}
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from captioner.decoder import Decoder
+from captioner.encoder import END, Encoder
+from captioner.errors import CaptionerError
+from captioner.files import whole
+from captioner.vocabulary import Vocabulary
+
+SCHEMA = 1
+TIED = "decoder.output.weight"  # in the file once, as the embedding
+
+
+class Captioner(nn.Module):
+    """The blocks of the encoder from `start` on (none for the end) and a decoder."""
+
+    def __init__(self, decoder: Decoder, encoder: Encoder | None = None, start: str = END):
+        super().__init__()
+        self.decoder, self.encoder, self.start = decoder, encoder, start
+
+    def features(self, rows: Tensor) -> Tensor:
+        """Turn store rows [B, h, w, C], what `start` takes in, into image features [B, P, D]."""
+        if self.encoder is not None:
+            rows = self.encoder(rows, start=self.start)
+        return rows.to(self.decoder.image.weight.dtype).flatten(1, 2)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model file says about itself; the fields are the metadata's."""
+
+    encoder: str
+    start: str
+    image: dict[str, Any]
+    decoder: dict[str, Any]
+    vocabulary: Vocabulary
+    made: dict[str, Any]
+
+
+def provenance(made: dict[str, Any]) -> dict[str, Any]:
+    """Return what a card's `made` holds, from what `captioner.resume.made_from` returned."""
+    versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
+    return {**made, "versions": {"python": platform.python_version()} | versions}
+
+
+def save_model(path: str | Path, captioner: Captioner, card: Card) -> None:
+    """Write a model file, whole or not at all; the same weights and card give the same bytes."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in captioner.state_dict().items()}
+    if card.decoder["tied"]:
+        del tensors[TIED]
+    record = {"schema": SCHEMA, **vars(card), "vocabulary": card.vocabulary.as_dict()}
+    with whole(path) as beside:
+        save_file(tensors, beside, metadata={"captioner": json.dumps(record, ensure_ascii=False)})
+
+
+def load_model(path: str | Path) -> tuple[Captioner, Card]:
+    """Read a model file onto the CPU, in eval mode.
+
+    Raises CaptionerError that names the file where it is missing, damaged, of another kind or schema, or
+    where its tensors do not fit its card (missing and unexpected ones are listed).
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError:
+        raise CaptionerError(f"{path}: not found; `dvc repro` or `make demo` makes a model") from None
+    except (SafetensorError, OSError) as error:
+        raise CaptionerError(f"{path}: not a whole model file ({error})") from None
+    try:
+        record = json.loads(metadata["captioner"])
+        if record.pop("schema") != SCHEMA:
+            raise CaptionerError(f"{path}: made by another version of this program; make it anew: `dvc repro`")
+        card = Card(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
+        decoder = Decoder(**card.decoder)
+        captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
+    if card.decoder["vocabulary"] != len(card.vocabulary):
+        raise CaptionerError(
+            f"{path}: its decoder knows {card.decoder['vocabulary']} words and its vocabulary {len(card.vocabulary)}; "
+            "the file is damaged"
+        )
+    load_tensors(captioner, tensors, path, optional={TIED} if card.decoder["tied"] else set())
+    return captioner.eval(), card
+
+
+def load_tensors(module: nn.Module, tensors: dict[str, Tensor], path: str | Path, optional: set[str]) -> None:
+    """Load all of a module's weights, or raise CaptionerError that lists what does not fit."""
+    own = module.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in tensors and key not in optional],
+        "unexpected": [key for key in tensors if key not in own],
+        "of another shape": [key for key in own if key in tensors and own[key].shape != tensors[key].shape],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
+        raise CaptionerError(f"{path}: its weights do not fit: {listed}")
+    module.load_state_dict(tensors, strict=False)

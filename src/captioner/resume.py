@@ -1,0 +1,68 @@
+"""The state from which an interrupted stage goes on.
+
+It lives in `.resume/`, which neither Git nor DVC sees: DVC deletes a stage's outputs before it runs. Its
+name carries a fingerprint of all that dvc.yaml declares for the stage - the bytes of its inputs and code,
+the values of its params - and of torch and its threads, so that a run with anything changed never starts from
+another run's state.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+
+from captioner.files import digest, whole
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(".resume")
+
+
+def made_from(stage: str, params: Any, dvc_yaml: str | Path = "dvc.yaml") -> dict[str, Any]:
+    """Return what dvc.yaml declares that a stage is made from.
+
+    {"inputs": {path: md5} of its data and code, "params": {dotted name: value}}
+    """
+    declared = YAML(typ="safe", pure=True).load(Path(dvc_yaml))["stages"][stage]
+    values: dict[str, Any] = {}
+    for key in declared.get("params", []):
+        value = params
+        for part in key.split("."):
+            value = getattr(value, part)
+        values[key] = value
+    inputs = {path: digest(path) for path in sorted(declared["deps"])}
+    return {"inputs": inputs, "params": values}
+
+
+class Resume:
+    """One file of state, replaced whole at each save; `made` is what `made_from` returned."""
+
+    def __init__(self, stage: str, made: dict[str, Any], folder: Path = FOLDER):
+        self._stage, self._folder = stage, folder
+        record = {"made": made, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the saved state, or None where there is none that can be used."""
+        if not self.path.exists():
+            return None
+        try:
+            return torch.load(self.path, weights_only=True)
+        except Exception as error:  # a damaged file raises anything; starting over is always right
+            log.warning("%s cannot be read (%s); starting over", self.path, error)
+            return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep a state of tensors, numbers, text, lists and dicts."""
+        with whole(self.path) as beside:
+            torch.save(state, beside)
+
+    def remove(self) -> None:
+        """Forget this stage's states, of other fingerprints too."""
+        for path in self._folder.glob(f"{self._stage}-*.pt"):
+            path.unlink(missing_ok=True)

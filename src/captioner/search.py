@@ -1,0 +1,62 @@
+"""Beam search, batched over images and beams.
+
+Dimensions: B images, K beams, V words, T the most words of a caption.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from captioner.decoder import Decoder, Memory
+from captioner.vocabulary import BOS, EOS, PAD, UNK
+
+
+class Found(NamedTuple):
+    """The beams of each image, best first."""
+
+    tokens: Tensor  # [B, K, T] int64: words, then <eos>, then <pad>
+    scores: Tensor  # [B, K] float32: log-probability / length ** length_penalty; -inf where there is no such beam
+
+
+@torch.inference_mode()
+def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float) -> Found:
+    """Find the captions of highest score, by keeping `beam` beginnings of each image at every step.
+
+    A caption's score is its log-probability divided by length ** length_penalty, its length in tokens with
+    the `<eos>` (Wu et al. 2016 use a similar form); beginnings are compared by the same score. A finished
+    caption keeps its place in the beam for as long as it is among the best and is never extended. Search
+    ends when all beams of all images are finished or `max_length` words long; the latter have no `<eos>`.
+    `<pad>`, `<bos>` and `<unk>` are never generated. A beam of 1 is greedy search.
+    """
+    device = memory.start[0].device
+    images = memory.start[0].shape[0]
+    tokens = torch.full((images, 1, max_length), PAD, device=device)
+    log_p = torch.zeros(images, 1, device=device)
+    lengths = torch.zeros(images, 1, device=device)
+    finished = torch.zeros(images, 1, dtype=torch.bool, device=device)
+    last = torch.full((images, 1), BOS, device=device)
+    state = None
+    for step in range(max_length):
+        hidden, state = decoder(memory, last.unsqueeze(-1), state)
+        words = decoder.logits(hidden[:, :, 0]).float().log_softmax(-1)  # [B, K, V]
+        words[..., [PAD, BOS, UNK]] = -torch.inf
+        words = words.masked_fill(finished.unsqueeze(-1), -torch.inf)
+        words[..., PAD] = words[..., PAD].masked_fill(finished, 0.0)  # the one way on for a finished caption: as it is
+
+        candidates = log_p.unsqueeze(-1) + words  # [B, K, V]
+        grown = (lengths + ~finished).unsqueeze(-1)
+        scores = (candidates / grown**length_penalty).flatten(1)  # [B, K*V]
+        scores, chosen = scores.topk(min(beam, scores.shape[1]), dim=1)
+        parent, word = chosen // words.shape[-1], chosen % words.shape[-1]
+
+        log_p = candidates.flatten(1).gather(1, chosen)
+        lengths = grown.squeeze(-1).gather(1, parent)
+        tokens = tokens.gather(1, parent.unsqueeze(-1).expand(-1, -1, max_length))
+        tokens[:, :, step] = word
+        state = tuple(part.gather(1, parent.unsqueeze(-1).expand(-1, -1, part.shape[-1])) for part in state)
+        finished = finished.gather(1, parent) | (word == EOS)
+        last = word
+        if finished.all():
+            break
+    return Found(tokens, scores)

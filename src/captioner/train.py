@@ -1,0 +1,80 @@
+"""Trains a decoder on the cached features of the frozen encoder."""
+
+from pathlib import Path
+from typing import Any
+
+from captioner.curves import write_curve, write_summary
+from captioner.dataset import read_captions
+from captioner.decoder import Decoder
+from captioner.device import make_deterministic, select_device
+from captioner.encoder import END
+from captioner.files import read_json
+from captioner.model import Captioner, Card, provenance, save_model
+from captioner.resume import Resume
+from captioner.store import FeatureStore
+from captioner.training import CaptionSet, fit, parameter_groups
+from captioner.vocabulary import Vocabulary
+
+
+def train_decoder(
+    *,
+    captions: str | Path,
+    vocabulary: str | Path,
+    grid_store: str | Path,
+    model: str | Path,
+    curve: str | Path,
+    summary: str | Path,
+    made: dict[str, Any],
+    attention: bool,
+    width: int,
+    heads: int,
+    tied: bool,
+    dropout: float,
+    lr: float,
+    weight_decay: float,
+    seed: int,
+    **recipe: Any,
+) -> None:
+    """Train on the store of grids (without attention on their means, kept in memory) and write `model`,
+    the curve (CSV) and the summary (JSON).
+
+    `made` (see `captioner.resume.made_from`) is kept in the model and names the state that an interrupted run
+    resumes from; `recipe` goes to `captioner.training.fit`.
+    """
+    make_deterministic(seed)
+    words = Vocabulary.from_dict(read_json(vocabulary))
+    store = FeatureStore(grid_store, layer=END)
+    if attention:
+        splits = CaptionSet.of_splits(
+            read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen])
+        )
+    else:
+        splits = CaptionSet.of_splits(read_captions(captions), store.rows, lambda rows: store.pooled(rows).__getitem__)
+    shape: dict[str, Any] = {"vocabulary": len(words), "features": store.shape[-1], "width": width, "heads": heads}
+    shape |= {"attention": attention, "tied": tied, "dropout": dropout}
+    captioner = Captioner(Decoder(**shape))
+    resume = Resume("train", made)
+    records = fit(
+        captioner,
+        parameter_groups([captioner.decoder], lr=lr, weight_decay=weight_decay),
+        splits["train"],
+        splits["dev"],
+        words,
+        seed=seed,
+        start_is_candidate=False,
+        device=select_device(),
+        resume=resume,
+        on_epoch=lambda records: write_curve(curve, records),
+        **recipe,
+    )
+    card = Card(
+        encoder=store.attributes["encoder"],
+        start=END,
+        image={"size": store.attributes["size"], "fit": store.attributes["fit"]},
+        decoder=shape,
+        vocabulary=words,
+        made=provenance(made),
+    )
+    save_model(model, captioner, card)
+    write_summary(summary, records, parameters=sum(parameter.numel() for parameter in captioner.parameters()))
+    resume.remove()

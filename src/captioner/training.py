@@ -1,0 +1,281 @@
+"""The training loop that the decoder's stage and the fine-tuning stage share.
+
+Dimensions as in `captioner.decoder`: B images, K captions of an image, L tokens, V words.
+
+One epoch is one record: {"epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"}; losses are mean
+cross-entropies of the next word in nats, without label smoothing; CIDEr is of captions generated greedily.
+"""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from captioner.dataset import CaptionedImage
+from captioner.device import mixed_precision, to_device
+from captioner.errors import CaptionerError
+from captioner.generate import generate
+from captioner.model import Captioner
+from captioner.resume import Resume
+from captioner.scores import Cider
+from captioner.vocabulary import PAD, Vocabulary
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 20  # batches between looks at the loss; each look waits for the device
+DEV_BATCH = 100  # images
+
+
+@dataclass(frozen=True)
+class CaptionSet:
+    """The images of one split with their captions; `read` gives their features by position."""
+
+    images: list[str]
+    references: dict[str, list[str]]
+    ids: Tensor  # [N, K, 1 + L + 1] int64, padded
+    read: Callable[[Tensor], Tensor]  # positions [B] to store rows [B, h, w, C]
+
+    @classmethod
+    def of_splits(
+        cls,
+        captions: Iterable[CaptionedImage],
+        rows: dict[str, int],
+        reader: Callable[[np.ndarray], Callable[[Tensor], Tensor]],
+    ) -> dict[str, "CaptionSet"]:
+        """Take the training and the dev images that have a row; `reader` makes a split's `read` from its rows.
+
+        Raises CaptionerError for the training or dev split without an image.
+        """
+        split_of: dict[str, list[CaptionedImage]] = {"train": [], "dev": []}
+        for item in captions:
+            if item.image in rows and item.split in split_of:
+                split_of[item.split].append(item)
+        return {split: cls._of(split, items, rows, reader) for split, items in split_of.items()}
+
+    @classmethod
+    def _of(
+        cls,
+        split: str,
+        chosen: list[CaptionedImage],
+        rows: dict[str, int],
+        reader: Callable[[np.ndarray], Callable[[Tensor], Tensor]],
+    ) -> "CaptionSet":
+        if not chosen:
+            raise CaptionerError(f"no image of the {split} split has features; run `dvc repro features`")
+        most = max(len(item.ids) for item in chosen)
+        longest = max(len(ids) for item in chosen for ids in item.ids)
+        padded = torch.full((len(chosen), most, longest), PAD)
+        for at, item in enumerate(chosen):
+            for k, ids in enumerate(item.ids):
+                padded[at, k, : len(ids)] = torch.tensor(ids)
+        return cls(
+            images=[item.image for item in chosen],
+            references={item.image: item.raw for item in chosen},
+            ids=padded,
+            read=reader(np.array([rows[item.image] for item in chosen])),
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator["Batch"]:
+        """Yield the images of `order` in batches of `size`, captions cut to the longest of their batch."""
+        for chosen in order.split(size):
+            ids = self.ids[chosen]
+            lengths = ((ids != PAD).sum(-1) - 1).clamp(min=1)  # a caption that is not there counts one token of padding
+            ids = ids[:, :, : int(lengths.max()) + 1]
+            targets = ids[:, :, 1:].flatten()
+            places = (targets != PAD).nonzero().squeeze(1)
+            yield Batch(
+                rows=to_device(self.read(chosen), device),
+                inputs=to_device(ids[:, :, :-1].contiguous(), device),
+                lengths=lengths,
+                places=to_device(places, device),
+                targets=to_device(targets[places], device),
+            )
+
+
+class Batch(NamedTuple):
+    """Images with their captions as next-word problems."""
+
+    rows: Tensor  # [B, h, w, C] as the store has them
+    inputs: Tensor  # [B, K, L] int64, padded
+    lengths: Tensor  # [B, K] int64, on the CPU
+    places: Tensor  # [T] int64: where in B*K*L there is a target
+    targets: Tensor  # [T] int64
+
+
+def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy of the targets, and of all words alike (what label smoothing mixes in)."""
+    memory = captioner.decoder.encode(captioner.features(batch.rows))
+    hidden, _ = captioner.decoder(memory, batch.inputs, lengths=batch.lengths)
+    logits = captioner.decoder.logits(hidden.flatten(0, 2).index_select(0, batch.places))  # [T, V]
+    log_p = logits.float().log_softmax(-1)
+    return -log_p.gather(1, batch.targets.unsqueeze(1)).mean(), -log_p.mean()
+
+
+def parameter_groups(modules: Sequence[nn.Module], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Return optimizer groups of the modules' parameters; vectors (biases, norms) are not decayed."""
+    parameters = list(dict.fromkeys(parameter for module in modules for parameter in module.parameters()))
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [
+        {"params": matrices, "peak": lr, "weight_decay": weight_decay},
+        {"params": vectors, "peak": lr, "weight_decay": 0.0},
+    ]
+
+
+def rate_scale(step: int, steps: int, warmup: int) -> float:
+    """Return the learning rate as a fraction of its peak: a linear rise, then half a cosine down to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def fit(
+    captioner: Captioner,
+    groups: list[dict[str, Any]],
+    training: CaptionSet,
+    dev: CaptionSet,
+    vocabulary: Vocabulary,
+    *,
+    epochs: int,
+    batch: int,
+    warmup: float,
+    label_smoothing: float,
+    clip: float,
+    patience: int,
+    seed: int,
+    start_is_candidate: bool,
+    device: torch.device,
+    resume: Resume,
+    on_epoch: Callable[[list[dict[str, float]]], None],
+) -> list[dict[str, float]]:
+    """Train with teacher forcing, keep the weights of the epoch with the best dev CIDEr, return all records.
+
+    `batch` counts images, each with all its captions; `warmup` is in epochs; training stops when `patience`
+    epochs brought no better dev CIDEr. With `start_is_candidate` the given weights are epoch 0. `on_epoch`
+    is called with the records so far. After each epoch the state goes to `resume`, and a run that starts
+    where one is found ends with the same weights as one that was never interrupted: all randomness of an
+    epoch comes from (seed, epoch). Raises CaptionerError when the loss is not finite.
+    """
+    captioner.to(device)
+    optimizer = torch.optim.AdamW(groups, fused=device.type != "mps")
+    steps = math.ceil(len(training) / batch)
+    scorer = Cider(dev.references)
+    records: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
+
+    log.info("on %s: %d training images, %d dev images", device, len(training), len(dev))
+    state = resume.load()
+    if state:
+        log.info("going on after epoch %d, from %s", state["records"][-1]["epoch"], resume.path)
+        captioner.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        records, best = state["records"], state["best"]
+    elif start_is_candidate:
+        records.append({"epoch": 0, **_dev_record(captioner, dev, vocabulary, scorer, device)})
+        best = copy.deepcopy(captioner.state_dict())
+        log.info(_line(records[-1], epochs))
+    on_epoch(records)
+
+    first = int(records[-1]["epoch"]) + 1 if records else 1
+    for epoch in range(first, epochs + 1):
+        if records and records[-1]["epoch"] - best_record(records)["epoch"] >= patience:
+            log.info("no better dev CIDEr for %d epochs: stopped early", patience)
+            break
+        began = time.monotonic()
+        torch.manual_seed((seed << 16) + epoch)
+        order = torch.randperm(len(training))
+        captioner.train()
+        losses: list[Tensor] = []
+        progress = tqdm(
+            training.batches(order, batch, device),
+            total=steps,
+            desc=f"epoch {epoch}",
+            unit="batch",
+            disable=None,
+            leave=False,
+        )
+        for step, images in enumerate(progress, 1):
+            scale = rate_scale((epoch - 1) * steps + step - 1, epochs * steps, round(warmup * steps))
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * scale
+            with mixed_precision(device):
+                loss, uniform = next_word_losses(captioner, images)
+                objective = (1 - label_smoothing) * loss + label_smoothing * uniform
+            optimizer.zero_grad(set_to_none=True)
+            objective.backward()
+            norm = nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
+            losses.append(loss.detach())
+            if step % CHECK_EVERY == 0 or step == steps:
+                _check_finite(losses[-CHECK_EVERY:], norm, captioner, epoch, step)
+                progress.set_postfix(loss=f"{losses[-1]:.3f}")
+            optimizer.step()
+        records.append(
+            {
+                "epoch": epoch,
+                "train loss": round(torch.stack(losses).mean().item(), 5),
+                **_dev_record(captioner, dev, vocabulary, scorer, device),
+                "learning rate": groups[0]["peak"] * scale,
+            }
+        )
+        if best_record(records) is records[-1]:
+            best = copy.deepcopy(captioner.state_dict())
+        resume.save(
+            {
+                "weights": captioner.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "records": records,
+                "best": best,
+            }
+        )
+        on_epoch(records)
+        log.info("%s, %.0f s", _line(records[-1], epochs), time.monotonic() - began)
+    captioner.load_state_dict(best)
+    captioner.eval()
+    return records
+
+
+def best_record(records: list[dict[str, float]]) -> dict[str, float]:
+    """Return the first record of the highest dev CIDEr."""
+    return max(records, key=lambda record: record["dev CIDEr"])
+
+
+def _line(record: dict[str, float], epochs: int) -> str:
+    shown = ", ".join(f"{key} {value:.4f}" for key, value in record.items() if key not in ("epoch", "learning rate"))
+    return f"epoch {record['epoch']:.0f}/{epochs}: {shown}"
+
+
+def _check_finite(losses: list[Tensor], norm: Tensor, captioner: Captioner, epoch: int, step: int) -> None:
+    recent = torch.stack(losses)
+    if torch.isfinite(recent).all() and torch.isfinite(norm):
+        return
+    bad = step - len(losses) + 1 + int((~torch.isfinite(recent)).int().argmax())
+    norms = {name: f"{parameter.norm().item():.4g}" for name, parameter in captioner.named_parameters()}
+    raise CaptionerError(
+        f"the loss is not finite in epoch {epoch}, batch {bad} (gradient norm {norm.item():.4g}); lower the learning "
+        f"rate in params.yaml. The state after the last whole epoch is kept. Parameter norms: {norms}"
+    )
+
+
+@torch.inference_mode()
+def _dev_record(
+    captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, scorer: Cider, device: torch.device
+) -> dict[str, float]:
+    captioner.eval()
+    total, words = 0.0, 0
+    for images in dev.batches(torch.arange(len(dev)), DEV_BATCH, device):
+        with mixed_precision(device):
+            loss, _ = next_word_losses(captioner, images)
+        total, words = total + loss.item() * len(images.targets), words + len(images.targets)
+    captions = generate(captioner, dev.images, dev.read, vocabulary, beam=1, length_penalty=1.0, device=device)
+    return {"dev loss": round(total / words, 5), "dev CIDEr": round(scorer.score(captions)[0], 5)}

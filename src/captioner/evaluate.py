@@ -1,0 +1,88 @@
+"""Generates the test captions of the frozen and the fine-tuned model and scores them.
+
+Files
+    metrics/evaluate.json         {"images": int, "frozen": scores, "finetuned": scores}; scores are fractions of 1
+                                  under the names of `captioner.scores.score`, and the language figures of
+                                  `captioner.scores.diversity`
+    metrics/test_captions.csv     columns image, frozen, finetuned (captions), frozen CIDEr, finetuned CIDEr
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from captioner.dataset import read_captions
+from captioner.device import make_deterministic, select_device
+from captioner.errors import CaptionerError
+from captioner.files import read_json, write_json, write_text
+from captioner.generate import generate
+from captioner.model import load_model
+from captioner.scores import diversity, score
+from captioner.store import FeatureStore
+from captioner.vocabulary import Vocabulary
+
+
+def evaluate(
+    models: Mapping[str, tuple[str | Path, str | Path]],
+    *,
+    captions: str | Path,
+    vocabulary: str | Path,
+    beam: int,
+    length_penalty: float,
+    scores: str | Path,
+    generated: str | Path,
+) -> None:
+    """Evaluate `models`, a model file and the store of what it takes in by name, and write both files.
+
+    Raises CaptionerError where a model and a store do not belong together, or a model knows another vocabulary.
+    """
+    make_deterministic(seed=0)
+    device = select_device()
+    words = Vocabulary.from_dict(read_json(vocabulary))
+    items = read_captions(captions)
+    results: dict[str, Any] = {}
+    columns: dict[str, dict[str, Any]] = {}
+    for name, (model, store_path) in models.items():
+        captioner, card = load_model(model)
+        if card.vocabulary != words:
+            raise CaptionerError(f"{model}: trained with another vocabulary than {vocabulary}; run `dvc repro`")
+        store = FeatureStore(store_path, layer=card.start, encoder=card.encoder, **card.image)
+        test = [item for item in items if item.split == "test" and item.image in store.rows]
+        if not test:
+            raise CaptionerError(f"{store_path}: no image of the test split in it; expected at least one")
+        rows = np.array([store.rows[item.image] for item in test])
+        found = generate(
+            captioner,
+            [item.image for item in test],
+            partial(_read, store, rows),
+            words,
+            beam=beam,
+            length_penalty=length_penalty,
+            device=device,
+        )
+        corpus, each = score({item.image: item.raw for item in test}, found)
+        training = [words.decode(ids) for item in items if item.split == "train" for ids in item.ids]
+        results |= {"images": len(test), name: {**corpus, **diversity(found, training)}}
+        columns |= {name: found, f"{name} CIDEr": {image: round(value, 5) for image, value in each.items()}}
+    table = pd.DataFrame(columns)[sorted(columns, key=lambda column: "CIDEr" in column)]
+    write_text(generated, table.sort_index().to_csv(index_label="image", lineterminator="\n"))
+    write_json(scores, results)
+
+
+def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> Tensor:
+    return store.read(rows[chosen])
+
+
+def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the scores of metrics/evaluate.json as lines of text, a model a column, x100."""
+    models = [name for name in results if name != "images"]
+    lines = ["".join(["x100".ljust(12), *(name.rjust(12) for name in models)])]
+    for key in results[models[0]]:
+        if key.isupper() or key.startswith(("BLEU", "CIDEr", "ROUGE")):
+            lines.append("".join([key.ljust(12), *(f"{100 * results[name][key]:12.1f}" for name in models)]))
+    return "\n".join(lines)

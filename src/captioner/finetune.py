@@ -1,0 +1,82 @@
+"""Trains the decoder and the last blocks of the encoder together, from the stored boundary on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from captioner.curves import write_curve, write_summary
+from captioner.dataset import read_captions
+from captioner.device import make_deterministic, select_device
+from captioner.encoder import BLOCKS, load_encoder
+from captioner.encoder import fingerprint as weights_hash
+from captioner.errors import CaptionerError
+from captioner.files import read_json
+from captioner.model import Captioner, load_model, provenance, save_model
+from captioner.resume import Resume
+from captioner.store import FeatureStore
+from captioner.training import CaptionSet, fit, parameter_groups
+from captioner.vocabulary import Vocabulary
+
+
+def finetune(
+    *,
+    captions: str | Path,
+    vocabulary: str | Path,
+    boundary_store: str | Path,
+    encoder: str | Path,
+    decoder: str | Path,
+    model: str | Path,
+    curve: str | Path,
+    summary: str | Path,
+    made: dict[str, Any],
+    unfreeze_from: str,
+    lr: float,
+    encoder_lr: float,
+    weight_decay: float,
+    seed: int,
+    **recipe: Any,
+) -> None:
+    """Fine-tune the decoder with the blocks of the encoder from `unfreeze_from` on; write `model`, which
+    takes photos by itself, the curve (CSV, from epoch 0: the frozen encoder) and the summary (JSON).
+
+    Only the unfrozen blocks are computed: the rows of the boundary store are what they take in, so their
+    gradients are those of the whole network but for the rows' half precision. Raises CaptionerError where
+    the decoder was trained with another vocabulary or another encoder, or the store holds another boundary.
+    """
+    make_deterministic(seed)
+    captioner, card = load_model(decoder)
+    if card.vocabulary != Vocabulary.from_dict(read_json(vocabulary)):
+        raise CaptionerError(f"{decoder}: trained with another vocabulary than {vocabulary}; run `dvc repro train`")
+    network = load_encoder(load_file(encoder))
+    if weights_hash(network) != card.encoder:
+        raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
+    store = FeatureStore(boundary_store, layer=unfreeze_from, encoder=card.encoder, **card.image)
+    splits = CaptionSet.of_splits(
+        read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen])
+    )
+
+    captioner = Captioner(captioner.decoder, network, start=unfreeze_from)
+    unfrozen = network.block_modules(unfreeze_from)
+    for module in network.block_modules(BLOCKS[0], unfreeze_from):
+        module.requires_grad_(False)
+    resume = Resume("finetune", made)
+    records = fit(
+        captioner,
+        parameter_groups(unfrozen, lr=encoder_lr, weight_decay=weight_decay)
+        + parameter_groups([captioner.decoder], lr=lr, weight_decay=weight_decay),
+        splits["train"],
+        splits["dev"],
+        card.vocabulary,
+        seed=seed,
+        start_is_candidate=True,
+        device=select_device(),
+        resume=resume,
+        on_epoch=lambda records: write_curve(curve, records),
+        **recipe,
+    )
+    save_model(model, captioner, replace(card, start=unfreeze_from, made=provenance(made)))
+    trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
+    write_summary(summary, records, **{"trained parameters": trained})
+    resume.remove()

@@ -1,0 +1,25 @@
+"""Beam search on the test split for the frozen and the fine-tuned model, and their scores."""
+
+from captioner.evaluate import evaluate, table_of
+from captioner.files import read_json
+from captioner.stage import run
+
+
+def main(params):
+    evaluate(
+        {
+            "frozen": ("models/decoder.safetensors", "data/features/grid.h5"),
+            "finetuned": ("models/captioner.safetensors", "data/features/boundary.h5"),
+        },
+        captions="data/captions.jsonl",
+        vocabulary="data/vocabulary.json",
+        beam=params.search.beam,
+        length_penalty=params.search.length_penalty,
+        scores="metrics/evaluate.json",
+        generated="metrics/test_captions.csv",
+    )
+    print(table_of(read_json("metrics/evaluate.json")))
+
+
+if __name__ == "__main__":
+    run(main)

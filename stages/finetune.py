@@ -1,0 +1,34 @@
+"""End to end: the decoder with the unfrozen blocks of ResNet-18, features recomputed through them."""
+
+from captioner.finetune import finetune
+from captioner.resume import made_from
+from captioner.stage import run
+
+
+def main(params):
+    finetune(
+        captions="data/captions.jsonl",
+        vocabulary="data/vocabulary.json",
+        boundary_store="data/features/boundary.h5",
+        encoder="data/features/encoder.safetensors",
+        decoder="models/decoder.safetensors",
+        model="models/captioner.safetensors",
+        curve="metrics/finetune_curve.csv",
+        summary="metrics/finetune.json",
+        made=made_from("finetune", params),
+        unfreeze_from=params.finetune.unfreeze_from,
+        epochs=params.finetune.epochs,
+        batch=params.finetune.batch,
+        lr=params.finetune.lr,
+        encoder_lr=params.finetune.encoder_lr,
+        warmup=params.finetune.warmup,
+        weight_decay=params.finetune.weight_decay,
+        label_smoothing=params.finetune.label_smoothing,
+        clip=params.finetune.clip,
+        patience=params.finetune.patience,
+        seed=params.seed,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

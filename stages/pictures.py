@@ -1,0 +1,20 @@
+"""Sample plots: test images with the frozen caption, the fine-tuned one and the references."""
+
+from captioner.pictures import draw_samples
+from captioner.stage import run
+
+
+def main(params):
+    draw_samples(
+        "pictures/samples.png",
+        images="data/raw/images.zip",
+        captions="data/captions.jsonl",
+        generated="metrics/test_captions.csv",
+        size=params.image.size,
+        fit=params.image.fit,
+        each=params.pictures.each,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,82 @@
+"""Captions for photos, from a model file alone: no params, no vocabulary file, no dataset.
+
+from captioner.caption import PhotoCaptioner
+
+describe = PhotoCaptioner("models/captioner.safetensors")
+print(describe(["dog.jpg"]))
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from captioner.device import decoding_threads, select_device
+from captioner.encoder import BLOCKS, fused
+from captioner.errors import CaptionerError
+from captioner.generate import generate
+from captioner.model import load_model
+from captioner.photos import load_photo
+
+BATCH = 32  # photos
+
+
+class PhotoCaptioner:
+    """A fine-tuned model that takes photo files of any size and mode.
+
+    Raises CaptionerError where the file is no model, or one without an encoder.
+    """
+
+    def __init__(self, model: str | Path = "models/captioner.safetensors"):
+        captioner, self.card = load_model(model)
+        if captioner.encoder is None:
+            raise CaptionerError(
+                f"{model}: a decoder of stored features; give a fine-tuned model, captioner.safetensors"
+            )
+        captioner.encoder, captioner.start = fused(captioner.encoder), BLOCKS[0]
+        self.device = select_device()
+        self._captioner = captioner.to(self.device)
+
+    def __call__(self, photos: Sequence[str | Path], *, beam: int = 3, length_penalty: float = 1.0) -> list[str]:
+        """Return a caption for each photo; raises CaptionerError that names the first that cannot be read."""
+        captions = []
+        for _, caption in self.each(photos, beam=beam, length_penalty=length_penalty):
+            if isinstance(caption, CaptionerError):
+                raise caption
+            captions.append(caption)
+        return captions
+
+    def each(
+        self, photos: Sequence[str | Path], *, beam: int = 3, length_penalty: float = 1.0
+    ) -> Iterator[tuple[str | Path, str | CaptionerError]]:
+        """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches."""
+        with ThreadPoolExecutor(decoding_threads()) as pool:
+            for at in range(0, len(photos), BATCH):
+                batch = photos[at : at + BATCH]
+                decoded = list(pool.map(self._decode, batch))
+                pairs = list(zip(batch, decoded, strict=True))
+                whole = {str(photo): pixels for photo, pixels in pairs if isinstance(pixels, np.ndarray)}
+                captions: dict[str, str] = {}
+                if whole:
+                    stacked = torch.from_numpy(np.stack(list(whole.values())))  # [B, size, size, 3]
+                    captions = generate(
+                        self._captioner,
+                        list(whole),
+                        stacked.__getitem__,
+                        self.card.vocabulary,
+                        beam=beam,
+                        length_penalty=length_penalty,
+                        device=self.device,
+                    )
+                for photo, pixels in pairs:
+                    yield photo, pixels if isinstance(pixels, CaptionerError) else captions[str(photo)]
+
+    def _decode(self, photo: str | Path) -> np.ndarray | CaptionerError:
+        try:
+            return load_photo(Path(photo).read_bytes(), **self.card.image)
+        except ValueError as error:
+            return CaptionerError(f"{photo}: not a photo that can be read ({error})")
+        except OSError as error:
+            return CaptionerError(f"{photo}: cannot be read ({error.strerror})")

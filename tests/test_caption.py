@@ -1,0 +1,116 @@
+"""`captioner caption` and its library form: outcomes and exit codes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captioner.caption import PhotoCaptioner
+from captioner.cli import main
+from captioner.decoder import Decoder
+from captioner.encoder import END, Encoder
+from captioner.errors import CaptionerError
+from captioner.generate import generate
+from captioner.model import Captioner, Card, load_model, save_model
+from captioner.vocabulary import Vocabulary
+
+WORDS = Vocabulary(words=("a", "dog", "cat", "runs", "sleeps"), max_length=6)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("model") / "captioner.safetensors", encoder=True)
+
+
+def made(path, *, encoder):
+    torch.manual_seed(0)
+    shape = {"vocabulary": len(WORDS), "features": 512, "width": 16, "heads": 2}
+    shape |= {"attention": True, "tied": True, "dropout": 0.0}
+    captioner = Captioner(Decoder(**shape), Encoder() if encoder else None, "layer4" if encoder else END)
+    image = {"size": 64, "fit": "squash"}
+    save_model(path, captioner, Card("hash", captioner.start, image, shape, WORDS, {"params": {}}))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    generator = np.random.default_rng(0)
+    for n in range(40):  # more than one batch
+        pixels = generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{n:02d}.png")
+    return tmp_path
+
+
+def test_captions_are_those_of_the_whole_network(model, photos):
+    paths = sorted(photos.glob("*.png"))
+    captioner, card = load_model(model)
+    captioner.start = "conv1"
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
+    expected = generate(
+        captioner, list(map(str, paths)), pixels.__getitem__, card.vocabulary, beam=3, length_penalty=1.0,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert PhotoCaptioner(model)(paths) == list(expected.values())
+
+
+def test_one_line_a_photo_path_tab_caption(model, photos, capsys):
+    assert main(["caption", str(photos), "--model", str(model)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(photos / f"{n:02d}.png") for n in range(40)]
+    assert all(set(line.split("\t")[1].split()) <= set(WORDS.words) for line in lines)
+
+
+def test_patterns_json_and_beam(model, photos, capsys):
+    assert main(["caption", str(photos / "0*.png"), "--model", str(model), "--json", "--beam", "1"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["photo"] for record in records] == [str(photos / f"0{n}.png") for n in range(10)]
+    assert all(record.keys() == {"photo", "caption"} for record in records)
+
+
+def test_a_broken_photo_is_reported_and_does_not_stop_the_others(model, photos, capsys):
+    (photos / "05.png").write_bytes(b"no photo")
+    assert main(["caption", str(photos), "--model", str(model)]) == 1
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 39
+    assert f"error: {photos / '05.png'}: not a photo" in printed.err
+
+
+def test_the_library_names_the_broken_photo(model, photos):
+    (photos / "05.png").write_bytes(b"")
+    with pytest.raises(CaptionerError, match=r"05\.png"):
+        PhotoCaptioner(model)(sorted(photos.glob("*.png")))
+
+
+@pytest.mark.parametrize("argument", ["nowhere.jpg", "*.nothing", "."])
+def test_no_photo_is_an_error(model, tmp_path, monkeypatch, capsys, argument):
+    monkeypatch.chdir(tmp_path)
+    assert main(["caption", argument, "--model", str(model)]) == 1
+    assert f"error: {argument}: no such photo" in capsys.readouterr().err
+
+
+def test_a_decoder_of_stored_features_is_refused(photos, tmp_path, capsys):
+    assert main(["caption", str(photos), "--model", str(made(tmp_path / "decoder.safetensors", encoder=False))]) == 1
+    assert "decoder.safetensors: a decoder of stored features" in capsys.readouterr().err
+
+
+def test_a_missing_model_is_an_error(photos, capsys):
+    assert main(["caption", str(photos), "--model", "none.safetensors"]) == 1
+    assert "none.safetensors: not found" in capsys.readouterr().err
+
+
+def test_a_wrong_call_exits_with_2(model):
+    for arguments in ([], ["caption"], ["caption", "x.jpg", "--beam", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
+
+
+def test_the_command_is_installed_and_silent_off_a_terminal(model, photos):
+    command = [sys.executable, "-m", "captioner.cli", "caption", str(photos / "00.png"), "--model", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1

@@ -1,0 +1,48 @@
+"""Tiny photos and archives in Flickr8k's layout, for the tests to build and to break."""
+
+import io
+import zipfile
+
+from PIL import Image
+
+from captioner.tokenise import CAPTION_FILES, PHOTO_FOLDER, SPLIT_FILES
+
+
+def encoded(picture, kind="PNG", **options):
+    """Return a picture as the bytes of an image file."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def jpeg(width=8, height=8, colour="red", mode="RGB", **options):
+    """Return a JPEG of one colour."""
+    return encoded(Image.new(mode, (width, height), colour), "JPEG", **options)
+
+
+def zipped(path, members, compression=zipfile.ZIP_DEFLATED):
+    """Write a zip of (name or ZipInfo, bytes or text) pairs, a dict or a list; return its path."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            archive.writestr(name, content)
+    return path
+
+
+def joined(lines):
+    """Return lines as a file's text; bytes or text that is given whole stays as it is."""
+    return lines if isinstance(lines, bytes | str) else "".join(f"{line}\n" for line in lines)
+
+
+def flickr_archives(folder, photos, captions, splits, lemma=None):
+    """Write images.zip and captions.zip into `folder`, return their paths.
+
+    `photos` is {name: bytes}, `splits` {split: [name, ...]}; `captions` and `lemma` are lists of lines (or a
+    file's whole content). Without `lemma` its file is left out.
+    """
+    folder.mkdir(exist_ok=True)
+    texts = {CAPTION_FILES["raw"]: captions} | ({} if lemma is None else {CAPTION_FILES["lemma"]: lemma})
+    texts |= {SPLIT_FILES[split]: names for split, names in splits.items()}
+    return (
+        zipped(folder / "images.zip", {f"{PHOTO_FOLDER}/{name}": content for name, content in photos.items()}),
+        zipped(folder / "captions.zip", {name: joined(lines) for name, lines in texts.items()}),
+    )

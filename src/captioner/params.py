@@ -7,17 +7,30 @@ where `2e-3` is a number; `dvc exp run -S` writes such numbers).
 
 import difflib
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from captioner.errors import CaptionerError
 
+# JSON Schema calls 10.0 an integer and lets NaN pass every limit
+Validator = validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+            "number": lambda _, value: (
+                isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            ),
+        }
+    ),
+)
 SCHEMA = Path(__file__).with_name("params_schema.json")
 
 
@@ -34,10 +47,11 @@ def read_params(path: str | Path = "params.yaml") -> Any:
     except (YAMLError, UnicodeDecodeError) as error:
         raise CaptionerError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    found = sorted(Draft202012Validator(schema).iter_errors(values), key=lambda error: list(map(str, error.path)))
+    found = sorted(Validator(schema).iter_errors(values), key=lambda error: list(map(str, error.path)))
     problems = [_explain(error) for error in found]
-    if not problems and values["decoder"]["width"] % values["decoder"]["heads"]:
-        problems = ["decoder.heads: must divide decoder.width"]
+    sound = isinstance(values, dict) and "decoder" in values and not any("decoder" in error.path for error in found)
+    if sound and values["decoder"]["width"] % values["decoder"]["heads"]:
+        problems.append("decoder.heads: must divide decoder.width")
     if problems:
         raise CaptionerError(f"{path}: " + "; ".join(problems))
     return _namespace(values)

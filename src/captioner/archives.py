@@ -24,7 +24,7 @@ class Archive:
             self._zip = zipfile.ZipFile(self.path)
         except FileNotFoundError:
             raise CaptionerError(f"{path}: not found; `dvc repro` downloads it") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except Exception as error:  # a broken directory raises much besides BadZipFile
             raise CaptionerError(
                 f"{path}: not a whole zip archive ({error}); delete it and run `dvc repro --force download`"
             ) from None

@@ -24,7 +24,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".part-{path.name}-"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*"):  # by a run that was killed
+    for left in path.parent.glob(f"{glob.escape(prefix)}????????"):  # by a run that was killed; mkdtemp adds eight
         shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
     try:

@@ -1,0 +1,175 @@
+"""Archives as they come: broken, hostile, or full of junk."""
+
+import random
+import stat
+import struct
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from worlds import zipped
+
+from captioner import archives
+from captioner.archives import Archive
+from captioner.errors import CaptionerError
+
+CENTRAL = b"PK\x01\x02"
+
+
+def patched(path, offset, form, value):
+    """Change a field of the first entry of the zip's directory, `offset` bytes from the entry's start."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, content.index(CENTRAL) + offset, value)
+    path.write_bytes(content)
+
+
+def refused(path, member=None):
+    """Open the archive, or read a member of it; return what is said about it."""
+    with pytest.raises(CaptionerError) as caught:
+        Archive(path) if member is None else Archive(path).read(member)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "data.zip"
+
+
+def test_files_are_read_by_their_base_names(path):
+    zipped(path, {"folder/": "", "folder/b.jpg": b"\x00b", "a.txt": "a", "folder/deep/c.PNG": "c"})
+    archive = Archive(str(path))
+    assert archive.names() == ["a.txt", "b.jpg", "c.PNG"]
+    assert [archive.read(name) for name in archive.names()] == [b"a", b"\x00b", b"c"]
+    assert archive.photos() == ["b.jpg", "c.PNG"]
+    assert archive.photos("folder") == ["b.jpg"]
+
+
+def test_the_junk_of_macos_is_not_there(path):
+    junk = {"__MACOSX/Photos/._a.jpg": "junk", "__MACOSX/a.jpg": "junk", "Photos/._a.jpg": "junk", "._b.jpg": "junk"}
+    zipped(path, {**junk, "Photos/a.jpg": "photo"})
+    assert Archive(path).photos("Photos") == ["a.jpg"]
+    assert Archive(path).names() == ["a.jpg"]
+    assert Archive(path).read("a.jpg") == b"photo"
+
+
+def test_a_folder_that_is_not_there_is_named(path):
+    zipped(path, {"Other/a.jpg": "photo", "Photos/readme.txt": "text"})
+    with pytest.raises(
+        CaptionerError, match=r"data\.zip: no photos in a folder Photos/; expected files ending in \.jpg"
+    ):
+        Archive(path).photos("Photos")
+
+
+def test_an_archive_without_photos_is_refused(path):
+    zipped(path, {"readme.txt": "text"})
+    with pytest.raises(CaptionerError, match=r"data\.zip: no photos; expected"):
+        Archive(path).photos()
+
+
+def test_a_file_that_is_not_in_it_is_named(path):
+    assert "no file b.jpg in it" in refused(zipped(path, {"a.jpg": "photo"}), "b.jpg")
+
+
+def test_a_missing_archive_says_what_brings_it(path):
+    assert "not found; `dvc repro` downloads it" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"<!DOCTYPE html><html>Not Found</html>", random.Random(1).randbytes(3000)]
+)
+def test_what_is_no_zip_is_refused(path, content):
+    path.write_bytes(content)
+    assert "not a whole zip archive" in refused(path)
+
+
+def test_a_folder_in_its_place_is_refused(path):
+    path.mkdir()
+    assert "not a whole zip archive" in refused(path)
+
+
+def test_an_archive_cut_anywhere_is_refused(path):
+    content = zipped(path, {"a.jpg": "photo", "b.txt": "text"}).read_bytes()
+    for end in range(len(content)):
+        path.write_bytes(content[:end])
+        assert "not a whole zip archive" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "form", "value"),
+    [
+        (6, "<H", 255),  # needs a zip version that does not exist
+        (46, "B", 255),  # a name that is not the UTF-8 it says it is
+        (46, "B", 0),  # a name without a letter
+    ],
+)
+def test_an_archive_with_a_broken_directory_is_refused(path, offset, form, value):
+    zipped(path, {"é.txt": "text"})
+    patched(path, offset, form, value)
+    refused(path)
+
+
+def test_an_encrypted_file_is_refused(path):
+    zipped(path, {"a.jpg": "photo", "b.jpg": "plain"})
+    patched(path, 8, "<H", 1)
+    assert "a.jpg is encrypted" in refused(path, "a.jpg")
+    assert Archive(path).read("b.jpg") == b"plain"
+
+
+def test_a_link_is_refused(path):
+    link = zipfile.ZipInfo("a.jpg")
+    link.create_system = 3
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    assert "a.jpg is a link" in refused(zipped(path, [(link, "/etc/hostname")]), "a.jpg")
+
+
+def test_two_files_of_one_name_are_refused(path):
+    assert "two files named a.jpg" in refused(zipped(path, [("one/a.jpg", "1"), ("two/a.jpg", "2")]))
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(path, monkeypatch):
+    zipped(path, {"fits.jpg": bytes(1000), "bomb.jpg": bytes(1001)})
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 1000)
+    assert Archive(path).read("fits.jpg") == bytes(1000)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was unpacked"))
+    assert "bomb.jpg unpacks to 1001 bytes, over 1000" in refused(path, "bomb.jpg")
+
+
+def test_a_file_that_lies_about_its_size_is_refused(path):
+    zipped(path, {"a.jpg": bytes(100_000)})
+    patched(path, 24, "<I", 10)
+    assert "a.jpg cannot be unpacked" in refused(path, "a.jpg")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_file_whose_bytes_were_damaged_is_refused(path, compression):
+    content = random.Random(2).randbytes(1000)
+    zipped(path, {"a.jpg": content, "b.jpg": "whole"}, compression)
+    damaged = bytearray(path.read_bytes())
+    damaged[500] ^= 255
+    path.write_bytes(damaged)
+    assert "a.jpg cannot be unpacked" in refused(path, "a.jpg")
+    assert Archive(path).read("b.jpg") == b"whole"
+
+
+def test_names_that_point_elsewhere_are_only_names(tmp_path):
+    folder = tmp_path / "here" / "deep"
+    folder.mkdir(parents=True)
+    names = ["../../climbed.jpg", f"{tmp_path}/absolute.jpg", "./../here.jpg", "a/../../b.jpg"]
+    zipped(folder / "data.zip", {name: name for name in names})
+    archive = Archive(folder / "data.zip")
+    assert archive.names() == ["absolute.jpg", "b.jpg", "climbed.jpg", "here.jpg"]
+    assert {archive.read(Path(name).name).decode() for name in names} == set(names)
+    assert [each for each in tmp_path.rglob("*") if each.is_file()] == [folder / "data.zip"]
+
+
+def test_threads_read_the_right_bytes(path):
+    rng = random.Random(3)
+    members = {f"{number}.jpg": rng.randbytes(rng.randrange(1, 100_000)) for number in range(40)}
+    archive = Archive(zipped(path, members))
+    wanted = list(members) * 4
+    rng.shuffle(wanted)
+    with ThreadPoolExecutor(8) as pool:
+        for name, content in zip(wanted, pool.map(archive.read, wanted), strict=True):
+            assert content == members[name], name

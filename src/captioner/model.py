@@ -97,7 +97,7 @@ def load_model(path: str | Path) -> tuple[Captioner, Card]:
         card = Card(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
         decoder = Decoder(**card.decoder)
         captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
     if card.decoder["vocabulary"] != len(card.vocabulary):
         raise CaptionerError(

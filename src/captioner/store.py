@@ -44,7 +44,7 @@ class FeatureStore:
                 shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
         except FileNotFoundError:
             raise CaptionerError(f"{path}: not found; `dvc repro features` makes it") from None
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, TypeError, AttributeError) as error:
             raise CaptionerError(
                 f"{path}: not a whole feature store ({error}); make it anew: `dvc repro --force features`"
             ) from None

@@ -75,7 +75,7 @@ def evaluate(
 
 
 def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> Tensor:
-    return store.read(rows[chosen])
+    return store.read(rows[chosen.numpy()])
 
 
 def table_of(results: Mapping[str, Mapping[str, float]]) -> str:

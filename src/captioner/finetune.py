@@ -54,7 +54,7 @@ def finetune(
         raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
     store = FeatureStore(boundary_store, layer=unfreeze_from, encoder=card.encoder, **card.image)
     splits = CaptionSet.of_splits(
-        read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen])
+        read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen.numpy()])
     )
 
     captioner = Captioner(captioner.decoder, network, start=unfreeze_from)

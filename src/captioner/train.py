@@ -46,7 +46,7 @@ def train_decoder(
     store = FeatureStore(grid_store, layer=END)
     if attention:
         splits = CaptionSet.of_splits(
-            read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen])
+            read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen.numpy()])
         )
     else:
         splits = CaptionSet.of_splits(read_captions(captions), store.rows, lambda rows: store.pooled(rows).__getitem__)

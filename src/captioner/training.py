@@ -256,13 +256,13 @@ def _line(record: dict[str, float], epochs: int) -> str:
 
 
 def _check_finite(losses: list[Tensor], norm: Tensor, captioner: Captioner, epoch: int, step: int) -> None:
-    recent = torch.stack(losses)
-    if torch.isfinite(recent).all() and torch.isfinite(norm):
+    finite = torch.isfinite(torch.stack(losses))
+    if finite.all() and torch.isfinite(norm):
         return
-    bad = step - len(losses) + 1 + int((~torch.isfinite(recent)).int().argmax())
+    bad = step if finite.all() else step - len(losses) + 1 + int((~finite).int().argmax())  # the norm is this step's
     norms = {name: f"{parameter.norm().item():.4g}" for name, parameter in captioner.named_parameters()}
     raise CaptionerError(
-        f"the loss is not finite in epoch {epoch}, batch {bad} (gradient norm {norm.item():.4g}); lower the learning "
+        f"the loss or its gradient is not finite in epoch {epoch}, batch {bad} (gradient norm {norm.item():.4g}); lower the learning "
         f"rate in params.yaml. The state after the last whole epoch is kept. Parameter norms: {norms}"
     )
 

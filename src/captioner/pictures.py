@@ -1,5 +1,6 @@
 """Draws test images with what was said about them: `pictures/samples.png`."""
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from captioner.photos import load_photo
 
 KINDS = {"good": 0.90, "typical": 0.45, "bad": 0.0}  # where each tenth of the ranking begins
 TENTH = 0.1
-PIXELS = 320  # a side of a shown photo
-LINE = 50  # letters
+COLUMNS = 2
+SIDE, TEXT, LINE_HEIGHT = 2.6, 3.6, 0.155  # inches: of a photo, of the text beside it, of a line
+LETTERS = 50  # of a line, beside a photo
+DPI = 100
 
 
 def choose(ciders: pd.Series, each: int) -> dict[str, list[str]]:
@@ -37,46 +40,42 @@ def choose(ciders: pd.Series, each: int) -> dict[str, list[str]]:
 
 
 def draw_samples(
-    path: str | Path,
-    *,
-    images: str | Path,
-    captions: str | Path,
-    generated: str | Path,
-    size: int,
-    fit: str,
-    each: int,
+    path: str | Path, *, images: str | Path, captions: str | Path, generated: str | Path, size: int, fit: str, each: int
 ) -> None:
-    """Write the picture: a row of `each` images for good, typical and bad captions, under each image the
-    frozen and the fine-tuned caption with their CIDEr (x100) and the references."""
+    """Write the picture: `each` test images of each kind, good ones first, and beside each the frozen and the
+    fine-tuned caption with their CIDEr (x100) and the references."""
     table = pd.read_csv(generated, index_col="image", keep_default_na=False)
     references = {item.image: item.raw for item in read_captions(captions)}
     archive = Archive(images)
-    chosen = choose(table["finetuned CIDEr"], each)
-    columns = max(map(len, chosen.values()))
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(4.2 * columns, 6.3 * len(chosen)), dpi=100, facecolor="white", layout="constrained")
-        axes = figure.subplots(len(chosen), columns, squeeze=False)
-        for row, (kind, names) in zip(axes, chosen.items(), strict=True):
-            for axis in row:
-                axis.set_axis_off()
-            for axis, name in zip(row, names, strict=False):
-                try:
-                    photo = load_photo(archive.read(name), size=max(size, PIXELS), fit=fit)
-                except ValueError as error:
-                    raise CaptionerError(f"{images}: {name} is not a photo that can be read ({error})") from None
-                axis.imshow(photo, interpolation="nearest")
-                axis.set_title(kind, loc="left", fontweight="bold")
-                said = table.loc[name]
-                lines = [
-                    _wrap("frozen", said["frozen"], said["frozen CIDEr"]),
-                    _wrap("fine-tuned", said["finetuned"], said["finetuned CIDEr"]),
-                    *(_wrap("reference", text) for text in references[name]),
-                ]
-                axis.text(0, -0.02, "\n".join(lines), transform=axis.transAxes, va="top", parse_math=False)
+    chosen = [(kind, name) for kind, names in choose(table["finetuned CIDEr"], each).items() for name in names]
+    rows = math.ceil(len(chosen) / COLUMNS)
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 8.5}):
+        figure = Figure(figsize=(COLUMNS * (SIDE + TEXT), rows * SIDE), dpi=DPI, facecolor="white")
+        for place, (kind, name) in enumerate(chosen):
+            row, column = divmod(place, COLUMNS)
+            left, bottom = column / COLUMNS, 1 - (row + 1) / rows
+            wide, high = SIDE / (COLUMNS * (SIDE + TEXT)), 1 / rows
+            axis = figure.add_axes((left + 0.03 * wide, bottom + 0.03 * high, 0.94 * wide, 0.94 * high))
+            axis.set_axis_off()
+            try:
+                axis.imshow(load_photo(archive.read(name), size=max(size, int(DPI * SIDE)), fit=fit))
+            except ValueError as error:
+                raise CaptionerError(f"{images}: {name} is not a photo that can be read ({error})") from None
+            said = table.loc[name]
+            blocks = [
+                (f"{kind}   {name}", "black", "bold"),
+                (_wrap("frozen", said["frozen"], said["frozen CIDEr"]), "#a04000", "normal"),
+                (_wrap("fine-tuned", said["finetuned"], said["finetuned CIDEr"]), "#0b5394", "bold"),
+                ("\n".join(_wrap("-", text) for text in references[name]), "#444444", "normal"),
+            ]
+            top = bottom + 0.96 * high
+            for text, colour, weight in blocks:
+                figure.text(left + wide * 1.02, top, text, color=colour, weight=weight, va="top", parse_math=False)
+                top -= (text.count("\n") + 1) * LINE_HEIGHT / (rows * SIDE) + 0.015 * high
         with whole(path) as beside:
             figure.savefig(beside, metadata={"Software": None})
 
 
 def _wrap(who: str, text: str, cider: float | None = None) -> str:
-    mark = "" if cider is None else f" [CIDEr {100 * cider:.0f}]"
-    return "\n".join(textwrap.wrap(f"{who}: {text}{mark}", LINE, subsequent_indent="    ", max_lines=3))
+    start = who if cider is None else f"{who} (CIDEr {100 * cider:.0f}):"
+    return "\n".join(textwrap.wrap(f"{start} {text}", LETTERS, subsequent_indent="  ", max_lines=2))

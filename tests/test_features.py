@@ -1,0 +1,196 @@
+"""The features stage: what is cached is what the encoder computes, and a broken photo is not passed over in silence."""
+
+import io
+import random
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import resnet18
+
+from captioner import features
+from captioner.archives import Archive
+from captioner.encoder import BLOCKS, calibrate, fingerprint, load_encoder
+from captioner.errors import CaptionerError
+from captioner.features import calibrate_on, decode_photos, extract
+from captioner.photos import load_photo
+from captioner.store import FeatureStore
+
+HALF = 2e-3  # half precision of a row, and folded BatchNorm, relative to the row's largest value
+
+
+def photo(seed, kind="PNG"):
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(40, 90, 2)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    coarse.resize((int(width), int(height)), Image.Resampling.BICUBIC).save(file, kind)
+    return file.getvalue()
+
+
+def archive_of(path, photos):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in photos.items():
+            file.writestr(f"Photos/{name}", data)
+    return Archive(path)
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch):
+    monkeypatch.setattr(features, "BATCH", 4)
+    monkeypatch.setenv("CAPTIONER_WORKERS", "3")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(1)
+    network = load_encoder(resnet18(weights=None).state_dict())
+    generator = torch.Generator().manual_seed(2)
+    calibrate(network, [torch.randint(0, 256, (8, 64, 64, 3), generator=generator, dtype=torch.uint8)])
+    return network
+
+
+@pytest.fixture
+def photos():
+    named = {f"{seed}.png": photo(seed) for seed in range(6)} | {
+        f"{seed}.jpg": photo(seed, "JPEG") for seed in (6, 7, 8)
+    }
+    return dict(random.Random(1).sample(sorted(named.items()), len(named)))
+
+
+def run(folder, archive, images, encoder, *, boundary="layer4", fit="squash", on_bad="error"):
+    paths = {"grid_path": folder / "grid.h5", "boundary_path": folder / "boundary.h5"}
+    return extract(
+        archive,
+        images,
+        encoder,
+        boundary=boundary,
+        size=64,
+        fit=fit,
+        on_bad=on_bad,
+        device=torch.device("cpu"),
+        **paths,
+    )
+
+
+def assert_row(found, wanted):
+    assert found.shape == wanted.shape
+    assert (found.float() - wanted).abs().max() <= HALF * wanted.abs().max()
+
+
+@pytest.mark.parametrize(("boundary", "fit"), [("layer4", "squash"), ("layer2", "crop"), ("conv1", "squash")])
+@torch.no_grad()
+def test_rows_are_what_the_encoder_computes_from_the_photos(tmp_path, encoder, photos, boundary, fit):
+    names = list(photos)
+    summary = run(tmp_path, archive_of(tmp_path / "photos.zip", photos), names, encoder, boundary=boundary, fit=fit)
+    valid_for = {"encoder": fingerprint(encoder), "size": 64, "fit": fit}
+    grids = FeatureStore(tmp_path / "grid.h5", layer="end", **valid_for)
+    boundaries = FeatureStore(tmp_path / "boundary.h5", layer=boundary, **valid_for)
+    assert list(grids.rows) == list(boundaries.rows) == names
+    for name in names:
+        pixels = torch.from_numpy(load_photo(photos[name], size=64, fit=fit).copy())[None]
+        assert_row(grids.read([grids.rows[name]]), encoder(pixels))
+        stored = boundaries.read([boundaries.rows[name]])
+        assert_row(stored, encoder(pixels, stop=boundary))
+        assert_row(encoder(stored, start=boundary), encoder(pixels))
+        if boundary == "conv1":
+            assert torch.equal(stored, pixels)
+    assert summary == {
+        "images": len(names),
+        "skipped": [],
+        "grid": list(grids.shape[1:]),
+        "boundary": list(boundaries.shape[1:]),
+    }
+
+
+@pytest.mark.parametrize("boundary", BLOCKS)
+def test_a_store_is_half_precision_and_pixels_are_bytes(tmp_path, encoder, photos, boundary):
+    names = list(photos)[:2]
+    run(tmp_path, archive_of(tmp_path / "photos.zip", photos), names, encoder, boundary=boundary)
+    wanted = torch.uint8 if boundary == "conv1" else torch.float16
+    assert FeatureStore(tmp_path / "boundary.h5", layer=boundary).read([0]).dtype == wanted
+    assert FeatureStore(tmp_path / "grid.h5", layer="end").read([0]).dtype == torch.float16
+
+
+BROKEN = {
+    "no photo": lambda: b"<html>gone</html>",
+    "empty": lambda: b"",
+    "truncated": lambda: photo(1, "JPEG")[:300],
+    "not there": lambda: None,
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_photo_stops_with_its_name_and_leaves_no_store(tmp_path, encoder, photos, kind):
+    names = [*list(photos)[:6], "bad.jpg", *list(photos)[6:]]
+    data = BROKEN[kind]()
+    archive = archive_of(tmp_path / "photos.zip", photos | ({"bad.jpg": data} if data is not None else {}))
+    (tmp_path / "stores").mkdir()
+    with pytest.raises(CaptionerError, match=r"photos\.zip.*bad\.jpg.*on_bad"):
+        run(tmp_path / "stores", archive, names, encoder)
+    assert list((tmp_path / "stores").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_photo_can_be_skipped_and_is_told_of(tmp_path, encoder, photos, kind, caplog):
+    names = [*list(photos)[:6], "bad.jpg", *list(photos)[6:], "worse.jpg"]
+    data = BROKEN[kind]()
+    bad = {"worse.jpg": b"worse"} | ({"bad.jpg": data} if data is not None else {})
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    summary = run(part, archive_of(tmp_path / "bad.zip", photos | bad), names, encoder, on_bad="skip")
+    assert summary["images"] == len(photos)
+    assert summary["skipped"] == ["bad.jpg", "worse.jpg"]
+    assert "bad.jpg" in caplog.text
+    assert "worse.jpg" in caplog.text
+    run(whole, archive_of(tmp_path / "good.zip", photos), list(photos), encoder)
+    for file in ("grid.h5", "boundary.h5"):
+        found, wanted = FeatureStore(part / file), FeatureStore(whole / file)
+        assert list(found.rows) == list(photos)
+        for name in photos:
+            assert_row(found.read([found.rows[name]]), wanted.read([wanted.rows[name]]).float())
+
+
+def test_the_same_photos_give_the_same_bytes(tmp_path, encoder, photos, monkeypatch):
+    archive = archive_of(tmp_path / "photos.zip", photos)
+    for folder, workers in (("a", "1"), ("b", "5")):
+        monkeypatch.setenv("CAPTIONER_WORKERS", workers)
+        run(tmp_path / folder, archive, list(photos), encoder)
+    for file in ("grid.h5", "boundary.h5"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 128])
+def test_photos_come_in_order_from_many_threads(tmp_path, monkeypatch, ahead):
+    monkeypatch.setenv("CAPTIONER_WORKERS", "8")
+    sizes = random.Random(3).sample(range(20, 400, 10), 30)  # some take much longer than others
+    photos = {}
+    for grey, side in enumerate(sizes):
+        file = io.BytesIO()
+        Image.new("RGB", (side, side), (grey, 2 * grey, 200)).save(file, "PNG")
+        photos[f"{grey}.png"] = file.getvalue()
+    photos["7.png"] = b"broken"
+    names = [*photos, "0.png"]
+    found = list(decode_photos(archive_of(tmp_path / "photos.zip", photos), names, size=8, fit="crop", ahead=ahead))
+    assert len(found) == len(names)
+    for name, pixels in zip(names, found, strict=True):
+        grey = int(name.removesuffix(".png"))
+        if grey == 7:
+            assert isinstance(pixels, CaptionerError)
+            assert "7.png" in str(pixels)
+        else:
+            assert pixels.shape == (8, 8, 3)
+            assert (pixels == (grey, 2 * grey, 200)).all()
+
+
+def test_calibration_takes_the_first_whole_photos(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr(features, "CALIBRATION_IMAGES", 7)
+    names = [*list(photos)[:2], "bad.jpg", *list(photos)[2:]]
+    torch.manual_seed(4)
+    state = resnet18(weights=None).state_dict()
+    found, wanted = load_encoder(state), load_encoder(state)
+    calibrate_on(found, archive_of(tmp_path / "photos.zip", photos | {"bad.jpg": b""}), names, size=64, fit="squash")
+    pixels = np.stack([load_photo(photos[name], size=64, fit="squash") for name in list(photos)[:6]])
+    calibrate(wanted, torch.from_numpy(pixels).split(4))
+    assert fingerprint(found) == fingerprint(wanted) != fingerprint(load_encoder(state))

@@ -1,0 +1,46 @@
+"""What the docs say is so."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_readme_is_short_and_starts_with_a_picture():
+    assert len(README.splitlines()) < 200
+    assert README.startswith("![")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        assert "://" in target or (document.parent / target).exists(), target
+
+
+def test_results_are_those_of_the_committed_metrics():
+    results = json.loads((ROOT / "metrics/evaluate.json").read_text())
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")] for line in README.splitlines() if line[:1] == "|"
+    ]
+    head = next(row for row in rows if row[0] == "x100")
+    shown = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows if row[0] in ("frozen", "fine-tuned")}
+    assert list(shown) == ["frozen", "fine-tuned"]
+    for name, scores in shown.items():
+        for key, value in scores.items():
+            assert value == f"{100 * results[name.replace('-', '')][key]:.1f}", (name, key)
+
+
+def test_the_readme_says_on_what_the_results_were_measured():
+    images = json.loads((ROOT / "metrics/evaluate.json").read_text())["images"]
+    assert f"{images} test images" in README
+    official = json.loads((ROOT / "metrics/download.json").read_text())["images"]["official"]
+    assert official or "not the official" in README
+
+
+@pytest.mark.parametrize("command", re.findall(r"\bmake ([a-z-]+)", README))
+def test_make_knows_the_commands_of_the_readme(command):
+    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

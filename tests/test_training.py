@@ -84,7 +84,7 @@ def run(name="run", *, sets=None, captioner=None, on_epoch=lambda records: None,
     """Fit a captioner (by default a new one) and return it with its records; `name` is of its resume state."""
     captioner = captioner or captioner_of()
     train, dev = sets or sets_of(*toy())
-    recipe = {"seed": 3, "start_is_candidate": False} | RECIPE | changes
+    recipe = {"seed": 3, "start_is_candidate": False, "dev_beam": 1} | RECIPE | changes
     groups = parameter_groups([captioner.decoder], lr=lr, weight_decay=0.05)
     resume = Resume(name, made or {})
     records = fit(captioner, groups, train, dev, VOCABULARY, device=CPU, resume=resume, on_epoch=on_epoch, **recipe)

@@ -19,6 +19,8 @@ from captioner.store import FeatureStore
 from captioner.training import CaptionSet, fit, parameter_groups
 from captioner.vocabulary import Vocabulary
 
+DEV_BEAM = 3  # what fine-tuning gains is less than what greedy search loses at random
+
 
 def finetune(
     *,
@@ -71,6 +73,7 @@ def finetune(
         card.vocabulary,
         seed=seed,
         start_is_candidate=True,
+        dev_beam=DEV_BEAM,
         device=select_device(),
         resume=resume,
         on_epoch=lambda records: write_curve(curve, records),

@@ -62,6 +62,7 @@ def train_decoder(
         words,
         seed=seed,
         start_is_candidate=False,
+        dev_beam=1,
         device=select_device(),
         resume=resume,
         on_epoch=lambda records: write_curve(curve, records),

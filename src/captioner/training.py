@@ -3,7 +3,7 @@
 Dimensions as in `captioner.decoder`: B images, K captions of an image, L tokens, V words.
 
 One epoch is one record: {"epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"}; losses are mean
-cross-entropies of the next word in nats, without label smoothing; CIDEr is of captions generated greedily.
+cross-entropies of the next word in nats, without label smoothing; CIDEr is of generated captions.
 """
 
 import copy
@@ -155,6 +155,7 @@ def fit(
     patience: int,
     seed: int,
     start_is_candidate: bool,
+    dev_beam: int,
     device: torch.device,
     resume: Resume,
     on_epoch: Callable[[list[dict[str, float]]], None],
@@ -162,7 +163,8 @@ def fit(
     """Train with teacher forcing, keep the weights of the epoch with the best dev CIDEr, return all records.
 
     `batch` counts images, each with all its captions; `warmup` is in epochs; training stops when `patience`
-    epochs brought no better dev CIDEr. With `start_is_candidate` the given weights are epoch 0. `on_epoch`
+    epochs brought no better dev CIDEr. With `start_is_candidate` the given weights are epoch 0; `dev_beam` is the
+    beam of the search that generates the dev captions. `on_epoch`
     is called with the records so far. After each epoch the state goes to `resume`, and a run that starts
     where one is found ends with the same weights as one that was never interrupted: all randomness of an
     epoch comes from (seed, epoch). Raises CaptionerError when the loss is not finite.
@@ -182,7 +184,7 @@ def fit(
         optimizer.load_state_dict(state["optimizer"])
         records, best = state["records"], state["best"]
     elif start_is_candidate:
-        records.append({"epoch": 0, **_dev_record(captioner, dev, vocabulary, scorer, device)})
+        records.append({"epoch": 0, **_dev_record(captioner, dev, vocabulary, scorer, dev_beam, device)})
         best = copy.deepcopy(captioner.state_dict())
         log.info(_line(records[-1], epochs))
     on_epoch(records)
@@ -224,7 +226,7 @@ def fit(
             {
                 "epoch": epoch,
                 "train loss": round(torch.stack(losses).mean().item(), 5),
-                **_dev_record(captioner, dev, vocabulary, scorer, device),
+                **_dev_record(captioner, dev, vocabulary, scorer, dev_beam, device),
                 "learning rate": groups[0]["peak"] * scale,
             }
         )
@@ -262,14 +264,15 @@ def _check_finite(losses: list[Tensor], norm: Tensor, captioner: Captioner, epoc
     bad = step if finite.all() else step - len(losses) + 1 + int((~finite).int().argmax())  # the norm is this step's
     norms = {name: f"{parameter.norm().item():.4g}" for name, parameter in captioner.named_parameters()}
     raise CaptionerError(
-        f"the loss or its gradient is not finite in epoch {epoch}, batch {bad} (gradient norm {norm.item():.4g}); lower the learning "
-        f"rate in params.yaml. The state after the last whole epoch is kept. Parameter norms: {norms}"
+        f"the loss or its gradient is not finite in epoch {epoch}, batch {bad} (gradient norm {norm.item():.4g}); "
+        "lower the learning rate in params.yaml. The state after the last whole epoch is kept. "
+        f"Parameter norms: {norms}"
     )
 
 
 @torch.inference_mode()
 def _dev_record(
-    captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, scorer: Cider, device: torch.device
+    captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, scorer: Cider, beam: int, device: torch.device
 ) -> dict[str, float]:
     captioner.eval()
     total, words = 0.0, 0
@@ -277,5 +280,5 @@ def _dev_record(
         with mixed_precision(device):
             loss, _ = next_word_losses(captioner, images)
         total, words = total + loss.item() * len(images.targets), words + len(images.targets)
-    captions = generate(captioner, dev.images, dev.read, vocabulary, beam=1, length_penalty=1.0, device=device)
+    captions = generate(captioner, dev.images, dev.read, vocabulary, beam=beam, length_penalty=1.0, device=device)
     return {"dev loss": round(total / words, 5), "dev CIDEr": round(scorer.score(captions)[0], 5)}

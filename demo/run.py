@@ -52,9 +52,8 @@ def dvc(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedPr
     """Run dvc in `folder` with this interpreter first on the PATH, so that its stages use the same one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True, **{"env": environment, **options}
-    )
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, **{"check": True, **options})
 
 
 def main() -> None:

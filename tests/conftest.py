@@ -1,5 +1,6 @@
 """The tests' own workspaces: copies of the project that run its dvc.yaml on a shrunken built-in dataset."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -46,6 +47,11 @@ class Workspace:
         done = dvc(self.folder, *arguments, check=False, capture_output=True, text=True)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def json(self, *arguments: str):
+        """Run dvc with --json, return what it printed as data."""
+        done = dvc(self.folder, *arguments, "--json", capture_output=True, text=True)
+        return json.loads(done.stdout)
 
     def repro(self, *arguments: str) -> set[str]:
         """Run dvc repro, return the stages that were run (not those taken from the cache)."""

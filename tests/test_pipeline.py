@@ -56,7 +56,7 @@ def test_every_test_image_has_its_captions(done):
 def test_curves_have_a_line_an_epoch(done):
     assert pd.read_csv(done.folder / "metrics/train_curve.csv")["epoch"].tolist() == [1, 2]
     assert pd.read_csv(done.folder / "metrics/finetune_curve.csv")["epoch"].tolist() == [0, 1]
-    shown = done.dvc("plots", "show", "--json")
+    shown = json.dumps(done.json("plots", "show"))
     for title in ("Loss by epoch, decoder on frozen features", "Loss by epoch, fine-tuning", "dev CIDEr"):
         assert title in shown
 
@@ -87,7 +87,7 @@ def test_nothing_is_left_to_resume(done):
 
 def test_a_second_run_does_nothing_and_status_is_clean(done):
     assert done.repro() == set()
-    assert json.loads(done.dvc("status", "--json")) == {}
+    assert done.json("status") == {}
 
 
 def test_forced_again_gives_the_same_bytes(done):
@@ -220,10 +220,10 @@ def test_git_keeps_metrics_and_lock_and_no_data(committed):
 def test_metrics_and_params_diff_name_what_changed(committed):
     committed.change(captions__min_count=20)
     committed.repro("tokenise")
-    metrics = json.loads(committed.dvc("metrics", "diff", "--json"))["diff"]["metrics/captions.json"]["diff"]
+    metrics = committed.json("metrics", "diff")["metrics/captions.json"]
     assert metrics["training words.vocabulary"]["diff"] < 0
-    params = json.loads(committed.dvc("params", "diff", "--json"))["params.yaml"]
-    assert params["captions.min_count"] == {"old": 1, "new": 20}
+    params = committed.json("params", "diff")["params.yaml"]
+    assert params["captions.min_count"] == {"old": 1, "new": 20, "diff": 19}
 
 
 @pytest.mark.parametrize("how", ["temp", "queue"])

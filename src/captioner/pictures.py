@@ -77,5 +77,5 @@ def draw_samples(
 
 
 def _wrap(who: str, text: str, cider: float | None = None) -> str:
-    start = who if cider is None else f"{who} (CIDEr {100 * cider:.0f}):"
-    return "\n".join(textwrap.wrap(f"{start} {text}", LETTERS, subsequent_indent="  ", max_lines=2))
+    start, lines = (who, 2) if cider is None else (f"{who} (CIDEr {100 * cider:.0f}):", 3)
+    return "\n".join(textwrap.wrap(f"{start} {text}", LETTERS, subsequent_indent="  ", max_lines=lines))

@@ -30,7 +30,7 @@ def load_photo(data: bytes, *, size: int, fit: str) -> np.ndarray:
                 raise ValueError(f"{file.width} x {file.height} pixels, over {LARGEST}")
             # JPEG decodes at 1/2, 1/4 or 1/8 where that still leaves twice the pixels needed
             file.draft("RGB", (2 * size, 2 * size))
-            turn = TURNS.get(file.getexif().get(0x0112))
+            turn = TURNS.get(file.getexif().get(0x0112, 1))
             rgb = _to_rgb(file if turn is None else file.transpose(turn))
     except UnidentifiedImageError:
         raise ValueError("no photo, or its first bytes are broken") from None

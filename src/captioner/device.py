@@ -3,6 +3,7 @@
 Set by environment variables, since they are not part of what is computed and DVC should not track them:
     CAPTIONER_DEVICE    auto (default), cpu, cuda, cuda:1, mps
     CAPTIONER_WORKERS   threads that decode photos (default: the number of CPU cores, at most 16)
+    CAPTIONER_PRECISION auto (default): train in mixed precision where that is faster; float32: never
 """
 
 import os
@@ -40,9 +41,25 @@ def decoding_threads() -> int:
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager:
-    """Return a context in which matrix products run in bfloat16 on a GPU that has it, and nothing changes on a CPU."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+    """Return a context for training steps: matrix products in bfloat16 where the device has instructions for it
+    (GPUs since Ampere; CPUs with AVX512-BF16 or AMX), weights and sums in float32. Elsewhere nothing changes.
+
+    Captions are always generated in float32, so that what is reported does not depend on it.
+    """
+    value = os.environ.get("CAPTIONER_PRECISION", "auto")
+    if value not in ("auto", "float32"):
+        raise CaptionerError(f"CAPTIONER_PRECISION: is {value!r}, expected auto or float32")
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        able = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able and value == "auto")
+
+
+def half_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context for features that will be stored as float16: a GPU computes them so, a CPU in float32."""
+    return torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda")
 
 
 def make_deterministic(seed: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captioner.archives import Archive
-from captioner.device import decoding_threads, mixed_precision
+from captioner.device import decoding_threads, half_precision
 from captioner.encoder import END, Encoder, calibrate, fingerprint, fused
 from captioner.errors import CaptionerError
 from captioner.photos import load_photo
@@ -105,7 +105,7 @@ def extract(
             batch.append(photo)
             if len(batch) == BATCH or row + 1 == len(images):
                 pixels = torch.from_numpy(np.stack(batch)).to(device)
-                with mixed_precision(device):
+                with half_precision(device):
                     at_boundary = network(pixels, stop=boundary)
                     grid = network(at_boundary, start=boundary)
                 at = row + 1 - len(batch)

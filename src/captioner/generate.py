@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captioner.device import mixed_precision, to_device
+from captioner.device import to_device
 from captioner.model import Captioner
 from captioner.search import beam_search
 from captioner.vocabulary import Vocabulary
@@ -30,14 +30,13 @@ def generate(
     captioner.to(device).eval()
     captions: list[str] = []
     for chosen in torch.arange(len(images)).split(batch):
-        with mixed_precision(device):
-            memory = captioner.decoder.encode(captioner.features(to_device(read(chosen), device)))
-            found = beam_search(
-                captioner.decoder,
-                memory,
-                beam=beam,
-                max_length=vocabulary.max_length,
-                length_penalty=length_penalty,
-            )
+        memory = captioner.decoder.encode(captioner.features(to_device(read(chosen), device)))
+        found = beam_search(
+            captioner.decoder,
+            memory,
+            beam=beam,
+            max_length=vocabulary.max_length,
+            length_penalty=length_penalty,
+        )
         captions += [vocabulary.decode(ids) for ids in found.tokens[:, 0].tolist()]
     return dict(zip(images, captions, strict=True))

@@ -2,13 +2,14 @@
 
 It lives in `.resume/`, which neither Git nor DVC sees: DVC deletes a stage's outputs before it runs. Its
 name carries a fingerprint of all that dvc.yaml declares for the stage - the bytes of its inputs and code,
-the values of its params - and of torch and its threads, so that a run with anything changed never starts from
-another run's state.
+the values of its params - and of torch, its threads and precision, so that a run with anything changed
+never starts from another run's state.
 """
 
 import hashlib
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Resume:
 
     def __init__(self, stage: str, made: dict[str, Any], folder: Path = FOLDER):
         self._stage, self._folder = stage, folder
-        record = {"made": made, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        machine = {"threads": torch.get_num_threads(), "precision": os.environ.get("CAPTIONER_PRECISION", "auto")}
+        record = {"made": made, "torch": torch.__version__, **machine}
         fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
 

@@ -1,0 +1,53 @@
+"""Mixed precision: where it is used, and where not."""
+
+import pytest
+import torch
+
+from captioner.decoder import Decoder
+from captioner.device import half_precision, mixed_precision
+from captioner.errors import CaptionerError
+from captioner.generate import generate
+from captioner.model import Captioner
+from captioner.vocabulary import Vocabulary
+
+CPU = torch.device("cpu")
+
+
+def product():
+    return torch.ones(2, 2) @ torch.ones(2, 2)
+
+
+@pytest.fixture
+def capable(monkeypatch):
+    """A CPU with instructions for bfloat16, whatever this one has."""
+    monkeypatch.delenv("CAPTIONER_PRECISION", raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", None])
+def test_a_cpu_trains_in_bfloat16_where_it_has_instructions_for_it(monkeypatch, capable, feature):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, feature: True})
+    with mixed_precision(CPU):
+        assert product().dtype == (torch.bfloat16 if feature else torch.float32)
+
+
+def test_it_can_be_turned_off_and_a_wrong_value_is_refused(monkeypatch, capable):
+    monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
+    with mixed_precision(CPU):
+        assert product().dtype == torch.float32
+    monkeypatch.setenv("CAPTIONER_PRECISION", "half")
+    with pytest.raises(CaptionerError, match="CAPTIONER_PRECISION: is 'half', expected auto or float32"):
+        mixed_precision(CPU)
+
+
+def test_features_and_captions_are_computed_in_single_precision_on_a_cpu(capable):
+    with half_precision(CPU):
+        assert product().dtype == torch.float32
+    shape = {"width": 8, "heads": 2, "attention": True, "tied": True, "dropout": 0.0}
+    captioner = Captioner(Decoder(vocabulary=6, features=3, **shape))
+    seen = []
+    captioner.decoder.output.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    words = Vocabulary(words=("a", "b"), max_length=3)
+    read = torch.ones(2, 1, 1, 3).__getitem__
+    generate(captioner, ["x", "y"], read, words, beam=2, length_penalty=1.0, device=CPU)
+    assert set(seen) == {torch.float32}

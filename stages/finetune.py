@@ -17,6 +17,8 @@ def main(params):
         summary="metrics/finetune.json",
         made=made_from("finetune", params),
         unfreeze_from=params.finetune.unfreeze_from,
+        objective=params.finetune.objective,
+        samples=params.finetune.samples,
         epochs=params.finetune.epochs,
         batch=params.finetune.batch,
         lr=params.finetune.lr,

@@ -30,13 +30,13 @@ from captioner.model import Captioner, load_model, save_model
 from captioner.resume import Resume, made_from
 from captioner.store import FeatureStore, new_store
 from captioner.train import train_decoder
-from captioner.training import CaptionSet, fit, next_word_losses, parameter_groups, rate_scale
+from captioner.training import CaptionSet, NextWord, fit, next_word_losses, parameter_groups, rate_scale
 from captioner.vocabulary import EOS, PAD, Vocabulary
 
 CPU = torch.device("cpu")
 COLOURS, ANIMALS, VERBS = ("red", "blue"), ("dog", "cat"), ("runs", "sits")
 VOCABULARY = Vocabulary(words=(*COLOURS, *ANIMALS, *VERBS), max_length=4)
-RECIPE = {"epochs": 4, "batch": 4, "warmup": 0.5, "label_smoothing": 0.1, "clip": 1.0, "patience": 9}
+RECIPE = {"epochs": 4, "batch": 4, "warmup": 0.5, "clip": 1.0, "patience": 9}
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,10 @@ def run(name="run", *, sets=None, captioner=None, on_epoch=lambda records: None,
     recipe = {"seed": 3, "start_is_candidate": False, "dev_beam": 1} | RECIPE | changes
     groups = parameter_groups([captioner.decoder], lr=lr, weight_decay=0.05)
     resume = Resume(name, made or {})
-    records = fit(captioner, groups, train, dev, VOCABULARY, device=CPU, resume=resume, on_epoch=on_epoch, **recipe)
+    aim = NextWord(label_smoothing=0.1)
+    records = fit(
+        captioner, groups, train, dev, VOCABULARY, aim, device=CPU, resume=resume, on_epoch=on_epoch, **recipe
+    )
     return captioner, records
 
 
@@ -513,7 +516,7 @@ def train_on(world, out, **changes):
         "weight_decay": 0.05,
         "seed": 5,
     }
-    train_decoder(**arguments | RECIPE | changes)
+    train_decoder(**arguments | RECIPE | {"label_smoothing": 0.1} | changes)
 
 
 def finetune_on(world, out, boundary, **changes):
@@ -528,6 +531,9 @@ def finetune_on(world, out, boundary, **changes):
         "summary": out / "finetune.json",
         "made": {"inputs": {}, "params": {"of": "finetune"}},
         "unfreeze_from": boundary,
+        "objective": "cross-entropy",
+        "samples": 3,
+        "label_smoothing": 0.1,
         "lr": 1e-3,
         "encoder_lr": 1e-3,
         "weight_decay": 0.05,
@@ -635,14 +641,15 @@ def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_en
     (tmp_path / "captioner.safetensors").unlink()  # 45 MB
 
 
-def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch):
-    finetune_on(world, tmp_path / "whole", "layer4", epochs=2)
+@pytest.mark.parametrize("objective", ["cross-entropy", "cider"])
+def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch, objective):
+    finetune_on(world, tmp_path / "whole", "layer4", epochs=2, objective=objective)
     stop_in(finetune_stage, 1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        finetune_on(world, tmp_path / "cut", "layer4", epochs=2)
+        finetune_on(world, tmp_path / "cut", "layer4", epochs=2, objective=objective)
     assert list(Path(".resume").iterdir()) != []
     assert not (tmp_path / "cut" / "captioner.safetensors").exists()
-    finetune_on(world, tmp_path / "cut", "layer4", epochs=2)
+    finetune_on(world, tmp_path / "cut", "layer4", epochs=2, objective=objective)
     for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
         whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert cut.read_bytes() == whole.read_bytes()

@@ -1,5 +1,6 @@
 """What a training stage writes beside its model: the curve and its summary."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ from captioner.files import write_json, write_text
 from captioner.training import best_record
 
 
-def write_curve(path: str | Path, records: list[dict[str, float]]) -> None:
-    """Write the records as CSV, a line an epoch; `dvc plots show` draws it, also while the stage runs."""
-    columns = ["epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"]
+def write_curve(path: str | Path, records: list[dict[str, float]], measures: Sequence[str]) -> None:
+    """Write the records as CSV, a line an epoch; `dvc plots show` draws it, also while the stage runs.
+
+    `measures` are the columns of training objectives; that of another objective than the run's stays empty.
+    """
+    columns = ["epoch", *measures, "dev loss", "dev CIDEr", "learning rate"]
     write_text(path, pd.DataFrame(records, columns=columns).to_csv(index=False, lineterminator="\n"))
 
 

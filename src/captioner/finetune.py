@@ -15,8 +15,9 @@ from captioner.errors import CaptionerError
 from captioner.files import read_json
 from captioner.model import Captioner, load_model, provenance, save_model
 from captioner.resume import Resume
+from captioner.self_critical import SelfCritical
 from captioner.store import FeatureStore
-from captioner.training import CaptionSet, fit, parameter_groups
+from captioner.training import CaptionSet, NextWord, Objective, fit, parameter_groups
 from captioner.vocabulary import Vocabulary
 
 DEV_BEAM = 3  # what fine-tuning gains is less than what greedy search loses at random
@@ -34,6 +35,9 @@ def finetune(
     summary: str | Path,
     made: dict[str, Any],
     unfreeze_from: str,
+    objective: str,
+    samples: int,
+    label_smoothing: float,
     lr: float,
     encoder_lr: float,
     weight_decay: float,
@@ -44,7 +48,9 @@ def finetune(
     takes photos by itself, the curve (CSV, from epoch 0: the frozen encoder) and the summary (JSON).
 
     Only the unfrozen blocks are computed: the rows of the boundary store are what they take in, so their
-    gradients are those of the whole network but for the rows' half precision. Raises CaptionerError where
+    gradients are those of the whole network but for the rows' half precision. `objective` is "cider"
+    (`captioner.self_critical`, of `samples` captions an image) or "cross-entropy" (of the next word, with
+    `label_smoothing`). Raises CaptionerError where
     the decoder was trained with another vocabulary or another encoder, or the store holds another boundary.
     """
     make_deterministic(seed)
@@ -63,6 +69,11 @@ def finetune(
     unfrozen = network.block_modules(unfreeze_from)
     for module in network.block_modules(BLOCKS[0], unfreeze_from):
         module.requires_grad_(False)
+    aim: Objective = (
+        SelfCritical(splits["train"].references, card.vocabulary, samples=samples)
+        if objective == "cider"
+        else NextWord(label_smoothing=label_smoothing)
+    )
     resume = Resume("finetune", made)
     records = fit(
         captioner,
@@ -71,12 +82,13 @@ def finetune(
         splits["train"],
         splits["dev"],
         card.vocabulary,
+        aim,
         seed=seed,
         start_is_candidate=True,
         dev_beam=DEV_BEAM,
         device=select_device(),
         resume=resume,
-        on_epoch=lambda records: write_curve(curve, records),
+        on_epoch=lambda records: write_curve(curve, records, [NextWord.measure, SelfCritical.measure]),
         **recipe,
     )
     save_model(model, captioner, replace(card, start=unfreeze_from, made=provenance(made)))

@@ -43,7 +43,7 @@ class Cider:
     """
 
     def __init__(self, references: Mapping[str, list[str]]) -> None:
-        self.references = _words_of_references(references)
+        self.references = words_of_references(references)
         self._scorer = CiderScorer()
         self._scorer.crefs = [cook_refs(words) for words in self.references.values()]
         # A Counter, unlike the scorer's defaultdict, does not grow by every n-gram that is looked up.
@@ -117,7 +117,8 @@ def _words(text: str) -> str:
     return " ".join(tokenise(text))
 
 
-def _words_of_references(references: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def words_of_references(references: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return each image's references as tokens joined by spaces; raises CaptionerError as `Cider` does."""
     if not references:
         raise CaptionerError("no references: expected at least one image with captions")
     found = {}

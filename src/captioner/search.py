@@ -1,6 +1,6 @@
-"""Beam search, batched over images and beams.
+"""Captions out of a decoder, batched over images: the best that beam search finds, or drawn at random.
 
-Dimensions: B images, K beams, V words, T the most words of a caption.
+Dimensions: B images, K beams or samples, V words, T the most words of a caption.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from captioner.decoder import Decoder, Memory
 from captioner.vocabulary import BOS, EOS, PAD, UNK
+
+NEVER = [PAD, BOS, UNK]  # generated
 
 
 class Found(NamedTuple):
@@ -40,7 +42,7 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
     for step in range(max_length):
         hidden, state = decoder(memory, last.unsqueeze(-1), state)
         words = decoder.logits(hidden[:, :, 0]).float().log_softmax(-1)  # [B, K, V]
-        words[..., [PAD, BOS, UNK]] = -torch.inf
+        words[..., NEVER] = -torch.inf
         words = words.masked_fill(finished.unsqueeze(-1), -torch.inf)
         words[..., PAD] = words[..., PAD].masked_fill(finished, 0.0)  # the one way on for a finished caption: as it is
 
@@ -60,3 +62,24 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
         if finished.all():
             break
     return Found(tokens, scores)
+
+
+@torch.no_grad()
+def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -> Tensor:
+    """Draw captions [B, K, T] int64 (words, then `<eos>`, then `<pad>`), each with its probability, from torch's
+    generator; `<pad>`, `<bos>` and `<unk>` are never drawn. T is that of the longest, at most `max_length`."""
+    device = memory.start[0].device
+    last = torch.full((memory.start[0].shape[0], samples), BOS, device=device)
+    finished = torch.zeros_like(last, dtype=torch.bool)
+    tokens: list[Tensor] = []
+    state = None
+    for _ in range(max_length):
+        hidden, state = decoder(memory, last.unsqueeze(-1), state)
+        logits = decoder.logits(hidden[:, :, 0]).float()  # [B, K, V]
+        logits[..., NEVER] = -torch.inf
+        last = logits.softmax(-1).flatten(0, 1).multinomial(1).view_as(last).masked_fill(finished, PAD)
+        tokens.append(last)
+        finished |= last == EOS
+        if finished.all():
+            break
+    return torch.stack(tokens, dim=-1)

@@ -12,7 +12,7 @@ from captioner.files import read_json
 from captioner.model import Captioner, Card, provenance, save_model
 from captioner.resume import Resume
 from captioner.store import FeatureStore
-from captioner.training import CaptionSet, fit, parameter_groups
+from captioner.training import CaptionSet, NextWord, fit, parameter_groups
 from captioner.vocabulary import Vocabulary
 
 
@@ -32,6 +32,7 @@ def train_decoder(
     dropout: float,
     lr: float,
     weight_decay: float,
+    label_smoothing: float,
     seed: int,
     **recipe: Any,
 ) -> None:
@@ -60,12 +61,13 @@ def train_decoder(
         splits["train"],
         splits["dev"],
         words,
+        NextWord(label_smoothing=label_smoothing),
         seed=seed,
         start_is_candidate=False,
         dev_beam=1,
         device=select_device(),
         resume=resume,
-        on_epoch=lambda records: write_curve(curve, records),
+        on_epoch=lambda records: write_curve(curve, records, [NextWord.measure]),
         **recipe,
     )
     card = Card(

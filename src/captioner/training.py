@@ -2,8 +2,8 @@
 
 Dimensions as in `captioner.decoder`: B images, K captions of an image, L tokens, V words.
 
-One epoch is one record: {"epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"}; losses are mean
-cross-entropies of the next word in nats, without label smoothing; CIDEr is of generated captions.
+One epoch is one record: {"epoch", what the objective measures, "dev loss", "dev CIDEr", "learning rate"}; losses are
+mean cross-entropies of the next word in nats, without label smoothing; dev CIDEr is of captions found by search.
 """
 
 import copy
@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -95,6 +95,7 @@ class CaptionSet:
             targets = ids[:, :, 1:].flatten()
             places = (targets != PAD).nonzero().squeeze(1)
             yield Batch(
+                images=[self.images[at] for at in chosen.tolist()],
                 rows=to_device(self.read(chosen), device),
                 inputs=to_device(ids[:, :, :-1].contiguous(), device),
                 lengths=lengths,
@@ -106,11 +107,35 @@ class CaptionSet:
 class Batch(NamedTuple):
     """Images with their captions as next-word problems."""
 
+    images: list[str]  # B names
     rows: Tensor  # [B, h, w, C] as the store has them
     inputs: Tensor  # [B, K, L] int64, padded
     lengths: Tensor  # [B, K] int64, on the CPU
     places: Tensor  # [T] int64: where in B*K*L there is a target
     targets: Tensor  # [T] int64
+
+
+class Objective(Protocol):
+    """What training lowers."""
+
+    measure: str  # the record's name for what is measured on training images
+
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss to lower and the measure, both scalars; the latter without gradient."""
+
+
+class NextWord:
+    """Teacher forcing: the cross-entropy of the next word, with a share of it from all words alike."""
+
+    measure = "train loss"
+
+    def __init__(self, *, label_smoothing: float):
+        self.label_smoothing = label_smoothing
+
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the smoothed loss and the plain one."""
+        loss, uniform = next_word_losses(captioner, batch)
+        return (1 - self.label_smoothing) * loss + self.label_smoothing * uniform, loss.detach()
 
 
 def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -146,11 +171,11 @@ def fit(
     training: CaptionSet,
     dev: CaptionSet,
     vocabulary: Vocabulary,
+    objective: Objective,
     *,
     epochs: int,
     batch: int,
     warmup: float,
-    label_smoothing: float,
     clip: float,
     patience: int,
     seed: int,
@@ -160,7 +185,7 @@ def fit(
     resume: Resume,
     on_epoch: Callable[[list[dict[str, float]]], None],
 ) -> list[dict[str, float]]:
-    """Train with teacher forcing, keep the weights of the epoch with the best dev CIDEr, return all records.
+    """Lower the objective, keep the weights of the epoch with the best dev CIDEr, return all records.
 
     `batch` counts images, each with all its captions; `warmup` is in epochs; training stops when `patience`
     epochs brought no better dev CIDEr. With `start_is_candidate` the given weights are epoch 0; `dev_beam` is the
@@ -199,6 +224,7 @@ def fit(
         order = torch.randperm(len(training))
         captioner.train()
         losses: list[Tensor] = []
+        measured: list[Tensor] = []
         progress = tqdm(
             training.batches(order, batch, device),
             total=steps,
@@ -212,20 +238,20 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * scale
             with mixed_precision(device):
-                loss, uniform = next_word_losses(captioner, images)
-                objective = (1 - label_smoothing) * loss + label_smoothing * uniform
+                loss, measure = objective(captioner, images)
             optimizer.zero_grad(set_to_none=True)
-            objective.backward()
+            loss.backward()
             norm = nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
             losses.append(loss.detach())
+            measured.append(measure)
             if step % CHECK_EVERY == 0 or step == steps:
                 _check_finite(losses[-CHECK_EVERY:], norm, captioner, epoch, step)
-                progress.set_postfix(loss=f"{losses[-1]:.3f}")
+                progress.set_postfix({objective.measure: f"{measure:.3f}"})
             optimizer.step()
         records.append(
             {
                 "epoch": epoch,
-                "train loss": round(torch.stack(losses).mean().item(), 5),
+                objective.measure: round(torch.stack(measured).mean().item(), 5),
                 **_dev_record(captioner, dev, vocabulary, scorer, dev_beam, device),
                 "learning rate": groups[0]["peak"] * scale,
             }
@@ -277,8 +303,7 @@ def _dev_record(
     captioner.eval()
     total, words = 0.0, 0
     for images in dev.batches(torch.arange(len(dev)), DEV_BATCH, device):
-        with mixed_precision(device):
-            loss, _ = next_word_losses(captioner, images)
+        loss, _ = next_word_losses(captioner, images)
         total, words = total + loss.item() * len(images.targets), words + len(images.targets)
     captions = generate(captioner, dev.images, dev.read, vocabulary, beam=beam, length_penalty=1.0, device=device)
     return {"dev loss": round(total / words, 5), "dev CIDEr": round(scorer.score(captions)[0], 5)}

@@ -28,6 +28,8 @@ from captioner.files import read_json, write_json, write_text
 from captioner.finetune import finetune
 from captioner.model import Captioner, load_model, save_model
 from captioner.resume import Resume, made_from
+from captioner.scores import score
+from captioner.search import beam_search
 from captioner.store import FeatureStore, new_store
 from captioner.train import train_decoder
 from captioner.training import CaptionSet, NextWord, fit, next_word_losses, parameter_groups, rate_scale
@@ -565,15 +567,29 @@ def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, atte
     assert (summary["epochs"], summary["best epoch"]) == (4, int(best["epoch"]))
     assert summary["dev CIDEr"] == float(best["dev CIDEr"])
     assert summary["parameters"] == sum(parameter.numel() for parameter in captioner.parameters())
+    assert summary["dev, beam 3"] == dev_scores_of(world, captioner, card)
     assert list(Path(".resume").iterdir()) == []
+
+
+def dev_scores_of(world, captioner, card):
+    """BLEU-4 and CIDEr of the dev captions that a beam of 3 finds, from the files."""
+    store = FeatureStore(world / "end.h5")
+    dev = [item for item in read_captions(world / "captions.jsonl") if item.split == "dev"]
+    rows = [store.rows[item.image] for item in dev]
+    memory = captioner.decoder.encode(captioner.features(store.read(rows)))
+    found = beam_search(captioner.decoder, memory, beam=3, max_length=card.vocabulary.max_length, length_penalty=1.0)
+    captions = [card.vocabulary.decode(beams[0]) for beams in found.tokens.tolist()]
+    told = dict(zip([item.image for item in dev], captions, strict=True))
+    scores, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
+    return {name: pytest.approx(scores[name], abs=1e-5) for name in ("BLEU-4", "CIDEr")}
 
 
 def stop_in(stage, epoch, monkeypatch):
     """Interrupt a stage once, after it wrote the curve of that epoch."""
     stop, write_curve = Stop(epoch), stage.write_curve
 
-    def write_and_stop(path, records):
-        write_curve(path, records)
+    def write_and_stop(path, records, measures):
+        write_curve(path, records, measures)
         stop(records)
 
     monkeypatch.setattr(stage, "write_curve", write_and_stop)

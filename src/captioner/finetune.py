@@ -17,10 +17,8 @@ from captioner.model import Captioner, load_model, provenance, save_model
 from captioner.resume import Resume
 from captioner.self_critical import SelfCritical
 from captioner.store import FeatureStore
-from captioner.training import CaptionSet, NextWord, Objective, fit, parameter_groups
+from captioner.training import DEV_BEAM, CaptionSet, NextWord, Objective, dev_scores, fit, parameter_groups
 from captioner.vocabulary import Vocabulary
-
-DEV_BEAM = 3  # what fine-tuning gains is less than what greedy search loses at random
 
 
 def finetune(
@@ -74,6 +72,7 @@ def finetune(
         if objective == "cider"
         else NextWord(label_smoothing=label_smoothing)
     )
+    device = select_device()
     resume = Resume("finetune", made)
     records = fit(
         captioner,
@@ -85,13 +84,14 @@ def finetune(
         aim,
         seed=seed,
         start_is_candidate=True,
-        dev_beam=DEV_BEAM,
-        device=select_device(),
+        dev_beam=DEV_BEAM,  # what fine-tuning gains is less than what greedy search loses at random
+        device=device,
         resume=resume,
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure, SelfCritical.measure]),
         **recipe,
     )
     save_model(model, captioner, replace(card, start=unfreeze_from, made=provenance(made)))
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
-    write_summary(summary, records, **{"trained parameters": trained})
+    found = dev_scores(captioner, splits["dev"], card.vocabulary, device)
+    write_summary(summary, records, **{"trained parameters": trained, "dev, beam 3": found})
     resume.remove()

@@ -12,7 +12,7 @@ from captioner.files import read_json
 from captioner.model import Captioner, Card, provenance, save_model
 from captioner.resume import Resume
 from captioner.store import FeatureStore
-from captioner.training import CaptionSet, NextWord, fit, parameter_groups
+from captioner.training import CaptionSet, NextWord, dev_scores, fit, parameter_groups
 from captioner.vocabulary import Vocabulary
 
 
@@ -54,6 +54,7 @@ def train_decoder(
     shape: dict[str, Any] = {"vocabulary": len(words), "features": store.shape[-1], "width": width, "heads": heads}
     shape |= {"attention": attention, "tied": tied, "dropout": dropout}
     captioner = Captioner(Decoder(**shape))
+    device = select_device()
     resume = Resume("train", made)
     records = fit(
         captioner,
@@ -65,7 +66,7 @@ def train_decoder(
         seed=seed,
         start_is_candidate=False,
         dev_beam=1,
-        device=select_device(),
+        device=device,
         resume=resume,
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure]),
         **recipe,
@@ -79,5 +80,10 @@ def train_decoder(
         made=provenance(made),
     )
     save_model(model, captioner, card)
-    write_summary(summary, records, parameters=sum(parameter.numel() for parameter in captioner.parameters()))
+    write_summary(
+        summary,
+        records,
+        parameters=sum(parameter.numel() for parameter in captioner.parameters()),
+        **{"dev, beam 3": dev_scores(captioner, splits["dev"], words, device)},
+    )
     resume.remove()

@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro lint lock readme-picture clean
+.PHONY: help setup demo test fault-test repro lint lock readme-picture clean
 
 help: ## say what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,8 +26,13 @@ $(BIN)/.done: pyproject.toml constraints.txt
 demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo (5 minutes on two cores)
 	$(BIN)/python demo/run.py
 
-test: $(BIN)/.done ## run the tests
-	$(BIN)/python -m pytest
+test: $(BIN)/.done ## run the tests, and say which branches of src/ they leave out
+	$(BIN)/python -m pytest --cov
+
+KILLS ?= 50
+SEED ?= 1
+fault-test: $(BIN)/.done ## kill the pipeline at random moments, KILLS=50 times, and compare the results
+	$(BIN)/python tests/faults.py --kills $(KILLS) --seed $(SEED)
 
 repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro

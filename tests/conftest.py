@@ -24,7 +24,7 @@ TINY = {
     "train.epochs": 2,
     "train.batch": 8,
     "finetune.unfreeze_from": "layer3",
-    "finetune.epochs": 1,
+    "finetune.epochs": 2,
     "finetune.batch": 8,
     "pictures.each": 2,
 }

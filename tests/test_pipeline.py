@@ -3,18 +3,20 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
-import sys
 import time
 
 import pandas as pd
 import pytest
 from conftest import ROOT
+from faults import Kill, not_whole, outputs, quotas, repro
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from captioner.encoder import load_encoder
+from captioner.files import digest
 from captioner.model import load_model
 from captioner.store import FeatureStore
 
@@ -27,11 +29,6 @@ def done(make):
     workspace = make()
     assert workspace.repro() == set(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"])
     return workspace
-
-
-def outputs(workspace):
-    lock = YAML(typ="safe").load(workspace.folder / "dvc.lock")["stages"]
-    return {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", [])}
 
 
 def test_metrics_hold_both_models_under_the_names_of_the_field(done):
@@ -55,7 +52,7 @@ def test_every_test_image_has_its_captions(done):
 
 def test_curves_have_a_line_an_epoch(done):
     assert pd.read_csv(done.folder / "metrics/train_curve.csv")["epoch"].tolist() == [1, 2]
-    assert pd.read_csv(done.folder / "metrics/finetune_curve.csv")["epoch"].tolist() == [0, 1]
+    assert pd.read_csv(done.folder / "metrics/finetune_curve.csv")["epoch"].tolist() == [0, 1, 2]
     shown = json.dumps(done.json("plots", "show"))
     for title in ("Loss by epoch, decoder on frozen features", "Loss by epoch, fine-tuning", "dev CIDEr"):
         assert title in shown
@@ -71,7 +68,7 @@ def test_the_model_file_says_what_made_it(done):
     captioner, card = load_model(done.folder / "models/captioner.safetensors")
     assert card.start == "layer3"
     assert card.made["params"]["finetune.unfreeze_from"] == "layer3"
-    assert card.made["inputs"]["models/decoder.safetensors"] == outputs(done)["models/decoder.safetensors"]
+    assert card.made["inputs"]["models/decoder.safetensors"] == outputs(done.folder)["models/decoder.safetensors"]
     assert "src/captioner/finetune.py" in card.made["inputs"]
     assert {"torch", "python"} <= set(card.made["versions"])
     frozen = load_encoder(load_file(done.folder / "data/features/encoder.safetensors")).state_dict()
@@ -89,21 +86,43 @@ def test_a_second_run_does_nothing_and_status_is_clean(done):
     assert done.json("status") == {}
 
 
+def test_a_clock_that_jumps_reruns_nothing(done):
+    for number, path in enumerate(
+        path for path in done.folder.rglob("*") if path.is_file() and ".dvc" not in path.parts
+    ):
+        os.utime(path, (seconds := [1e9, 4e9][number % 2], seconds))
+    assert done.repro() == set()
+    assert done.json("status") == {}
+
+
+def test_a_tampered_model_or_store_is_noticed_and_made_right(done):
+    before = outputs(done.folder)
+    for path in ("models/captioner.safetensors", "data/features/grid.h5"):
+        target = done.folder / path
+        content = bytearray(target.read_bytes())
+        content[-1] ^= 1
+        target.unlink()  # not through the link into the cache
+        target.write_bytes(content)
+    assert {"features", "finetune"} <= set(done.json("status"))
+    done.repro()
+    assert outputs(done.folder) == before == {path: digest(done.folder / path) for path in before}
+
+
 def test_forced_again_gives_the_same_bytes(done):
-    before = outputs(done)
+    before = outputs(done.folder)
     assert len(done.repro("--force")) == 8
-    assert outputs(done) == before
+    assert outputs(done.folder) == before
 
 
 def test_search_params_rerun_evaluate_and_reverting_takes_it_from_the_cache(done):
-    before = outputs(done)
+    before = outputs(done.folder)
     done.change(search__beam=1)
     ran = done.repro()
     assert "evaluate" in ran
     assert ran <= {"evaluate", "pictures"}
     done.change()
     assert done.repro() == set()
-    assert outputs(done) == before
+    assert outputs(done.folder) == before
 
 
 def test_picture_params_rerun_pictures_alone(done):
@@ -114,7 +133,7 @@ def test_picture_params_rerun_pictures_alone(done):
 
 
 def test_the_boundary_and_the_form_of_captions_spare_what_they_do_not_touch(done):
-    before = outputs(done)
+    before = outputs(done.folder)
     done.change(finetune__unfreeze_from="conv1", finetune__epochs=1)
     ran = done.repro()
     assert {"features", "finetune"} <= ran
@@ -126,7 +145,7 @@ def test_the_boundary_and_the_form_of_captions_spare_what_they_do_not_touch(done
     assert "features" not in ran
     done.change()
     assert done.repro() == set()  # back to the first params: all of it from the cache, nothing trained
-    assert outputs(done) == before
+    assert outputs(done.folder) == before
 
 
 @pytest.mark.parametrize(
@@ -169,24 +188,50 @@ def test_a_second_clone_pulls_everything_and_reruns_nothing(done, make, tmp_path
     shutil.copytree(done.folder / "metrics", clone.folder / "metrics")
     clone.dvc("pull")
     assert clone.repro() == set()
-    assert outputs(clone) == outputs(done)
+    assert outputs(clone.folder) == outputs(done.folder)
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done):
-    before = outputs(done)
-    environment = os.environ | {"PYTHONPATH": "src"}
-    command = [sys.executable, "stages/train.py"]
-    with subprocess.Popen(
-        command, cwd=done.folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        for line in process.stderr:
-            if line.startswith("epoch 1/"):
-                process.kill()
-    assert process.returncode == -9
-    assert list((done.folder / ".resume").glob("train-*.pt"))
-    printed = done.dvc("repro", "--force", "--single-item", "train")
-    assert "going on after epoch 1" in printed
-    assert outputs(done) == before
+@pytest.mark.parametrize(
+    ("stage", "model", "sent", "alone"),
+    [
+        ("train", "models/decoder.safetensors", signal.SIGKILL, False),
+        ("finetune", "models/captioner.safetensors", signal.SIGTERM, True),
+    ],
+)
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, stage, model, sent, alone):
+    """The short form of `make fault-test`."""
+    before, command = outputs(done.folder), ("--force", "--single-item", stage)
+    killed = repro(done.folder, [Kill("epoch 1/2", 0, sent, alone)], *command)
+    assert killed.struck == stage
+    assert killed.status != 0
+    assert not (done.folder / model).exists()
+    assert len(list((done.folder / ".resume").glob(f"{stage}-*.pt"))) == 1
+    again = repro(done.folder, [], *command)
+    assert again.status == 0
+    assert "going on after epoch 1" in again.printed
+    assert outputs(done.folder) == before
+    assert not list((done.folder / ".resume").glob("*.pt"))
+
+
+def test_the_harness_sees_what_is_not_whole(done, tmp_path):
+    copied = ["data/images.csv", "data/vocabulary.json", "metrics/train_curve.csv", "metrics/finetune_curve.csv"]
+    for path in copied:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(done.folder / path, tmp_path / path)
+    assert not_whole(tmp_path, done.folder) == []
+    for path in copied:
+        (tmp_path / path).write_bytes((tmp_path / path).read_bytes()[:-10])
+    assert not_whole(tmp_path, done.folder) == copied[:2]  # a curve may have fewer epochs
+    (tmp_path / copied[2]).write_text("epoch\n")
+    assert not_whole(tmp_path, done.folder) == copied[:3]
+
+
+@pytest.mark.parametrize("kills", [1, 2, 10, 50])
+def test_kills_are_shared_out_over_the_stages(kills):
+    shared = quotas(kills)
+    assert sum(shared.values()) == kills
+    assert max(shared.values()) - min(shared.values()) <= 1
+    assert shared["train"] == max(shared.values())
 
 
 @pytest.fixture

@@ -156,12 +156,48 @@ def test_a_file_whose_bytes_were_damaged_is_refused(path, compression):
 def test_names_that_point_elsewhere_are_only_names(tmp_path):
     folder = tmp_path / "here" / "deep"
     folder.mkdir(parents=True)
-    names = ["../../climbed.jpg", f"{tmp_path}/absolute.jpg", "./../here.jpg", "a/../../b.jpg"]
+    names = ["../../climbed.jpg", f"{tmp_path}/absolute.jpg", "./../here.jpg", "a/../../b.jpg", "c:\\..\\d.jpg"]
     zipped(folder / "data.zip", {name: name for name in names})
     archive = Archive(folder / "data.zip")
-    assert archive.names() == ["absolute.jpg", "b.jpg", "climbed.jpg", "here.jpg"]
+    assert archive.names() == ["absolute.jpg", "b.jpg", "c:\\..\\d.jpg", "climbed.jpg", "here.jpg"]
     assert {archive.read(Path(name).name).decode() for name in names} == set(names)
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [folder / "data.zip"]
+
+
+def test_a_name_ends_at_its_first_zero_byte(path):
+    zipped(path, {"a.jpgX.exe": "photo"})
+    path.write_bytes(path.read_bytes().replace(b"a.jpgX.exe", b"a.jpg\0.exe"))
+    assert Archive(path).names() == ["a.jpg"]
+    assert Archive(path).read("a.jpg") == b"photo"
+
+
+def test_a_name_of_no_declared_encoding_is_read_as_the_zip_format_says(path):
+    zipped(path, {"XX.jpg": "photo"})
+    path.write_bytes(path.read_bytes().replace(b"XX.jpg", "Zé.jpg".encode("cp437")))
+    assert Archive(path).names() == ["Zé.jpg"]
+    zipped(path, {"XXX.jpg": "photo"})
+    path.write_bytes(path.read_bytes().replace(b"XXX.jpg", "Zé.jpg".encode()))  # UTF-8 that does not say so
+    assert Archive(path).names() == ["Zé.jpg".encode().decode("cp437")]
+    assert Archive(path).read(Archive(path).names()[0]) == b"photo"
+
+
+def test_an_archive_within_an_archive_is_a_file_that_nobody_opens(path, tmp_path):
+    inner = zipped(tmp_path / "inner.zip", {"photos/a.jpg": "photo"}).read_bytes()
+    zipped(path, {"inner.zip": inner, "b.jpg": "photo"})
+    assert Archive(path).photos() == ["b.jpg"]
+
+
+def test_files_that_share_their_bytes_are_read_no_larger_than_they_say(path, monkeypatch):
+    """The bomb without nesting: many entries of the directory point to the same packed bytes."""
+    zipped(path, {f"{number}.jpg": bytes(100_000) for number in range(3)})
+    content = bytearray(path.read_bytes())
+    at = -1
+    while (at := content.find(CENTRAL, at + 1)) >= 0:
+        struct.pack_into("<I", content, at + 42, 0)  # where the file's own header stands
+    path.write_bytes(content)
+    assert "1.jpg cannot be unpacked" in refused(path, "1.jpg")
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 99_999)
+    assert "0.jpg unpacks to 100000 bytes" in refused(path, "0.jpg")
 
 
 def test_threads_read_the_right_bytes(path):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from conftest import ROOT
+from faults import DOCUMENT, MARK, RESULTS, table_of
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,3 +45,22 @@ def test_the_readme_says_on_what_the_results_were_measured():
 @pytest.mark.parametrize("command", re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
 def test_make_knows_the_commands_of_the_readme(command):
     assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_figures_of_the_fault_test_are_those_of_the_committed_results():
+    results = json.loads(RESULTS.read_text())
+    _, shown, _ = DOCUMENT.read_text(encoding="utf-8").split(MARK)
+    assert shown.strip() == table_of(results)
+    assert results["mismatches"] == results["other faults"] == 0
+    assert sum(sum(counts.values()) for counts in results["kills by stage"].values()) == results["kills"]
+
+
+def test_the_tests_that_the_reliability_page_names_exist():
+    named = re.findall(r"`(test_\w+)`", DOCUMENT.read_text(encoding="utf-8"))
+    there = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(named) > 60
+    assert set(named) <= there

@@ -33,7 +33,7 @@ from captioner.search import beam_search
 from captioner.store import FeatureStore, new_store
 from captioner.train import train_decoder
 from captioner.training import CaptionSet, NextWord, fit, next_word_losses, parameter_groups, rate_scale
-from captioner.vocabulary import EOS, PAD, Vocabulary
+from captioner.vocabulary import BOS, EOS, PAD, Vocabulary
 
 CPU = torch.device("cpu")
 COLOURS, ANIMALS, VERBS = ("red", "blue"), ("dog", "cat"), ("runs", "sits")
@@ -191,6 +191,32 @@ def test_losses_are_those_of_each_caption_alone(counts):
         assert batch.inputs.shape[2] == max(len(caption) - 1 for captions in ids for caption in captions)
         wanted = plain_losses(captioner, features[chosen], ids)
         torch.testing.assert_close(next_word_losses(captioner, batch), wanted)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    captions=st.lists(
+        st.lists(st.lists(st.integers(3, 9), max_size=6), min_size=1, max_size=4), min_size=1, max_size=7
+    ),
+    size=st.integers(1, 4),
+    data=st.data(),
+)
+def test_targets_are_the_words_of_the_captions_and_never_padding(captions, size, data):
+    items = [
+        CaptionedImage(f"{number}.jpg", "train", ["a dog"], [[BOS, *words, EOS] for words in several])
+        for number, several in enumerate(captions)
+    ]
+    chosen = CaptionSet._of(
+        "train", items, {item.image: row for row, item in enumerate(items)}, lambda rows: torch.Tensor.float
+    )
+    order = torch.tensor(data.draw(st.permutations(range(len(items)))))
+    found = []
+    for batch in chosen.batches(order, size, CPU):
+        assert (batch.targets != PAD).all()
+        assert batch.inputs.flatten()[batch.places].ne(PAD).all()  # each target has a word to follow
+        assert batch.lengths.sum() == len(batch.targets) + (batch.inputs[..., 0] == PAD).sum()
+        found += batch.targets.tolist()
+    assert found == [id for number in order.tolist() for ids in items[number].ids for id in ids[1:]]
 
 
 def test_images_with_different_numbers_of_captions_train():

@@ -48,11 +48,14 @@ def test_make_knows_the_commands_of_the_readme(command):
 
 
 def test_the_figures_of_the_fault_test_are_those_of_the_committed_results():
-    results = json.loads(RESULTS.read_text())
     _, shown, _ = DOCUMENT.read_text(encoding="utf-8").split(MARK)
+    if not RESULTS.exists():
+        assert shown.strip() == "Not run yet."
+        return
+    results = json.loads(RESULTS.read_text())
     assert shown.strip() == table_of(results)
     assert results["mismatches"] == results["other faults"] == 0
-    assert sum(sum(counts.values()) for counts in results["kills by stage"].values()) == results["kills"]
+    assert sum(sum(counts.values()) for counts in results["kills by stage"].values()) == results["kills"] >= 50
 
 
 def test_the_tests_that_the_reliability_page_names_exist():

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FULL = 64 << 10  # bytes; a disk with less room is full
+
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
@@ -19,7 +22,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     The file is written under its own name in a temporary folder beside `path` (some formats put the
     name into the bytes), synced and renamed, so that a reader sees the old file or the new one. When
     the block raises, nothing is left and an old file stays; what a killed run left is removed by the next.
-    One process at a time writes a path.
+    One process at a time writes a path. A full disk is an OSError, whatever the library that wrote calls it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +36,10 @@ def whole(path: str | Path) -> Iterator[Path]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except Exception as error:  # torch, h5py and safetensors have errors of their own for it
+        if isinstance(error, OSError) or shutil.disk_usage(folder).free > FULL:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,6 +11,9 @@ Format (schema 1)
 A reader is told what it expects of the attributes, and refuses a store that differs.
 """
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,12 +112,19 @@ class StoreWriter:
 def new_store(
     path: str | Path, *, images: Sequence[str], shape: tuple[int, int, int], dtype: str, **attributes: Any
 ) -> Iterator[StoreWriter]:
-    """Make a store for `images` with rows of `shape` (h, w, C) that appears when the block ends well."""
-    with whole(path) as beside, h5py.File(beside, "w") as file:
-        dataset = file.create_dataset("features", shape=(len(images), *shape), dtype=dtype)
-        names = file.create_dataset("images", data=list(images), dtype=h5py.string_dtype())
-        file.attrs.update({"schema": SCHEMA, **attributes})
-        yield StoreWriter(dataset, names)
+    """Make a store for `images` with rows of `shape` (h, w, C) that appears when the block ends well.
+
+    Raises OSError where the disk has no room for it: HDF5 crashes on a disk that fills up.
+    """
+    with whole(path) as beside:
+        size = len(images) * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if shutil.disk_usage(beside.parent).free < size:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size / 1e9:.1f} GB", str(path))
+        with h5py.File(beside, "w") as file:
+            dataset = file.create_dataset("features", shape=(len(images), *shape), dtype=dtype)
+            names = file.create_dataset("images", data=list(images), dtype=h5py.string_dtype())
+            file.attrs.update({"schema": SCHEMA, **attributes})
+            yield StoreWriter(dataset, names)
 
 
 def _plain(value: Any) -> Any:

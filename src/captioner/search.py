@@ -77,7 +77,10 @@ def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -
         hidden, state = decoder(memory, last.unsqueeze(-1), state)
         logits = decoder.logits(hidden[:, :, 0]).float()  # [B, K, V]
         logits[..., NEVER] = -torch.inf
-        last = logits.softmax(-1).flatten(0, 1).multinomial(1).view_as(last).masked_fill(finished, PAD)
+        below = logits.softmax(-1).cumsum(-1)  # inverted at one random number a caption; multinomial() draws V of them
+        at = torch.rand_like(below[..., :1]) * below[..., -1:]
+        last = torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=below.shape[-1] - 1)
+        last = last.masked_fill(finished, PAD)
         tokens.append(last)
         finished |= last == EOS
         if finished.all():

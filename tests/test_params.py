@@ -242,3 +242,27 @@ def test_a_stage_that_is_stopped_ends_with_130_and_leaves_nothing(tmp_path, sent
     assert stage.returncode == 130
     assert err == "interrupted; run again to go on\n"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("level", "said"), [("quiet", ["w"]), ("normal", ["i", "w"]), ("verbose", ["d", "i", "w"]), (None, ["i", "w"])]
+)
+def test_how_much_is_logged_is_the_users_choice(tmp_path, monkeypatch, level, said):
+    monkeypatch.delenv("CAPTIONER_LOG", raising=False)
+    if level:
+        monkeypatch.setenv("CAPTIONER_LOG", level)
+    body = (
+        "import logging\nlog = logging.getLogger('captioner.some')\nlog.debug('d')\nlog.info('i')\nlog.warning('w')\n"
+        "logging.getLogger('matplotlib').info('not ours')"
+    )
+    stage = start(tmp_path, body)
+    _, err = stage.communicate(timeout=60)
+    assert (stage.returncode, err.split()) == (0, said)
+
+
+def test_an_unknown_level_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_LOG", "loud")
+    stage = start(tmp_path, "print('never')")
+    out, err = stage.communicate(timeout=60)
+    assert (stage.returncode, out) == (1, "")
+    assert err == "error: CAPTIONER_LOG: is 'loud', expected one of quiet, normal, verbose\n"

@@ -248,6 +248,7 @@ def fit(
             if step % CHECK_EVERY == 0 or step == steps:
                 _check_finite(losses[-CHECK_EVERY:], norm, captioner, epoch, step)
                 progress.set_postfix({objective.measure: f"{measure:.3f}"})
+                log.debug("epoch %d, batch %d/%d: %s %.4f", epoch, step, steps, objective.measure, measure)
             optimizer.step()
         records.append(
             {

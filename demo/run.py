@@ -18,7 +18,7 @@ from captioner.evaluate import table_of
 from captioner.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("dvc.yaml", "params.yaml", "stages", "src")
+COPIED = ("dvc.yaml", "params.yaml", "stages", "src", "own/README.md")
 
 
 def make_workspace(folder: Path, changes: dict[str, Any]) -> None:
@@ -30,6 +30,7 @@ def make_workspace(folder: Path, changes: dict[str, Any]) -> None:
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", ".gitignore"))
         else:
+            copy.parent.mkdir(exist_ok=True)
             shutil.copy(source, copy)
     yaml = YAML()
     values = yaml.load(folder / "params.yaml")

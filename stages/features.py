@@ -13,7 +13,7 @@ from captioner.stage import run
 
 def main(params):
     make_deterministic(seed=0)
-    photos = Archive("data/raw/images.zip")
+    photos = Archive("data/raw/images")
     images = read_images("data/images.csv")
     encoder = load_encoder(torch.load("data/raw/resnet18.pth", weights_only=True))
     view = {"size": params.image.size, "fit": params.image.fit}

@@ -7,7 +7,7 @@ from captioner.stage import run
 def main(params):
     draw_samples(
         "pictures/samples.png",
-        images="data/raw/images.zip",
+        images="data/raw/images",
         captions="data/captions.jsonl",
         generated="metrics/test_captions.csv",
         size=params.image.size,

@@ -9,7 +9,7 @@ from captioner.tokenise import tokenise
 
 def main(params):
     summary = tokenise(
-        "data/raw/images.zip",
+        "data/raw/images",
         "data/raw/captions.zip",
         folder="data",
         form=params.captions.form,
@@ -18,6 +18,9 @@ def main(params):
         min_count=params.captions.min_count,
         max_length=params.captions.max_length,
         on_bad=params.dataset.on_bad,
+        dev=params.own.dev,
+        test=params.own.test,
+        seed=params.own.seed,
     )
     write_json("metrics/captions.json", summary)
     print(json.dumps(summary, indent=2))

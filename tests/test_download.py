@@ -492,15 +492,19 @@ def test_download_does_not_import_torch():
 # the stage
 
 
-def run_stage(name):
+def run_stage(name, **own):
     shapes = SimpleNamespace(train=3, dev=2, test=2, size=32, seed=5)
     main = runpy.run_path(str(ROOT / "stages" / "download.py"), run_name="stage")["main"]
-    main(SimpleNamespace(dataset=SimpleNamespace(name=name), shapes=shapes))
+    main(SimpleNamespace(dataset=SimpleNamespace(name=name), shapes=shapes, own=SimpleNamespace(**own)))
     record = json.loads(Path("metrics/download.json").read_text())
-    for key in ("images", "captions"):
-        content = Path(f"data/raw/{key}.zip").read_bytes()
+    (images,) = Path("data/raw/images").iterdir()
+    for key, path in (("images", images), ("captions", Path("data/raw/captions.zip"))):
+        content = path.read_bytes()
+        md5 = hashlib.md5(content).hexdigest()
+        if (key, name) == ("images", "own"):  # may be several
+            md5 = hashlib.md5(f"{md5}  {path.name}\n".encode()).hexdigest()
         assert record[key]["bytes"] == len(content)
-        assert record[key]["md5"] == hashlib.md5(content).hexdigest()
+        assert record[key]["md5"] == md5
     return record
 
 
@@ -512,7 +516,7 @@ def test_stage_with_flickr8k(mirror, monkeypatch):
     monkeypatch.setenv("CAPTIONER_MIRROR", str(mirror))
     record = run_stage("flickr8k")
     assert record["dataset"] == "flickr8k"
-    assert Path("data/raw/images.zip").read_bytes() == b"photos"
+    assert Path("data/raw/images/Flickr8k_Dataset.zip").read_bytes() == b"photos"
     assert Path("data/raw/captions.zip").read_bytes() == CONTENT
     assert {record[key]["source"] for key in ("images", "captions")} == {"mirror"}
     assert not record["images"]["official"]
@@ -523,3 +527,10 @@ def test_stage_with_shapes():
     assert list(record) == ["dataset", "images", "captions"]
     assert record["images"]["source"] == "drawn"
     assert record["images"]["official"]
+
+
+def test_stage_with_ones_own():
+    Path("mine").mkdir()
+    Path("mine/a.jpg").write_bytes(b"photo")
+    Path("mine/captions.csv").write_text("image,caption\na.jpg,a dog\n")
+    assert run_stage("own", folder="mine", captions="captions.csv")["images"]["source"] == "own"

@@ -84,7 +84,7 @@ def test_the_shipped_file_is_valid_and_is_read_into_dotted_names():
         ({"seed": -1}, "seed: is -1, must be at least 0"),
         ({"image.size": 225}, "image.size: is 225, must be a multiple of 32"),
         ({"captions.form": "stem"}, 'captions.form: is "stem", must be one of raw, lemma'),
-        ({"dataset.name": "coco"}, 'dataset.name: is "coco", must be one of flickr8k, shapes'),
+        ({"dataset.name": "coco"}, 'dataset.name: is "coco", must be one of flickr8k, own, shapes'),
         ({"dataset.on_bad": "ignore"}, 'dataset.on_bad: is "ignore", must be one of error, skip'),
         ({"finetune.unfreeze_from": "layer5"}, 'finetune.unfreeze_from: is "layer5", must be one of conv1, layer1'),
         ({"decoder.width": 30, "decoder.heads": 4}, "decoder.heads: must divide decoder.width"),

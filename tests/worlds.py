@@ -5,7 +5,9 @@ import zipfile
 
 from PIL import Image
 
-from captioner.tokenise import CAPTION_FILES, PHOTO_FOLDER, SPLIT_FILES
+from captioner.layouts import CAPTION_FILES, SPLIT_FILES
+
+PHOTO_FOLDER = "Flicker8k_Dataset"  # so spelt in the archive
 
 
 def encoded(picture, kind="PNG", **options):

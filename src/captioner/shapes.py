@@ -21,6 +21,7 @@ from random import Random
 
 from PIL import Image, ImageDraw, ImageFilter
 
+from captioner.archives import add_stored
 from captioner.errors import CaptionerError
 from captioner.files import whole
 
@@ -129,12 +130,12 @@ def write_archives(
                 raw += [f"{name}#{number}\t{text}" for number, text in enumerate(caption(scene, rng))]
                 jpeg = io.BytesIO()
                 draw(scene, size, rng).save(jpeg, "JPEG", quality=95, subsampling=0)
-                _add(archive, f"Flicker8k_Dataset/{name}", jpeg.getvalue())
+                add_stored(archive, f"Flicker8k_Dataset/{name}", jpeg.getvalue())
     texts["Flickr8k.token.txt"] = _lines(raw)
     texts["Flickr8k.lemma.token.txt"] = _lines(map(lemmatise, raw))
     with whole(captions) as path, zipfile.ZipFile(path, "w") as archive:
         for name in sorted(texts):
-            _add(archive, name, texts[name].encode())
+            add_stored(archive, name, texts[name].encode())
 
 
 def compose(rng: Random) -> Scene:
@@ -392,10 +393,3 @@ def _pattern(pattern: str, size: int, rng: Random) -> Image.Image:
 
 def _lines(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    # the defaults would write the time and the machine's kind into the bytes
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    entry.create_system, entry.external_attr = 3, 0o644 << 16
-    archive.writestr(entry, data)

@@ -1,9 +1,8 @@
-"""Captions: from the archive's text files to word ids, with every blemish counted."""
+"""Captions: from a dataset's texts to word ids, with every blemish counted."""
 
 import csv
 import io
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,12 @@ from captioner.archives import Archive
 from captioner.dataset import SPLITS
 from captioner.errors import CaptionerError
 from captioner.files import write_json, write_text
+from captioner.layouts import Listing, read_listing, separated
 from captioner.vocabulary import Vocabulary
-
-PHOTO_FOLDER = "Flicker8k_Dataset"  # so spelt in the archive
-CAPTION_FILES = {"raw": "Flickr8k.token.txt", "lemma": "Flickr8k.lemma.token.txt"}
-SPLIT_FILES = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-_DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 
 
 def clean(text: str, *, lowercase: bool, punctuation: bool) -> list[str]:
-    """Split a caption, PTB-tokenised as the dataset's are, into words; without `punctuation`, tokens that
+    """Split a caption in PTB tokens into words; without `punctuation`, tokens that
     hold no letter or digit are dropped."""
     tokens = (text.lower() if lowercase else text).split()
     return [token for token in tokens if punctuation or any(letter.isalnum() for letter in token)]
@@ -40,24 +33,35 @@ def tokenise(
     min_count: int,
     max_length: int,
     on_bad: str,
+    dev: float,
+    test: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Read both archives, write the three files of `captioner.dataset` into `folder`, return the summary.
 
-    `on_bad` is "error" or "skip": what to do with a photo that a split names and that has no captions or is
-    not in the archive. Raises CaptionerError on these (naming file, line and photo), on lines that are not
-    `name#index<TAB>caption` and on splits that overlap. Captions of photos that are in no split and not in
-    the archive are counted only: Flickr8k has five.
+    `images` is an archive of photos or a folder of such, `captions` one of texts in a layout of
+    `captioner.layouts`; `dev`, `test` and `seed` draw the splits where the texts give none. `on_bad` is "error" or
+    "skip": what to do with a photo that a split names and that has no captions or is not there, and with one
+    that a CSV file does not name. Raises CaptionerError on these (naming file, line and photo), on texts that
+    are not of their layout, on splits that overlap and on two names of one photo. Captions of photos that are
+    in no split and not there are counted only: Flickr8k has five.
     """
-    photos = set(Archive(images).photos(PHOTO_FOLDER))
-    texts = Archive(captions)
+    archive = Archive(images)
+    photos = set(archive.photos())
+    listing = read_listing(Archive(captions), archive, form=form, dev=dev, test=test, seed=seed)
     bad = _Bad(on_bad)
-    splits = _read_splits(texts, photos, bad)
-    raw, renamed, orphans = _read_captions(texts, CAPTION_FILES[form], photos)
+    paths = _paths(listing, archive, photos, bad)
+    splits = {split: sorted(name for name, _ in listing.splits[split] if name in paths) for split in SPLITS}
 
+    raw = listing.captions
     words: dict[str, list[list[str]]] = {}
     empty = 0
-    for name in list(raw):
-        cleaned = [(text, clean(text, lowercase=lowercase, punctuation=punctuation)) for text in raw[name]]
+    for name, texts in raw.items():
+        tokens_of = [text if listing.tokenised else separated(text) for text in texts]
+        cleaned = [
+            (text, clean(tokens, lowercase=lowercase, punctuation=punctuation))
+            for text, tokens in zip(texts, tokens_of, strict=True)
+        ]
         kept = [(text, tokens) for text, tokens in cleaned if any(map(str.isalnum, "".join(tokens)))]
         empty += len(cleaned) - len(kept)
         raw[name] = [text for text, _ in kept]
@@ -65,16 +69,17 @@ def tokenise(
     for split in SPLITS:
         without = [name for name in splits[split] if not words.get(name)]
         for name in without:
-            bad(
-                f"photos without captions: {split}",
-                f"{texts.path}: {CAPTION_FILES[form]}: no caption for {name} of the {split} split",
-            )
+            bad(f"photos without captions: {split}", f"{listing.file}: no caption for {name} of the {split} split")
         splits[split] = [name for name in splits[split] if words.get(name)]
-        bad.photos.update(without)
+        bad.photos.update(paths[name] for name in without)
         if not splits[split]:
             raise CaptionerError(
-                f"{texts.path}: {SPLIT_FILES[split]}: no photo of it has captions; expected at least one"
+                f"{listing.split_files[split]}: no photo of the {split} split has captions; expected at least one"
             )
+    if listing.all_named:
+        for path in sorted(photos - set(paths.values())):
+            bad("photos without captions: in no split", f"{listing.file}: no row for the photo {path}")
+            bad.photos.add(path)
 
     training = [tokens for name in splits["train"] for tokens in words[name]]
     counts = Counter(token for tokens in training for token in tokens)
@@ -97,12 +102,11 @@ def tokenise(
     write_text(folder / "captions.jsonl", "\n".join(lines) + "\n")
     write_json(folder / "vocabulary.json", vocabulary.as_dict())
 
-    used = [name for split in SPLITS for name in splits[split]]
+    used = {paths[name] for split in SPLITS for name in splits[split]}
     unknown = sum(count for word, count in counts.items() if word not in vocabulary)
     return {
         "form": form,
-        "images": {split: len(splits[split]) for split in SPLITS}
-        | {"in no split": len(photos - set(used) - bad.photos)},
+        "images": {split: len(splits[split]) for split in SPLITS} | {"in no split": len(photos - used - bad.photos)},
         "captions": {split: sum(len(words[name]) for name in splits[split]) for split in SPLITS},
         "training words": {
             "types": len(counts),
@@ -115,8 +119,8 @@ def tokenise(
             "cut": sum(len(tokens) > max_length for tokens in training),
         },
         "blemishes": {
-            "lines with a duplicate's name": renamed,
-            "captions of no photo": orphans,
+            "lines with a duplicate's name": listing.renamed,
+            "captions of no photo": listing.orphans,
             "captions without a word": empty,
         }
         | bad.counts,
@@ -137,58 +141,22 @@ class _Bad:
         self.counts[kind] += 1
 
 
-def _lines(texts: Archive, name: str) -> list[tuple[int, str]]:
-    """Return a text file's lines that are not blank, numbered from 1."""
-    data = texts.read(name)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise CaptionerError(f"{texts.path}: {name}, line {line}: not UTF-8; save the file as UTF-8") from None
-    return [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-
-
-def _read_splits(texts: Archive, photos: set[str], bad: _Bad) -> dict[str, list[str]]:
-    splits: dict[str, list[str]] = {}
+def _paths(listing: Listing, archive: Archive, photos: set[str], bad: _Bad) -> dict[str, str]:
+    """Return the path of each photo that a split names and that is there."""
+    paths: dict[str, str] = {}
     owner: dict[str, str] = {}
-    for split, file in SPLIT_FILES.items():
-        names = []
-        for number, line in _lines(texts, file):
-            name = line.strip()
+    named: dict[str, str] = {}  # by path
+    for split in SPLITS:
+        for name, place in listing.splits[split]:
             if name in owner:
-                raise CaptionerError(
-                    f"{texts.path}: {file}, line {number}: {name} is in the {owner[name]} split already; "
-                    "expected in one split"
-                )
+                raise CaptionerError(f"{place}: {name} is in the {owner[name]} split already; expected in one split")
             owner[name] = split
-            if name not in photos:
-                bad(
-                    "split entries without a photo",
-                    f"{texts.path}: {file}, line {number}: no photo {name} in the images archive",
-                )
+            path = archive.find(name)
+            if path is None or path not in photos:
+                bad("split entries without a photo", f"{place}: no photo {name} in {archive.path}")
                 continue
-            names.append(name)
-        splits[split] = sorted(names)
-    return splits
-
-
-def _read_captions(texts: Archive, file: str, photos: set[str]) -> tuple[dict[str, list[str]], int, int]:
-    """Return the captions of each photo in their order in the file, how many lines name a photo by a
-    duplicate's name (Flickr8k: `2258277193_586949ec62.jpg.1`), and how many belong to no photo."""
-    captions: dict[str, list[str]] = {}
-    renamed = orphans = 0
-    for number, line in _lines(texts, file):
-        key, tab, text = line.partition("\t")
-        name, mark, index = key.rpartition("#")
-        if not tab or not mark or not index.strip().isdigit():
-            raise CaptionerError(
-                f"{texts.path}: {file}, line {number}: {line[:80]!r} is not of the form name.jpg#0<TAB>caption"
-            )
-        if name not in photos and (twin := _DUPLICATE_SUFFIX.fullmatch(name)):
-            name = twin[1]
-            renamed += 1
-        if name not in photos:
-            orphans += 1  # its photo is in no split, or that would have stopped the stage: nobody needs it
-            continue
-        captions.setdefault(name, []).append(" ".join(_CONTROL.sub(" ", text).split()))
-    return captions, renamed, orphans
+            if path in named:
+                raise CaptionerError(f"{place}: {name} is the photo {path}, as {named[path]} is; expected one name")
+            named[path] = name
+            paths[name] = path
+    return paths

@@ -93,7 +93,7 @@ def draw_splits(images: list[str], *, dev: float, test: float, seed: int) -> dic
     if len(images) < len(SPLITS):
         raise CaptionerError(f"{len(images)} images cannot be split; expected {len(SPLITS)} or more")
     drawn = sorted(images, key=lambda image: hashlib.sha256(f"{seed}/{image}".encode()).digest())
-    first = max(1, round(dev * len(drawn)))
+    first = min(max(1, round(dev * len(drawn))), len(drawn) - 2)
     second = min(first + max(1, round(test * len(drawn))), len(drawn) - 1)
     return {image: "dev" if at < first else "test" if at < second else "train" for at, image in enumerate(drawn)}
 
@@ -207,11 +207,10 @@ def _read_json(texts: Archive, file: str, photos: Archive) -> tuple[Listing, Giv
     for at, entry in enumerate(_value(content, "images", list, file)):
         place = f"{file}: images[{at}]"
         name = _value(entry, "filename", str, place)
-        if folder := _value(entry, "filepath", str, place, ""):
-            inside = f"{folder}/{name}"
-            # COCO's archives have these folders; one who packed the photos anew may have left them out
-            name = name if photos.find(inside) is None and photos.find(name) else inside
-        image = _photo_name(name, place)
+        folder = _value(entry, "filepath", str, place, "")
+        image = _photo_name(f"{folder}/{name}" if folder else name, place)
+        if folder and photos.find(image) is None and photos.find(name) is not None:
+            image = _photo_name(name, place)  # packed anew without COCO's folders
         if image in given:
             raise CaptionerError(f"{place}: {image} stands there already ({given[image][1]}); expected once")
         given[image] = _split_name(_value(entry, "split", str, place, ""), place), place

@@ -19,6 +19,7 @@ KINDS = {"good": 0.90, "typical": 0.45, "bad": 0.0}  # where each tenth of the r
 TENTH = 0.1
 COLUMNS = 2
 SIDE, TEXT, LINE_HEIGHT = 2.6, 3.6, 0.155  # inches: of a photo, of the text beside it, of a line
+REFERENCES = 5  # for more there is no room
 LETTERS = 50  # of a line, beside a photo
 DPI = 100
 
@@ -43,7 +44,7 @@ def draw_samples(
     path: str | Path, *, images: str | Path, captions: str | Path, generated: str | Path, size: int, fit: str, each: int
 ) -> None:
     """Write the picture: `each` test images of each kind, good ones first, and beside each the frozen and the
-    fine-tuned caption with their CIDEr (x100) and the references."""
+    fine-tuned caption with their CIDEr (x100) and the first references."""
     table = pd.read_csv(generated, index_col="image", keep_default_na=False)
     references = {item.image: item.raw for item in read_captions(captions)}
     archive = Archive(images)
@@ -66,7 +67,7 @@ def draw_samples(
                 (f"{kind}   {name}", "black", "bold"),
                 (_wrap("frozen", said["frozen"], said["frozen CIDEr"]), "#a04000", "normal"),
                 (_wrap("fine-tuned", said["finetuned"], said["finetuned CIDEr"]), "#0b5394", "bold"),
-                ("\n".join(_wrap("-", text) for text in references[name]), "#444444", "normal"),
+                ("\n".join(_wrap("-", text) for text in references[name][:REFERENCES]), "#444444", "normal"),
             ]
             top = bottom + 0.96 * high
             for text, colour, weight in blocks:

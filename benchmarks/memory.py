@@ -1,0 +1,70 @@
+"""The most memory that each stage holds: its script as a process of its own, on the data in data/raw, for one epoch.
+
+memory.json: {"images": int, "MiB": {stage: the most resident memory, ru_maxrss, of the script and its children}}.
+What is resident includes the pages of memory-mapped stores, which the system takes back when it needs them.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import machine
+from captioner.dataset import read_images
+from captioner.download import OFFICIAL
+from captioner.errors import CaptionerError
+from captioner.files import digest, write_text
+from captioner.params import read_params
+
+STAGES = ("download", "weights", "tokenise", "features", "train", "finetune", "evaluate", "pictures")
+ONE_EPOCH = {"train.epochs": 1, "finetune.epochs": 1}
+
+
+def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """Return the record of memory.json; one round is enough for a peak."""
+    changes: dict[str, Any] = dict(ONE_EPOCH)
+    params = read_params()
+    if params.encoder.weights not in ("imagenet", "random"):
+        changes["encoder.weights"] = str(Path(params.encoder.weights).resolve())
+    mirror = _mirror_of(Path("data/raw"), folder / "mirror")
+    return measure_stages(folder / "workspace", changes, {"CAPTIONER_MIRROR": str(mirror)})
+
+
+def measure_stages(workspace: Path, changes: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Run every stage in a copy of the project with params by dotted name changed; return the record."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
+    from run import make_workspace
+
+    make_workspace(workspace, changes)
+    peaks = {stage: _peak(workspace, stage, environment) for stage in STAGES}
+    return {"images": len(read_images(workspace / "data/images.csv")), "MiB": peaks, "machine": machine()}
+
+
+def _peak(workspace: Path, stage: str, environment: dict[str, str]) -> float:
+    """Run a stage's script; return its most resident memory in MiB."""
+    process = subprocess.Popen(
+        [sys.executable, f"stages/{stage}.py"],
+        cwd=workspace,
+        env={**os.environ, "PYTHONPATH": "src", **environment},
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise CaptionerError(f"stages/{stage}.py: ended with {process.returncode}; the lines above say why")
+    return round(usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+
+
+def _mirror_of(raw: Path, mirror: Path) -> Path:
+    """Make a folder from which the download stages take what they downloaded before."""
+    mirror.mkdir()
+    sums = []
+    for name, kept in zip(OFFICIAL, ("images.zip", "captions.zip", "resnet18.pth"), strict=True):
+        path = raw / kept
+        if not path.exists():
+            raise CaptionerError(f"{path}: not found; run `dvc repro` first")
+        (mirror / name).symlink_to(path.resolve())
+        sums.append(f"{digest(path)}  {name}\n")
+    write_text(mirror / "MD5SUMS", "".join(sums))
+    return mirror

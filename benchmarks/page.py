@@ -1,0 +1,97 @@
+"""The tables of docs/performance.md, made of the records; `python -m benchmarks.page` renews them."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.pairs import PAIRS
+from captioner.files import read_json, write_text
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parent / "docs" / "performance.md"
+NOT_YET = "Not measured yet: `make bench`."
+
+
+def with_tables(text: str, folder: Path = FOLDER) -> str:
+    """Return a page with the table of NAME.json in each part between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+
+    def filled(found: re.Match) -> str:
+        name = found[1]
+        path = folder / f"{name}.json"
+        table = TABLES[name](read_json(path)) if path.exists() else NOT_YET
+        return f"<!-- {name} -->\n{table}\n<!-- end of {name} -->"
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end of \1 -->", filled, text, flags=re.DOTALL)
+
+
+def update() -> None:
+    """Renew the page's tables."""
+    write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _duration(seconds: float) -> str:
+    for unit, scale in (("s", 1), ("ms", 1e3)):
+        if seconds * scale >= 1:
+            return f"{seconds * scale:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def _on(machines: set[str]) -> str:
+    return f"\n\nOn {'; '.join(sorted(machines))}."
+
+
+def _results(records: dict[str, Any]) -> str:
+    rows = []
+    for name, record in records.items():
+        pair = PAIRS[name]
+        goal = "" if pair.goal is None else f"{pair.goal:g}"
+        ours, baseline = _duration(record["ours"]), _duration(record["baseline"])
+        ratio = f"**{record['ratio']:.3g}** ({record['lowest']:.3g} to {record['highest']:.3g})"
+        unit = record["unit"].removeprefix("s per ")
+        rows.append([f"`{name}`", f"{pair.ours}: {ours}", f"{pair.baseline}: {baseline}", unit, ratio, goal])
+    table = _table(["name", "ours", "baseline", "per", "ratio (of single rounds)", "goal"], rows)
+    return table + _on({record["machine"] for record in records.values()})
+
+
+def _parts(shown: Callable[[float], str], head: list[str]) -> Callable[[dict[str, Any]], str]:
+    def table(record: dict[str, Any]) -> str:
+        rows = []
+        for part, forms in record.items():
+            if part != "machine":
+                rows += [
+                    [part if at == 0 else "", form, shown(value)] for at, (form, value) in enumerate(forms.items())
+                ]
+        return _table(head, rows) + _on({record["machine"]})
+
+    return table
+
+
+def _scaling(record: dict[str, Any]) -> str:
+    rows = []
+    for what, found in record.items():
+        points = zip(found["images"], found["seconds"], strict=True)
+        rows.append([what, ", ".join(f"{n} images {_duration(s)}" for n, s in points), f"{found['growth']:.2f}"])
+    return _table(["what", "time", "4x, as a multiple of four times 1x"], rows)
+
+
+def _memory(record: dict[str, Any]) -> str:
+    rows = [[f"`{stage}`", f"{peak:,.0f}"] for stage, peak in record["MiB"].items()]
+    return _table(["stage", f"most resident memory, MiB, {record['images']:,} images"], rows) + _on({record["machine"]})
+
+
+TABLES: dict[str, Callable[[Any], str]] = {
+    "results": _results,
+    "variants": _parts(_duration, ["what", "form", "time"]),
+    "profiling": _parts(lambda share: f"{100 * share:.1f}%", ["what", "part", "share"]),
+    "scaling": _scaling,
+    "memory": _memory,
+}
+
+if __name__ == "__main__":
+    update()

@@ -1,0 +1,335 @@
+"""The pairs: what this project does against what people do instead. Each first checks that both sides agree.
+
+A benchmark is a function of a temporary folder that returns a `Pair`. It reads what `dvc repro` left in data/ and,
+where it says so, models/; everything else is random, for the time of a step does not depend on the weights.
+Values are compared in single precision. Times are taken in the precision of the stages.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import tutorials
+from benchmarks.measure import Mismatch, Pair, precision, require_close, require_equal
+from benchmarks.world import (
+    BOUNDARY,
+    CPU,
+    SIZE,
+    caption_set,
+    decoding_problem,
+    epoch,
+    extract_to,
+    photos_and_weights,
+    random_decoder,
+    random_encoder,
+    random_pixels,
+    require_same_gradients,
+    some_rows,
+    step,
+    store_of,
+    training_items,
+    vocabulary,
+)
+from captioner.dataset import CaptionedImage, read_captions
+from captioner.device import mixed_precision
+from captioner.encoder import END, load_encoder
+from captioner.errors import CaptionerError
+from captioner.generate import generate
+from captioner.model import Captioner, load_model
+from captioner.params import read_params
+from captioner.search import beam_search as search
+from captioner.store import FeatureStore
+from captioner.training import CaptionSet, next_word_losses
+
+HALF = {"float32": 5e-3, "bfloat16": 5e-2}  # of features kept in half precision, by what they were computed in
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared, and what the ratio should be at least, or None for a pair that is only shown."""
+
+    prepare: Callable[[Path], Pair]
+    ours: str
+    baseline: str
+    goal: float | None
+
+
+PAIRS: dict[str, Benchmark] = {}
+
+
+def _pair(ours: str, baseline: str, goal: float | None) -> Callable[[Callable[[Path], Pair]], Callable[[Path], Pair]]:
+    def register(prepare: Callable[[Path], Pair]) -> Callable[[Path], Pair]:
+        PAIRS[prepare.__name__] = Benchmark(prepare, ours, baseline, goal)
+        return prepare
+
+    return register
+
+
+@_pair("the feature stage, from JPEG to two HDF5 stores", "a DataLoader loop over eager torchvision, to one", 2.0)
+def features(folder: Path, images: int = 128) -> Pair:
+    archive, names, state = photos_and_weights()
+    names = names[:images]
+    encoder = load_encoder(state)
+    files = [archive.read(name) for name in names]
+    network = tutorials.resnet(state)
+
+    def ours() -> None:
+        extract_to(folder, archive, names, encoder)
+
+    def baseline() -> None:
+        tutorials.extract(files, network, folder / "tutorial.h5", SIZE)
+
+    ours()
+    baseline()
+    found = FeatureStore(folder / "grid.h5").read(range(len(names))).float()
+    with h5py.File(folder / "tutorial.h5") as file:
+        wanted = torch.from_numpy(file["features"][:]).float()
+    for row, name in enumerate(names):
+        require_close(f"features of {name}", found[row], wanted[row], HALF[precision()])
+    return Pair(ours, baseline, len(names), "image")
+
+
+@_pair(
+    "an epoch of decoder training on cached features",
+    "the same, features recomputed from the photo for each caption, as the tutorials' loaders do",
+    20,
+)
+def train_epoch(folder: Path, images: int = 64) -> Pair:
+    return _train_epoch(images, each_caption=True)
+
+
+@_pair("the same", "the same, features recomputed once for all captions of an image", None)
+def train_epoch_by_image(folder: Path, images: int = 64) -> Pair:
+    return _train_epoch(images, each_caption=False)
+
+
+def _train_epoch(images: int, *, each_caption: bool) -> Pair:
+    archive, _, state = photos_and_weights()
+    store = FeatureStore("data/features/grid.h5", layer=END)
+    items = [item for item in training_items() if item.image in store.rows][:images]
+    files = {item.image: archive.read(item.image) for item in items}
+    network = tutorials.resnet(state)
+    samples = [alone for item in items for alone in _apart(item)] if each_caption else items
+    size = read_params().train.batch
+    batch = size * len(samples) // len(items)  # as many captions a step on both sides
+    words = len(vocabulary())
+    cached = caption_set(items, some_rows([store.rows[item.image] for item in items], store))
+    cached_samples = caption_set(samples, some_rows([store.rows[item.image.split()[0]] for item in samples], store))
+    photos = [files[item.image.split()[0]] for item in samples]
+
+    def recomputed(order: Tensor) -> CaptionSet:
+        parts = [part.tolist() for part in order.split(batch)]
+        read = tutorials.features_from_pixels(photos, parts, network, store.attributes["size"])
+        return replace(cached_samples, read=read)
+
+    order = torch.arange(len(samples))
+    pairs = zip(cached_samples.batches(order, batch, CPU), recomputed(order).batches(order, batch, CPU), strict=True)
+    for found, wanted in pairs:
+        require_close("features", found.rows, wanted.rows, HALF["bfloat16"])  # the store may be made in either
+        require_equal("targets", found.targets.tolist(), wanted.targets.tolist())
+    require_equal("targets in all", (cached.ids > 0).sum().item(), (cached_samples.ids > 0).sum().item())
+
+    def ours() -> None:
+        order = torch.randperm(len(items))
+        epoch(Captioner(random_decoder(words)), cached.batches(order, size, CPU))
+
+    def baseline() -> None:
+        order = torch.randperm(len(samples))
+        epoch(Captioner(random_decoder(words)), recomputed(order).batches(order, batch, CPU))
+
+    return Pair(ours, baseline, len(items), "image")
+
+
+def _apart(item: CaptionedImage) -> list[CaptionedImage]:
+    """Return an image's captions as an item each, named "image number"."""
+    return [
+        replace(item, image=f"{item.image} {k}", raw=[raw], ids=[ids])
+        for k, (raw, ids) in enumerate(zip(item.raw, item.ids, strict=True))
+    ]
+
+
+@_pair("forward and backward of the attention decoder, all time steps at once", "the same as a loop of LSTMCells", 4)
+def decoder_step(folder: Path, images: int = 32) -> Pair:
+    captioner, batch, tokens = decoding_problem(images)
+    decoder = captioner.decoder
+    stepwise = tutorials.StepDecoder(decoder)
+    features = batch.rows.flatten(1, 2)
+
+    def ours() -> Tensor:
+        loss, _ = next_word_losses(captioner, batch)
+        return loss
+
+    def baseline() -> Tensor:
+        return tutorials.step_loss(stepwise, features.float(), tokens)
+
+    require_same_gradients(decoder, ours, decoder, baseline)
+    decoder.train()
+    return Pair(step(decoder, ours), step(decoder, baseline), images, "image")
+
+
+@_pair(
+    "the same", "Show, Attend and Tell's decoder, of the same width: another model, so only its speed compares", None
+)
+def decoder_step_classic(folder: Path, images: int = 32) -> Pair:
+    captioner, batch, tokens = decoding_problem(images)
+    width = captioner.decoder.width
+    classic = tutorials.ClassicDecoder(
+        vocabulary=len(vocabulary()), features=batch.rows.shape[-1], width=width, dropout=0.5
+    )
+    features = batch.rows.flatten(1, 2)
+
+    def ours() -> Tensor:
+        return next_word_losses(captioner, batch)[0]
+
+    def baseline() -> Tensor:
+        return tutorials.step_loss(classic, features.float(), tokens)
+
+    step(classic, baseline)()
+    unused = [name for name, parameter in classic.named_parameters() if parameter.grad is None]
+    require_equal("parameters without a gradient", unused, [])
+    captioner.decoder.train()
+    return Pair(step(captioner.decoder, ours), step(classic, baseline), images, "image")
+
+
+@_pair("a fine-tuning step from the stored boundary", "the whole network from decoded pixels, trunk under no_grad", 3)
+def finetune_step(folder: Path, images: int = 32) -> Pair:
+    captioner, batch, _ = decoding_problem(images)
+    pixels = random_pixels(images)
+    encoder = random_encoder(pixels)
+    with torch.no_grad():
+        boundary = encoder(pixels, stop=BOUNDARY)
+    store = store_of(folder / "boundary.h5", boundary, layer=BOUNDARY)
+    captioner = Captioner(captioner.decoder, encoder, start=BOUNDARY)
+    for module in encoder.block_modules("conv1", BOUNDARY):
+        module.requires_grad_(False)
+
+    network = tutorials.resnet(encoder.state_dict())
+    frozen, unfrozen = tutorials.trunk(network)[:-1], network.layer4
+    full = nn.ModuleDict({"layer4": unfrozen, "decoder": captioner.decoder})
+    mean, std = encoder.mean, encoder.std
+    everything = np.arange(images)
+
+    def ours(rows: Tensor | None = None) -> Tensor:
+        rows = store.read(everything) if rows is None else rows
+        return next_word_losses(captioner, batch._replace(rows=rows))[0]
+
+    def baseline() -> Tensor:
+        with torch.no_grad():
+            x = frozen((pixels.permute(0, 3, 1, 2).contiguous() - mean) / std)
+        rows = unfrozen(x).permute(0, 2, 3, 1)
+        return next_word_losses(Captioner(captioner.decoder), batch._replace(rows=rows))[0]
+
+    part = nn.ModuleDict({"layer4": encoder.layer4, "decoder": captioner.decoder})
+    require_same_gradients(part, lambda: ours(boundary), full, baseline)
+    require_same_gradients(part, ours, full, baseline, tolerance=0.1)  # half precision turns a few ReLUs
+    captioner.decoder.train()
+    return Pair(step(part, ours), step(full, baseline), images, "image")
+
+
+@_pair("beam search over batches of images and beams", "one image at a time", 8)
+def beam_search(folder: Path, images: int = 100) -> Pair:
+    captioner, card = load_model("models/decoder.safetensors")
+    store = FeatureStore("data/features/grid.h5", layer=card.start, encoder=card.encoder, **card.image)
+    names = [item.image for item in read_captions("data/captions.jsonl") if item.split == "dev"]
+    names = [name for name in names if name in store.rows][:images]
+    rows = np.array([store.rows[name] for name in names])
+    setting = {"beam": read_params().search.beam, "length_penalty": read_params().search.length_penalty}
+    longest = card.vocabulary.max_length
+
+    def ours() -> dict[str, str]:
+        return generate(
+            captioner, names, lambda at: store.read(rows[at.numpy()]), card.vocabulary, device=CPU, **setting
+        )
+
+    def one(row: int) -> tuple[list[int], float]:
+        found = captioner.features(store.read([row]))
+        return tutorials.beam_search_of_one(captioner.decoder, found, max_length=longest, **setting)
+
+    def baseline() -> dict[str, str]:
+        with mixed_precision(CPU):
+            return {name: card.vocabulary.decode(one(row)[0]) for name, row in zip(names, rows, strict=True)}
+
+    with torch.inference_mode():
+        memory = captioner.decoder.encode(captioner.features(store.read(rows)))
+    found = search(captioner.decoder, memory, max_length=longest, **setting)
+    for at, name in enumerate(names):
+        tokens, score = one(rows[at])
+        if card.vocabulary.decode(found.tokens[at, 0].tolist()) != card.vocabulary.decode(tokens):
+            # two captions whose scores are equal but for rounding are both right
+            require_close(f"score of {name}'s caption", found.scores[at, 0], torch.tensor(score), 1e-5)
+    return Pair(ours, baseline, len(names), "image")
+
+
+@_pair("random batches from the HDF5 store", "np.memmap of the same array in a .npy", 0.9)
+def store_read(folder: Path, rows: int = 2000) -> Pair:
+    content, store = _random_store(folder, rows)
+    np.save(folder / "rows.npy", content)
+    mapped = np.load(folder / "rows.npy", mmap_mode="r")
+    batches = [np.random.default_rng(seed).integers(0, rows, 64) for seed in range(100)]
+    return _reading(store, lambda chosen: torch.from_numpy(mapped[chosen]), batches)
+
+
+@_pair("the same", "a chunked dataset read by h5py with a list of indices", 20)
+def store_read_h5py(folder: Path, rows: int = 2000) -> Pair:
+    content, store = _random_store(folder, rows)
+    with h5py.File(folder / "chunked.h5", "w") as file:
+        file.create_dataset("features", data=content, chunks=(1, *content.shape[1:]))
+    # h5py takes increasing indices only, without repetitions
+    batches = [np.sort(np.random.default_rng(seed).permutation(rows)[:64]) for seed in range(3)]
+    with h5py.File(folder / "chunked.h5") as file:
+        dataset = file["features"]
+        theirs = torch.from_numpy(dataset[batches[0].tolist()])
+        require_equal("rows", torch.equal(store.read(batches[0]), theirs), True)
+    opened = h5py.File(folder / "chunked.h5")["features"]
+    return _reading(store, lambda chosen: torch.from_numpy(opened[chosen.tolist()]), batches)
+
+
+def _random_store(folder: Path, rows: int) -> tuple[np.ndarray, FeatureStore]:
+    content = torch.randn(rows, 14, 14, 256, generator=torch.Generator().manual_seed(1)).half()
+    return content.numpy(), store_of(folder / "store.h5", content, layer=BOUNDARY)
+
+
+def _reading(store: FeatureStore, theirs: Callable[[np.ndarray], Tensor], batches: list[np.ndarray]) -> Pair:
+    for chosen in batches:
+        require_equal("rows", torch.equal(store.read(chosen), theirs(chosen)), True)
+
+    def ours() -> None:
+        for chosen in batches:
+            store.read(chosen)
+
+    def baseline() -> None:
+        for chosen in batches:
+            theirs(chosen)
+
+    return Pair(ours, baseline, len(batches), "batch of 64 rows")
+
+
+@_pair("`dvc repro` of this pipeline when nothing changed", "`dvc repro` of a pipeline of one empty stage", 0.5)
+def noop(folder: Path) -> Pair:
+    project = Path.cwd()
+    for command in (("git", "init", "--quiet"), dvc("init", "--quiet"), dvc("config", "core.check_update", "false")):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    (folder / "dvc.yaml").write_text("stages:\n  empty:\n    cmd: touch empty\n    outs:\n    - empty\n")
+    subprocess.run(dvc("repro"), cwd=folder, check=True, capture_output=True)
+    status = subprocess.run(dvc("status"), cwd=project, capture_output=True, text=True)
+    if "up to date" not in status.stdout:  # it would be run in earnest
+        raise CaptionerError(f"dvc status: not up to date; run `dvc repro` first\n{status.stdout}{status.stderr}")
+
+    def repro(where: Path) -> None:
+        done = subprocess.run(dvc("repro"), cwd=where, check=True, capture_output=True, text=True)
+        if "up to date" not in done.stdout:
+            raise Mismatch(f"dvc repro in {where} had something to do:\n{done.stdout}")
+
+    return Pair(lambda: repro(project), lambda: repro(folder), 1, "run")
+
+
+def dvc(*arguments: str) -> tuple[str, ...]:
+    """Return the command that runs DVC with this interpreter."""
+    return (sys.executable, "-m", "dvc", *arguments)

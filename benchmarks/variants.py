@@ -1,0 +1,181 @@
+"""What single choices give: the same work in several forms, in turns, and how far the encoder is from its limit.
+
+variants.json: {part: {form: seconds a unit}}, medians; the first form of each part is the one in use.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import statistics
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import tutorials
+from benchmarks.measure import machine, require_close, rounds_of, significant
+from benchmarks.world import (
+    ROUNDING,
+    SIZE,
+    decoding_problem,
+    random_encoder,
+    random_pixels,
+    step,
+    training_items,
+)
+from captioner.encoder import Encoder, fused
+from captioner.features import BATCH
+from captioner.photos import load_photo
+from captioner.scores import Cider
+from captioner.training import next_word_losses
+
+IMAGES = 64
+MATRIX = 2048
+PHOTO = (3000, 2000)  # pixels, as of a camera
+
+
+def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """Return the record of variants.json."""
+    return {
+        "encoder, s per image": _encoder(folder, rounds),
+        "decoder step, s per image": _decoder(rounds),
+        f"photo of {PHOTO[0]} x {PHOTO[1]}, s per photo": _photo(rounds),
+        "CIDEr of 1,000 images, s": _cider(rounds),
+        "machine": machine(),
+    }
+
+
+def _medians(forms: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, float]:
+    for run in forms.values():
+        run()  # the first call sets up more than later ones
+    seconds = rounds_of(forms, rounds)
+    return {name: significant(statistics.median(found) / count) for name, found in seconds.items()}
+
+
+@torch.no_grad()
+def _encoder(folder: Path, rounds: int) -> dict[str, float]:
+    pixels = random_pixels(IMAGES)
+    encoder = random_encoder(pixels)
+    plain = tutorials.trunk(tutorials.resnet(encoder.state_dict()))
+    images = ((pixels.permute(0, 3, 1, 2).contiguous() - encoder.mean) / encoder.std).contiguous()
+    folded = fused(encoder)
+
+    def in_batches(network: Callable[[Tensor], Tensor], of: Tensor, size: int) -> Callable[[], Tensor]:
+        return lambda: torch.cat([network(part) for part in of.split(size)])
+
+    forms = {
+        f"in use: folded, channels last, batches of {BATCH}": in_batches(folded, pixels, BATCH),
+        "BatchNorm not folded": in_batches(encoder, pixels, BATCH),
+        "nor channels last (eager torchvision)": lambda: in_batches(plain, images, BATCH)().permute(0, 2, 3, 1),
+        **{f"batches of {size}": in_batches(folded, pixels, size) for size in (4, 8, 16, 32, 64) if size != BATCH},
+        "frozen by torch (optimize_for_inference)": in_batches(_frozen(folded, pixels[:8]), pixels, 8),
+    }
+    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
+        forms["ONNX Runtime"] = in_batches(_onnx(folded, pixels[:8], folder / "encoder.onnx"), pixels, 8)
+    wanted = forms["nor channels last (eager torchvision)"]()
+    for name, run in forms.items():
+        require_close(f"encoder, {name}", run(), wanted, ROUNDING)
+
+    def bfloat16() -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return in_batches(folded, pixels, BATCH)()
+
+    require_close("encoder in bfloat16", bfloat16().float(), wanted, 0.05)
+    forms["in bfloat16, otherwise as in use"] = bfloat16
+    times = _medians(forms, IMAGES, rounds)
+    with FlopCounterMode(display=False) as counter:
+        folded(pixels[:1])
+    for kind in (torch.float32, torch.bfloat16):
+        matrix = torch.randn(MATRIX, MATRIX).to(kind)
+        seconds = _medians({"": lambda matrix=matrix: matrix @ matrix}, 1, rounds)[""]
+        name = str(kind).removeprefix("torch.")
+        times[f"limit: its operations at the rate of {name} matrix products"] = significant(
+            counter.get_total_flops() * seconds / (2 * MATRIX**3)
+        )
+    return times
+
+
+def _frozen(network: Encoder, example: Tensor) -> Callable[[Tensor], Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch prefers its newer exporters, which need a C++ compiler
+        return torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(network, example)))
+
+
+def _onnx(network: Encoder, example: Tensor, path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network, (example,), path, input_names=["pixels"], dynamo=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda part: torch.from_numpy(session.run(None, {"pixels": part.numpy()})[0])
+
+
+def _decoder(rounds: int) -> dict[str, float]:
+    captioner, batch, tokens = decoding_problem(32)
+    images, captions = batch.lengths.shape
+    repeated = batch._replace(
+        rows=batch.rows.repeat_interleave(captions, dim=0),
+        inputs=batch.inputs.flatten(0, 1).unsqueeze(1),
+        lengths=batch.lengths.flatten().unsqueeze(1),
+    )
+    stepwise = tutorials.StepDecoder(captioner.decoder)
+    features = batch.rows.flatten(1, 2).float()
+    losses: dict[str, Callable[[], Tensor]] = {
+        "in use": lambda: next_word_losses(captioner, batch)[0],
+        "features projected once a caption": lambda: next_word_losses(captioner, repeated)[0],
+        "padding computed too": lambda: next_word_losses(captioner, batch._replace(lengths=None))[0],
+        "time step by time step": lambda: tutorials.step_loss(stepwise, features, tokens),
+    }
+    captioner.eval()
+    wanted = losses["in use"]().detach()
+    for name, loss in losses.items():
+        require_close(f"decoder, {name}", loss().detach(), wanted, ROUNDING)
+    captioner.train()
+    forms = {name: step(captioner.decoder, loss) for name, loss in losses.items()}
+    for kind in (torch.float32, torch.bfloat16):
+
+        def run(kind: torch.dtype = kind) -> None:
+            captioner.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
+                loss = next_word_losses(captioner, batch)[0]
+            loss.backward()
+
+        forms[f"in {str(kind).removeprefix('torch.')}, otherwise as in use"] = run
+    return _medians(forms, images, rounds)
+
+
+def _photo(rounds: int) -> dict[str, float]:
+    picture = Image.fromarray(random_pixels(1)[0].numpy()).resize(PHOTO)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    photos = tutorials.Photos([file.getvalue()], SIZE)
+    forms = {
+        "in use: decoded at a fraction of its size": lambda: load_photo(file.getvalue(), size=SIZE, fit="squash"),
+        "decoded whole, then resized": lambda: photos[0],
+    }
+    return _medians(forms, 1, rounds)
+
+
+def _cider(rounds: int) -> dict[str, float]:
+    items = training_items()[:1000]
+    references = {item.image: item.raw[1:] for item in items}
+    captions = {item.image: item.raw[0] for item in items}
+    kept = Cider(references)
+    require_close(
+        "CIDEr", torch.tensor(kept.score(captions)[0]), torch.tensor(Cider(references).score(captions)[0]), 1e-9
+    )
+    forms = {
+        "in use: references counted once": lambda: kept.score(captions),
+        "references counted at each scoring": lambda: Cider(references).score(captions),
+    }
+    return _medians(forms, 1, rounds)

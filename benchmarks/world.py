@@ -1,0 +1,169 @@
+"""What the benchmarks measure on: pieces of the data that `dvc repro` left, and random ones."""
+
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from benchmarks.measure import require_close
+from captioner.archives import Archive
+from captioner.dataset import CaptionedImage, read_captions, read_images
+from captioner.decoder import Decoder
+from captioner.device import mixed_precision
+from captioner.encoder import Encoder, calibrate, load_encoder
+from captioner.features import extract
+from captioner.files import read_json
+from captioner.model import Captioner
+from captioner.params import read_params
+from captioner.store import FeatureStore, new_store
+from captioner.training import Batch, CaptionSet, next_word_losses
+from captioner.vocabulary import Vocabulary
+
+CPU = torch.device("cpu")
+SIZE = 224  # pixels a side
+BOUNDARY = "layer4"
+ROUNDING = 1e-3  # relative, of float32 through the whole network
+
+
+def photos_and_weights() -> tuple[Archive, list[str], dict[str, Tensor]]:
+    """Return the photos, their names, and the state dict of ResNet-18."""
+    names = [name for name, _ in read_images("data/images.csv")]
+    return Archive("data/raw/images.zip"), names, torch.load("data/raw/resnet18.pth", weights_only=True)
+
+
+def training_items() -> list[CaptionedImage]:
+    """Return the training images with their captions, in a random order that is always the same."""
+    items = [item for item in read_captions("data/captions.jsonl") if item.split == "train"]
+    random.Random(1).shuffle(items)
+    return items
+
+
+def vocabulary() -> Vocabulary:
+    """Return the words of data/vocabulary.json."""
+    return Vocabulary.from_dict(read_json("data/vocabulary.json"))
+
+
+def random_decoder(words: int, **changes: Any) -> Decoder:
+    """Return a decoder as params.yaml says, for features of ResNet-18, with random weights."""
+    return Decoder(vocabulary=words, features=512, **{**vars(read_params().decoder), **changes})
+
+
+def random_pixels(images: int, size: int = SIZE) -> Tensor:
+    """Return pictures, uint8 [images, size, size, 3], that are coarse like photos and not noise."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(images, 3, 8, 8, generator=generator) * 255
+    fine = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 255)
+    return fine.byte().permute(0, 2, 3, 1).contiguous()
+
+
+def random_encoder(pixels: Tensor) -> Encoder:
+    """Return an encoder with random weights whose activations for such pictures are of the usual size."""
+    torch.manual_seed(1)
+    encoder = load_encoder(torchvision.models.resnet18().state_dict())
+    calibrate(encoder, [pixels[:32]])
+    return encoder
+
+
+def caption_set(items: list[CaptionedImage], read: Callable[[Tensor], Tensor]) -> CaptionSet:
+    """Return the items as a split whose features `read` gives by their places."""
+    rows = {item.image: row for row, item in enumerate(items)}
+    pad = [CaptionedImage(item.image, "dev", item.raw, item.ids) for item in items[:1]]  # a split may not be empty
+    whole = CaptionSet.of_splits([*items, *pad], rows, lambda _: read)
+    return whole["train"]
+
+
+def decoding_problem(images: int) -> tuple[Captioner, Batch, Tensor]:
+    """Return a random decoder, a batch of random grids with real captions, and those [B, K, 1 + L], padded."""
+    items = training_items()[:images]
+    rows = torch.randn(images, 7, 7, 512, generator=torch.Generator().manual_seed(2)).relu().half()
+    captions = caption_set(items, lambda chosen: rows[chosen])
+    batch = next(iter(captions.batches(torch.arange(images), images, CPU)))
+    torch.manual_seed(3)
+    return Captioner(random_decoder(len(vocabulary()))), batch, captions.ids
+
+
+def store_of(path: Path, rows: Tensor, *, layer: str) -> FeatureStore:
+    """Write rows [N, h, w, C] as a feature store; return it."""
+    names = [str(row) for row in range(len(rows))]
+    shape, valid_for = tuple(rows.shape[1:]), {"encoder": "random", "layer": layer, "size": SIZE, "fit": "squash"}
+    with new_store(path, images=names, shape=shape, dtype="float16", **valid_for) as store:
+        store.write(0, rows)
+    return FeatureStore(path, **valid_for)
+
+
+def extract_to(folder: Path, archive: Archive, names: list[str], encoder: Encoder) -> None:
+    """Run the feature stage's library call on these photos."""
+    extract(
+        archive,
+        names,
+        encoder,
+        boundary=BOUNDARY,
+        size=SIZE,
+        fit="squash",
+        on_bad="error",
+        grid_path=folder / "grid.h5",
+        boundary_path=folder / "boundary.h5",
+        device=CPU,
+    )
+
+
+def epoch(captioner: Captioner, batches: Iterable[Batch]) -> None:
+    """Train on the batches as `captioner.training.fit` does in an epoch, without what it does between epochs."""
+    captioner.train()
+    optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.001, fused=True)
+    for batch in batches:
+        with mixed_precision(CPU):
+            loss, uniform = next_word_losses(captioner, batch)
+            objective = 0.9 * loss + 0.1 * uniform
+        optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)
+        optimizer.step()
+
+
+def step(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Return forward and backward of a loss as one call, in the precision of the stages."""
+
+    def run() -> None:
+        module.zero_grad(set_to_none=True)
+        with mixed_precision(CPU):
+            value = loss()
+        value.backward()
+
+    return run
+
+
+def require_same_gradients(
+    ours: nn.Module,
+    our_loss: Callable[[], Tensor],
+    theirs: nn.Module,
+    their_loss: Callable[[], Tensor],
+    tolerance: float = ROUNDING,
+) -> None:
+    """Raise Mismatch unless both losses, and the gradients of the modules' parameters by name, are the same."""
+    found, wanted = _gradients(ours, our_loss), _gradients(theirs, their_loss)
+    for name, gradient in wanted.items():
+        require_close(f"gradient of {name}", found[name], gradient, tolerance)
+    require_close("names", torch.tensor(len(found)), torch.tensor(len(wanted)), 0)
+
+
+def _gradients(module: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    module.eval()  # dropout would differ
+    module.zero_grad(set_to_none=True)
+    value = loss()
+    value.backward()
+    found = {
+        name: parameter.grad.clone() for name, parameter in module.named_parameters() if parameter.grad is not None
+    }
+    return {"(the loss itself)": value.detach()} | found
+
+
+def some_rows(rows: np.ndarray | list[int], store: FeatureStore) -> Callable[[Tensor], Tensor]:
+    """Return a `read` of these rows of a store by their places."""
+    chosen = np.asarray(rows)
+    return lambda places: store.read(chosen[places.numpy()])

@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fault-test repro lint lock readme-picture clean
+.PHONY: help setup demo test fault-test repro bench lint lock readme-picture clean
 
 help: ## say what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ fault-test: $(BIN)/.done ## kill the pipeline at random moments, KILLS=50 times,
 
 repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+
+bench: $(BIN)/.done ## measure speed against what people use instead, after repro; fills docs/performance.md (10 minutes)
+	$(BIN)/python -m benchmarks
 
 lint: $(BIN)/.done ## check form and types
 	$(BIN)/ruff check .

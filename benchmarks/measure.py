@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner.device import mixed_precision, select_device
+from captioner.device import mixed_precision
 
 
 class Mismatch(Exception):
@@ -69,10 +69,9 @@ def machine() -> str:
 
 
 def precision() -> str:
-    """Return "bfloat16" where the stages compute in mixed precision on this machine, else "float32"."""
-    device = select_device()
-    with mixed_precision(device):
-        return "bfloat16" if torch.is_autocast_enabled(device.type) else "float32"
+    """Return "bfloat16" where the stages compute in mixed precision on this CPU, else "float32"."""
+    with mixed_precision(torch.device("cpu")):
+        return "bfloat16" if torch.is_autocast_enabled("cpu") else "float32"
 
 
 def _processor() -> str:

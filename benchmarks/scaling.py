@@ -59,6 +59,7 @@ def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
         def run() -> None:
             torch.manual_seed(1)
             captioner = Captioner(random_decoder(len(words)))
+            resume = Resume("scaling", {}, folder)
             fit(
                 captioner,
                 parameter_groups([captioner.decoder], lr=0.001, weight_decay=0.05),
@@ -75,9 +76,10 @@ def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
                 start_is_candidate=False,
                 dev_beam=1,
                 device=CPU,
-                resume=Resume(f"scaling-{images}", {}, folder / str(len(list(folder.iterdir())))),
+                resume=resume,
                 on_epoch=lambda records: None,
             )
+            resume.remove()
 
         return run
 

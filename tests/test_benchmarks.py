@@ -30,7 +30,6 @@ ISSUED = [
     "store_read_h5py",
     "noop",
 ]
-GOALS = (2.0, 20, 4, 3, 8, 0.9, 20, 0.5)
 
 
 @pytest.fixture

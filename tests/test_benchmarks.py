@@ -20,16 +20,16 @@ from captioner.decoder import Decoder
 from captioner.search import beam_search
 from captioner.vocabulary import BOS, EOS, PAD
 
-ISSUED = [
-    "features",
-    "train_epoch",
-    "decoder_step",
-    "finetune_step",
-    "beam_search",
-    "store_read",
-    "store_read_h5py",
-    "noop",
-]
+GOALS = {
+    "features": 2.0,
+    "train_epoch": 20,
+    "decoder_step": 4,
+    "finetune_step": 3,
+    "beam_search": 8,
+    "store_read": 0.9,
+    "store_read_h5py": 20,
+    "noop": 0.5,
+}
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ from captioner.errors import CaptionerError
 from captioner.files import digest, write_text
 from captioner.params import read_params
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
+from run import make_workspace
+
 STAGES = ("download", "weights", "tokenise", "features", "train", "finetune", "evaluate", "pictures")
 ONE_EPOCH = {"train.epochs": 1, "finetune.epochs": 1}
 
@@ -33,9 +36,6 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 
 def measure_stages(workspace: Path, changes: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Run every stage in a copy of the project with params by dotted name changed; return the record."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
-    from run import make_workspace
-
     make_workspace(workspace, changes)
     peaks = {stage: _peak(workspace, stage, environment) for stage in STAGES}
     return {"images": len(read_images(workspace / "data/images.csv")), "MiB": peaks, "machine": machine()}

@@ -8,15 +8,16 @@ import textwrap
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import __main__ as program
-from benchmarks import page, tutorials
+from benchmarks import memory, page, tutorials
 from benchmarks.measure import Mismatch, Pair, compare, require_close, require_equal, rounds_of
 from benchmarks.pairs import PAIRS
 from captioner.decoder import Decoder
+from captioner.errors import CaptionerError
 from captioner.search import beam_search
 from captioner.vocabulary import BOS, EOS, PAD
 
@@ -167,3 +168,22 @@ def test_a_store_larger_than_memory_is_trained_on(tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["cannot be held", "trained True"]
+
+
+def test_the_peak_of_a_stage_is_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "STAGES", ("download", "tokenise"))
+    before = memory.measure_stages(tmp_path, TINY, {})
+    assert before["images"] == TINY["shapes.train"] + TINY["shapes.dev"] + TINY["shapes.test"]
+    script = tmp_path / "stages/tokenise.py"
+    script.write_text(script.read_text() + "\nheld = bytearray(b'x' * (300 << 20))\n")
+    monkeypatch.setattr(memory, "make_workspace", lambda folder, changes: None)
+    after = memory.measure_stages(tmp_path, TINY, {})
+    for stage, more in (("download", 0), ("tokenise", 300)):
+        assert after["MiB"][stage] == pytest.approx(before["MiB"][stage] + more, abs=60)
+        assert before["MiB"][stage] < 300
+
+
+def test_a_stage_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "STAGES", ("tokenise",))  # without what download leaves
+    with pytest.raises(CaptionerError, match=r"stages/tokenise\.py"):
+        memory.measure_stages(tmp_path, TINY, {})

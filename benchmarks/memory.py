@@ -21,6 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 from run import make_workspace
 
 STAGES = ("download", "weights", "tokenise", "features", "train", "finetune", "evaluate", "pictures")
+# a small process between: Linux counts what a process held before its exec, which is what its parent holds
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 ONE_EPOCH = {"train.epochs": 1, "finetune.epochs": 1}
 
 
@@ -43,17 +50,16 @@ def measure_stages(workspace: Path, changes: dict[str, Any], environment: dict[s
 
 def _peak(workspace: Path, stage: str, environment: dict[str, str]) -> float:
     """Run a stage's script; return its most resident memory in MiB."""
-    process = subprocess.Popen(
-        [sys.executable, f"stages/{stage}.py"],
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, sys.executable, f"stages/{stage}.py"],
         cwd=workspace,
         env={**os.environ, "PYTHONPATH": "src", **environment},
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise CaptionerError(f"stages/{stage}.py: ended with {process.returncode}; the lines above say why")
-    return round(usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+    if done.returncode:
+        raise CaptionerError(f"stages/{stage}.py: ended with {done.returncode}; the lines above say why")
+    return round(int(done.stdout) / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
 
 
 def _mirror_of(raw: Path, mirror: Path) -> Path:

@@ -175,7 +175,7 @@ def test_the_peak_of_a_stage_is_its_own(tmp_path, monkeypatch):
     before = memory.measure_stages(tmp_path, TINY, {})
     assert before["images"] == TINY["shapes.train"] + TINY["shapes.dev"] + TINY["shapes.test"]
     script = tmp_path / "stages/tokenise.py"
-    script.write_text(script.read_text() + "\nheld = bytearray(b'x' * (300 << 20))\n")
+    script.write_text(script.read_text() + "\nheld = b'x' * (300 << 20)\n")
     monkeypatch.setattr(memory, "make_workspace", lambda folder, changes: None)
     after = memory.measure_stages(tmp_path, TINY, {})
     for stage, more in (("download", 0), ("tokenise", 300)):

@@ -45,6 +45,36 @@ def test_the_page_shows_the_committed_records():
     assert set(re.findall(r"<!-- (\w+) -->", text)) == set(page.TABLES)
 
 
+def test_tables_show_what_was_recorded(tmp_path):
+    pair = {"ours": 0.02, "baseline": 0.05, "ratio": 2.5, "unit": "s per image", "lowest": 2.4, "highest": 2.6}
+    records = {
+        "results": {"features": {**pair, "rounds": 5, "machine": "M1"}},
+        "variants": {"encoder": {"in use": 0.0312, "eager": 1.25}, "machine": "M2"},
+        "profiling": {"step": {"aten::mm": 0.514}, "machine": "M3"},
+        "scaling": {"features": {"images": [64, 128], "seconds": [1.5, 3.1], "growth": 1.03}},
+        "memory": {"images": 7500, "MiB": {"train": 1234.5}, "machine": "M4"},
+    }
+    for name, record in records.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    found = page.with_tables(page.PAGE.read_text(encoding="utf-8"), tmp_path)
+    assert "Not measured yet" not in found
+    for shown in (
+        "20 ms",
+        "50 ms",
+        "**2.5** (2.4 to 2.6)",
+        "31.2 ms",
+        "1.25 s",
+        "51.4%",
+        "64 images 1.5 s",
+        "1.03",
+        "1,23",
+    ):
+        assert shown in found
+    for machine in ("M1", "M2", "M3", "M4"):
+        assert f"On {machine}." in found
+    assert page.with_tables(found, tmp_path) == found
+
+
 def test_every_pair_and_its_goal_are_known():
     assert {name: pair.goal for name, pair in PAIRS.items() if pair.goal is not None} == GOALS
 

@@ -186,6 +186,7 @@ def test_photos_come_in_order_from_many_threads(tmp_path, monkeypatch, ahead):
 
 def test_calibration_takes_the_first_whole_photos(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(features, "CALIBRATION_IMAGES", 7)
+    monkeypatch.setattr(features, "CALIBRATION_BATCH", 4)
     names = [*list(photos)[:2], "bad.jpg", *list(photos)[2:]]
     torch.manual_seed(4)
     state = resnet18(weights=None).state_dict()

@@ -21,12 +21,12 @@ from captioner.store import new_store
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # images; the rows do not depend on it but for rounding
-CALIBRATION_IMAGES = 512
+BATCH = 16  # images; more do not fit in the processor's cache. The rows do not depend on it but for rounding
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 512, 64
 
 
 def decode_photos(
-    archive: Archive, names: Sequence[str], *, size: int, fit: str, ahead: int = 2 * BATCH
+    archive: Archive, names: Sequence[str], *, size: int, fit: str, ahead: int = 128
 ) -> Iterator[np.ndarray | CaptionerError]:
     """Yield each photo as uint8 [size, size, 3], or the error of a broken one, in order; decoded in threads."""
 
@@ -127,7 +127,7 @@ def calibrate_on(encoder: Encoder, archive: Archive, images: Sequence[str], *, s
     whole_ones = [photo for photo in photos if isinstance(photo, np.ndarray)]
 
     def batches() -> Iterator[Tensor]:
-        for at in range(0, len(whole_ones), BATCH):
-            yield torch.from_numpy(np.stack(whole_ones[at : at + BATCH]))
+        for at in range(0, len(whole_ones), CALIBRATION_BATCH):
+            yield torch.from_numpy(np.stack(whole_ones[at : at + CALIBRATION_BATCH]))
 
     calibrate(encoder, batches())

@@ -1,0 +1,36 @@
+"""Where a decoder looked while it wrote.
+
+Dimensions as in `captioner.decoder`: B images, K captions of an image, L tokens, P grid positions.
+"""
+
+import torch
+from torch import Tensor
+
+from captioner.decoder import Decoder, Memory
+from captioner.errors import CaptionerError
+
+
+@torch.inference_mode()
+def attention_weights(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tensor:
+    """Return how much of each grid position went into the prediction of the token after each of `tokens`.
+
+    `memory` is what `decoder.encode` made of B images, `tokens` [B, K, L] int64 are captions as the decoder reads
+    them: `<bos>`, then words; so the weights of a caption's n-th word stand at place n - 1. The decoder is in eval
+    mode. Returns [B, K, L, P] float32, the mean over the attention heads; each row of P sums to 1. Raises
+    CaptionerError for a decoder without attention.
+    """
+    if memory.keys is None:
+        raise CaptionerError(
+            "this model has no attention (decoder.attention: false), so it looked nowhere in particular"
+        )
+    batch, captions, length = tokens.shape
+    positions = memory.keys.shape[2]
+    state = tuple(part.expand(batch, captions, decoder.width) for part in memory.start[:2])
+    hidden, _ = decoder._run(decoder.lstm, decoder.embedding(tokens).flatten(0, 1), state, None)  # [B*K, L, W]
+    one_hot = torch.eye(positions, dtype=memory.keys.dtype, device=memory.keys.device)
+    # attention over one-hot values gives the weights themselves, by the decoder's own arithmetic
+    seen = decoder._attend(
+        memory._replace(values=one_hot.expand(batch, decoder.heads, positions, positions)),
+        hidden.reshape(batch, captions * length, decoder.width),
+    )  # [B, K*L, H*P]
+    return seen.float().view(batch, captions, length, decoder.heads, positions).mean(3)

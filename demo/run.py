@@ -72,6 +72,7 @@ def main() -> None:
     print(f"\n{results['images']} test pictures, decoder on frozen features against fine-tuned end to end:\n")
     print(table_of(results))
     print(f"\nsample pictures    {shown / 'pictures' / 'samples.png'}")
+    print(f"report             {shown / 'pictures' / 'report.html'}")
     print(f"fine-tuned model   {shown / 'models' / 'captioner.safetensors'}")
     print(f"all metrics        {shown / 'metrics'}")
 

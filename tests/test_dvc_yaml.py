@@ -60,6 +60,16 @@ def test_declared_code_is_the_import_closure(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_declared_files_beside_the_code_are_those_that_it_names(stage):
+    beside = {path for path in (ROOT / "src/captioner").iterdir() if path.suffix in (".html", ".css", ".js")}
+    code = "".join(
+        (ROOT / path).read_text(encoding="utf-8") for path in import_closure(ROOT / "stages" / f"{stage}.py")
+    )
+    named = {path.relative_to(ROOT).as_posix() for path in beside if f'"{path.name}"' in code}
+    assert {path for path in STAGES[stage]["deps"] if path.startswith("src/") and path[-3:] != ".py"} == named
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_declared_params_are_those_that_the_script_reads(stage):
     assert set(STAGES[stage]["params"]) == params_read(ROOT / "stages" / f"{stage}.py")
 
@@ -75,7 +85,7 @@ def test_every_path_in_the_script_is_declared(stage):
     paths = set(re.findall(r'"((?:data|models|metrics|pictures)(?:/[\w./]+)?)"', text)) - {"data"}
     declared = set(STAGES[stage]["deps"]) | outputs(stage)
     assert paths <= declared
-    written = {path for path in declared if not path.endswith(".py") and not path.startswith("${")} - paths
+    written = {path for path in declared if not path.startswith(("stages/", "src/", "${"))} - paths
     # tokenise is given its folder, data
     assert written <= (
         {"data/images.csv", "data/captions.jsonl", "data/vocabulary.json"} if stage == "tokenise" else set()

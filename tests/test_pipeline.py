@@ -110,7 +110,7 @@ def test_a_tampered_model_or_store_is_noticed_and_made_right(done):
 
 def test_forced_again_gives_the_same_bytes(done):
     before = outputs(done.folder)
-    assert len(done.repro("--force")) == 8
+    assert len(done.repro("--force")) == 9
     assert outputs(done.folder) == before
 
 
@@ -119,7 +119,7 @@ def test_search_params_rerun_evaluate_and_reverting_takes_it_from_the_cache(done
     done.change(search__beam=1)
     ran = done.repro()
     assert "evaluate" in ran
-    assert ran <= {"evaluate", "pictures"}
+    assert ran <= {"evaluate", "pictures", "report"}
     done.change()
     assert done.repro() == set()
     assert outputs(done.folder) == before

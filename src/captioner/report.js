@@ -1,0 +1,139 @@
+"use strict";
+// The gallery: filter, sort, show in pages, and the decoder's gaze over the photo.
+(() => {
+  const PAGE = 24;
+  const byId = (id) => document.getElementById(id);
+  const [gallery, query, where, order, count, more] = ["cards", "query", "where", "sort", "count", "more"].map(byId);
+
+  // words between single spaces, so that a whole word is " word " and the beginning of one " wor"
+  const words = (text) => ` ${text.toLowerCase().split(/[^\p{L}\p{N}'-]+/u).filter(Boolean).join(" ")} `;
+  const cards = [...gallery.children].map((element, at) => {
+    const text = (selector) => words([...element.querySelectorAll(selector)].map((one) => one.textContent).join(" "));
+    const texts = { finetuned: text(".finetuned .said"), frozen: text(".frozen .said"), references: text("li") };
+    texts.all = texts.finetuned + texts.frozen + texts.references;
+    const { cider, frozenCider, gain } = element.dataset;
+    return { element, at, texts, cider: +cider, frozen: +frozenCider, gain: +gain };
+  });
+  let shown = PAGE;
+
+  const matches = (card) => {
+    if (where.value === "exact") return !query.value.trim() || card.texts.finetuned === words(query.value);
+    const wanted = words(query.value).trimStart();
+    const open = /\s$/.test(query.value) ? wanted : wanted.trimEnd(); // the last word may go on
+    const text = card.texts[where.value];
+    return open.split(/(?<= )/).every((word) => text.includes(` ${word}`));
+  };
+
+  const update = () => {
+    const [key, direction] = [order.value.slice(0, -1), order.value.endsWith("-") ? -1 : 1];
+    const sorted = [...cards].sort(
+      (a, b) => (order.value === "name" ? 0 : direction * (a[key] - b[key])) || a.at - b.at);
+    const found = sorted.filter(matches);
+    cards.forEach((card) => { card.element.hidden = true; });
+    found.slice(0, shown).forEach((card) => { card.element.hidden = false; });
+    gallery.append(...sorted.map((card) => card.element));
+    more.hidden = found.length <= shown;
+    more.textContent = `Show ${Math.min(PAGE, found.length - shown)} more`;
+    const mean = (name) => (found.reduce((sum, card) => sum + card[name], 0) / found.length).toFixed(1);
+    count.textContent = `${found.length} of ${cards.length} images` +
+      (found.length ? `, mean CIDEr ${mean("frozen")} frozen, ${mean("cider")} fine-tuned` : "");
+  };
+  const restart = () => { shown = PAGE; update(); };
+
+  for (const control of [query, where, order]) control.addEventListener("input", restart);
+  query.form.addEventListener("submit", (event) => event.preventDefault());
+  more.addEventListener("click", () => {
+    const first = shown;
+    shown += PAGE;
+    update();
+    const next = gallery.querySelectorAll(".card:not([hidden])")[first];
+    next.tabIndex = -1; // so that the keyboard goes on where the new ones begin
+    next.focus({ preventScroll: true });
+  });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".find");
+    if (!button) return;
+    where.value = button.dataset.where;
+    query.value = `${button.dataset.query} `;
+    restart();
+    byId("gallery").scrollIntoView();
+    query.focus({ preventScroll: true });
+  });
+  query.form.hidden = false;
+  update();
+
+  // The gaze: a canvas of one pixel a place, enlarged smoothly over the photo.
+  const DARKEST = 0.8;
+  const veil = document.createElement("canvas");
+  const label = document.createElement("p");
+  label.className = "gaze";
+  const levelsOf = (said) => {
+    const bytes = Uint8Array.from(atob(said.dataset.attention), (letter) => letter.charCodeAt(0));
+    return { bytes, places: bytes.length / said.children.length };
+  };
+  let looking = null;
+  const hide = () => {
+    looking?.classList.remove("looking");
+    looking = null;
+    veil.remove();
+    label.remove();
+  };
+  const show = (word) => {
+    if (word === looking) return;
+    hide();
+    looking = word;
+    word.classList.add("looking");
+    const said = word.parentElement;
+    const { bytes, places } = levelsOf(said);
+    const first = [...said.children].indexOf(word) * places;
+    const weights = [...bytes.subarray(first, first + places)].map((level) => (level / 255) ** 2);
+    const most = Math.max(...weights);
+    const side = Math.sqrt(places);
+    veil.width = veil.height = side;
+    const context = veil.getContext("2d");
+    const picture = context.createImageData(side, side);
+    weights.forEach((weight, place) => {
+      picture.data[4 * place + 3] = 255 * DARKEST * (1 - (most ? weight / most : 1)); // black, more or less opaque
+    });
+    context.putImageData(picture, 0, 0);
+    const part = (at) => Math.min(2, Math.floor((3 * (at + 0.5)) / side));
+    const at = weights.indexOf(most);
+    const place = `${["top", "middle", "bottom"][part(Math.floor(at / side))]} ${["left", "centre", "right"][part(at % side)]}`;
+    label.textContent = `${word.textContent}: ${(100 * most).toFixed(0)} % (even: ${(100 / places).toFixed(0)} %)`;
+    word.closest(".card").querySelector(".photo > div").append(veil, label);
+    byId("told").textContent = `${word.textContent}: most at the ${place}, ${(100 * most).toFixed(0)} %`;
+  };
+  const wordAt = (target) => target.closest?.("[data-attention] > span");
+
+  gallery.addEventListener("pointerover", (event) => {
+    const word = wordAt(event.target);
+    if (word) show(word);
+    else if (event.pointerType === "mouse" && !looking?.parentElement.matches(":focus")) hide();
+  });
+  gallery.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
+  document.addEventListener("click", (event) => {
+    const word = wordAt(event.target);
+    if (word) show(word);
+    else hide();
+  });
+  gallery.addEventListener("focusin", (event) => {
+    const said = event.target;
+    if (said.matches("[data-attention]:focus-visible") && said.firstElementChild) show(said.firstElementChild);
+  });
+  gallery.addEventListener("focusout", hide);
+  gallery.addEventListener("keydown", (event) => {
+    const said = event.target;
+    if (!said.matches("[data-attention]") || !said.firstElementChild) return;
+    const now = looking?.parentElement === said ? looking : null;
+    const steps = {
+      ArrowRight: () => show(now?.nextElementSibling ?? said.firstElementChild),
+      ArrowLeft: () => show(now?.previousElementSibling ?? said.lastElementChild),
+      Home: () => show(said.firstElementChild),
+      End: () => show(said.lastElementChild),
+      Escape: hide,
+    };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    steps[event.key]();
+  });
+})();

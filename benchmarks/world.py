@@ -33,7 +33,7 @@ ROUNDING = 1e-3  # relative, of float32 through the whole network
 def photos_and_weights() -> tuple[Archive, list[str], dict[str, Tensor]]:
     """Return the photos, their names, and the state dict of ResNet-18."""
     names = [name for name, _ in read_images("data/images.csv")]
-    return Archive("data/raw/images.zip"), names, torch.load("data/raw/resnet18.pth", weights_only=True)
+    return Archive("data/raw/images"), names, torch.load("data/raw/resnet18.pth", weights_only=True)
 
 
 def training_items() -> list[CaptionedImage]:

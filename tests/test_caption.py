@@ -8,32 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from worlds import WORDS, captioner_file
 
 from captioner.caption import PhotoCaptioner
 from captioner.cli import main
-from captioner.decoder import Decoder
-from captioner.encoder import END, Encoder
 from captioner.errors import CaptionerError
 from captioner.generate import generate
-from captioner.model import Captioner, Card, load_model, save_model
-from captioner.vocabulary import Vocabulary
-
-WORDS = Vocabulary(words=("a", "dog", "cat", "runs", "sleeps"), max_length=6)
+from captioner.model import load_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("model") / "captioner.safetensors", encoder=True)
-
-
-def made(path, *, encoder):
-    torch.manual_seed(0)
-    shape = {"vocabulary": len(WORDS), "features": 512, "width": 16, "heads": 2}
-    shape |= {"attention": True, "tied": True, "dropout": 0.0}
-    captioner = Captioner(Decoder(**shape), Encoder() if encoder else None, "layer4" if encoder else END)
-    image = {"size": 64, "fit": "squash"}
-    save_model(path, captioner, Card("hash", captioner.start, image, shape, WORDS, {"params": {}}))
-    return path
+    return captioner_file(tmp_path_factory.mktemp("model") / "captioner.safetensors")
 
 
 @pytest.fixture
@@ -93,7 +79,10 @@ def test_no_photo_is_an_error(model, tmp_path, monkeypatch, capsys, argument):
 
 
 def test_a_decoder_of_stored_features_is_refused(photos, tmp_path, capsys):
-    assert main(["caption", str(photos), "--model", str(made(tmp_path / "decoder.safetensors", encoder=False))]) == 1
+    assert (
+        main(["caption", str(photos), "--model", str(captioner_file(tmp_path / "decoder.safetensors", encoder=False))])
+        == 1
+    )
     assert "decoder.safetensors: a decoder of stored features" in capsys.readouterr().err
 
 
@@ -103,7 +92,7 @@ def test_a_missing_model_is_an_error(photos, capsys):
 
 
 def test_a_wrong_call_exits_with_2(model):
-    for arguments in ([], ["caption"], ["caption", "x.jpg", "--beam", "0"]):
+    for arguments in ([], ["caption"], ["caption", "x.jpg", "--beam", "0"], ["explain"], ["explain", "a.png", "b.png"]):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2

@@ -1,13 +1,19 @@
-"""Tiny photos and archives in Flickr8k's layout, for the tests to build and to break."""
+"""Tiny photos, archives in Flickr8k's layout and models, for the tests to build and to break."""
 
 import io
 import zipfile
 
+import torch
 from PIL import Image
 
+from captioner.decoder import Decoder
+from captioner.encoder import END, Encoder
 from captioner.layouts import CAPTION_FILES, SPLIT_FILES
+from captioner.model import Captioner, Card, save_model
+from captioner.vocabulary import Vocabulary
 
 PHOTO_FOLDER = "Flicker8k_Dataset"  # so spelt in the archive
+WORDS = Vocabulary(words=("a", "dog", "cat", "runs", "sleeps"), max_length=6)
 
 
 def encoded(picture, kind="PNG", **options):
@@ -48,3 +54,14 @@ def flickr_archives(folder, photos, captions, splits, lemma=None):
         zipped(folder / "images.zip", {f"{PHOTO_FOLDER}/{name}": content for name, content in photos.items()}),
         zipped(folder / "captions.zip", {name: joined(lines) for name, lines in texts.items()}),
     )
+
+
+def captioner_file(path, *, encoder=True, attention=True, seed=0, made=None):
+    """Write a model file of random weights that knows WORDS, with an encoder for photos or without; return its path."""
+    torch.manual_seed(seed)
+    shape = {"vocabulary": len(WORDS), "features": 512, "width": 16, "heads": 2}
+    shape |= {"attention": attention, "tied": True, "dropout": 0.0}
+    captioner = Captioner(Decoder(**shape), Encoder() if encoder else None, "layer4" if encoder else END)
+    image = {"size": 64, "fit": "squash"}
+    save_model(path, captioner, Card("hash", captioner.start, image, shape, WORDS, made or {"params": {}}))
+    return path

@@ -24,20 +24,21 @@ BATCH = 32  # photos
 
 
 class PhotoCaptioner:
-    """A fine-tuned model that takes photo files of any size and mode.
+    """A fine-tuned model that takes photo files of any size and mode; `device` is by default what the environment says.
 
-    Raises CaptionerError where the file is no model, or one without an encoder.
+    `captioner` is its network, in eval mode and from the first block on, with BatchNorm folded away. Raises
+    CaptionerError where the file is no model, or one without an encoder.
     """
 
-    def __init__(self, model: str | Path = "models/captioner.safetensors"):
+    def __init__(self, model: str | Path = "models/captioner.safetensors", *, device: torch.device | None = None):
         captioner, self.card = load_model(model)
         if captioner.encoder is None:
             raise CaptionerError(
                 f"{model}: a decoder of stored features; give a fine-tuned model, captioner.safetensors"
             )
         captioner.encoder, captioner.start = fused(captioner.encoder), BLOCKS[0]
-        self.device = select_device()
-        self._captioner = captioner.to(self.device)
+        self.device = device or select_device()
+        self.captioner = captioner.to(self.device)
 
     def __call__(self, photos: Sequence[str | Path], *, beam: int = 3, length_penalty: float = 1.0) -> list[str]:
         """Return a caption for each photo; raises CaptionerError that names the first that cannot be read."""
@@ -55,14 +56,14 @@ class PhotoCaptioner:
         with ThreadPoolExecutor(decoding_threads()) as pool:
             for at in range(0, len(photos), BATCH):
                 batch = photos[at : at + BATCH]
-                decoded = list(pool.map(self._decode, batch))
+                decoded = list(pool.map(self._read_or_error, batch))
                 pairs = list(zip(batch, decoded, strict=True))
                 whole = {str(photo): pixels for photo, pixels in pairs if isinstance(pixels, np.ndarray)}
                 captions: dict[str, str] = {}
                 if whole:
                     stacked = torch.from_numpy(np.stack(list(whole.values())))  # [B, size, size, 3]
                     captions = generate(
-                        self._captioner,
+                        self.captioner,
                         list(whole),
                         stacked.__getitem__,
                         self.card.vocabulary,
@@ -73,10 +74,17 @@ class PhotoCaptioner:
                 for photo, pixels in pairs:
                     yield photo, pixels if isinstance(pixels, CaptionerError) else captions[str(photo)]
 
-    def _decode(self, photo: str | Path) -> np.ndarray | CaptionerError:
+    def read(self, photo: str | Path) -> np.ndarray:
+        """Return a photo as the model takes it in, uint8 [size, size, 3]; raises CaptionerError where it cannot."""
         try:
             return load_photo(Path(photo).read_bytes(), **self.card.image)
         except ValueError as error:
-            return CaptionerError(f"{photo}: not a photo that can be read ({error})")
+            raise CaptionerError(f"{photo}: not a photo that can be read ({error})") from None
         except OSError as error:
-            return CaptionerError(f"{photo}: cannot be read ({error.strerror})")
+            raise CaptionerError(f"{photo}: cannot be read ({error.strerror})") from None
+
+    def _read_or_error(self, photo: str | Path) -> np.ndarray | CaptionerError:
+        try:
+            return self.read(photo)
+        except CaptionerError as error:
+            return error

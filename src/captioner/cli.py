@@ -11,6 +11,7 @@ from tqdm import tqdm
 from captioner.archives import PHOTO_SUFFIXES
 from captioner.caption import PhotoCaptioner
 from captioner.errors import CaptionerError
+from captioner.explain import explain
 
 
 def find_photos(arguments: list[str]) -> list[Path]:
@@ -53,24 +54,53 @@ def caption(options: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
+def explain_photo(options: argparse.Namespace) -> int:
+    """Write the picture about a photo's caption; print the caption and where the picture is."""
+    picture = Path(options.out or f"{Path(options.photo).stem}-explained.png")
+    if picture.suffix.lower() != ".png":
+        raise CaptionerError(f"{picture}: the picture is a PNG; give a name that ends in .png")
+    if picture.exists() and Path(options.photo).exists() and picture.samefile(options.photo):
+        raise CaptionerError(f"{picture}: is the photo itself; give another name with --out")
+    text = explain(PhotoCaptioner(options.model), options.photo, picture, beam=options.beam)
+    print(f"{options.photo}\t{text}\n{picture}")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for what a user can mend, 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="captioner", description="Captions for photos by a model of this pipeline.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    command = commands.add_parser(
-        "caption", help="print a caption for each photo", description="One line a photo: path, tab, caption."
-    )
-    command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos or a pattern")
-    command.add_argument(
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument(
         "--model", default="models/captioner.safetensors", help="a fine-tuned model (default: %(default)s)"
     )
-    command.add_argument("--beam", type=_positive, default=3, help="beams of the search (default: %(default)s)")
+    beam = argparse.ArgumentParser(add_help=False)
+    beam.add_argument("--beam", type=_positive, default=3, help="beams of the search (default: %(default)s)")
+
+    command = commands.add_parser(
+        "caption",
+        parents=[model, beam],
+        help="print a caption for each photo",
+        description="One line a photo: path, tab, caption.",
+    )
+    command.add_argument("photos", nargs="+", metavar="PHOTO", help="a photo, a folder of photos or a pattern")
     command.add_argument("--json", action="store_true", help="one JSON object a line instead")
     command.set_defaults(run=caption)
+
+    command = commands.add_parser(
+        "explain",
+        parents=[model, beam],
+        help="draw where the model looked at each word, and the beams",
+        description="A picture of where the model looked at each word of a photo's caption, and the beams' scores.",
+    )
+    command.add_argument("photo", metavar="PHOTO", help="a photo")
+    command.add_argument("--out", metavar="FILE.png", help="the picture (default: PHOTO's name, -explained.png, here)")
+    command.set_defaults(run=explain_photo)
+
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except CaptionerError as error:
+    except (CaptionerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

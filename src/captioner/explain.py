@@ -1,0 +1,98 @@
+"""A picture of how a caption came about: where the decoder looked at each word, and the beams with their scores."""
+
+import math
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from captioner.attention import attention_weights
+from captioner.caption import PhotoCaptioner
+from captioner.device import mixed_precision
+from captioner.files import whole
+from captioner.search import Found, beam_search
+from captioner.vocabulary import BOS, PAD, Vocabulary
+
+COLUMNS = 6
+SIDE, WORD, LINE, MARGIN = 2.0, 0.3, 0.2, 0.1  # inches: of a panel, of the word over it, of a line of text, around all
+LETTERS = 130  # of a line
+DARKEST = 0.15  # of a panel, where the decoder did not look
+DPI = 120
+
+
+@torch.inference_mode()
+def explain(
+    describe: PhotoCaptioner, photo: str | Path, picture: str | Path, *, beam: int = 3, length_penalty: float = 1.0
+) -> str:
+    """Write a PNG about the caption of `photo` and return the caption.
+
+    The first panel is the photo as the model takes it in; then there is one a word, and one for the end of the
+    caption. Bright is where the decoder looked for that word (the mean over its attention heads; the brightest place
+    of each panel is the one it looked at most). Below are the beams that the search ended with, best first. Of a model
+    without attention the picture shows photo and beams, and says so. Raises CaptionerError where the photo cannot
+    be read.
+    """
+    pixels = describe.read(photo)  # [S, S, 3]
+    captioner, vocabulary = describe.captioner, describe.card.vocabulary
+    with mixed_precision(describe.device):
+        memory = captioner.decoder.encode(captioner.features(torch.tensor(pixels[None]).to(describe.device)))
+        found = beam_search(
+            captioner.decoder, memory, beam=beam, max_length=vocabulary.max_length, length_penalty=length_penalty
+        )
+        best = [id for id in found.tokens[0, 0].tolist() if id != PAD]
+        panels = {"the photo": pixels}
+        if captioner.decoder.attention:
+            read = torch.tensor([[[BOS, *best[:-1]]]], device=describe.device)
+            looked = attention_weights(captioner.decoder, memory, read)[0, 0].cpu().numpy()  # [L, P]
+            for place, (id, weights) in enumerate(zip(best, looked, strict=True), 1):
+                panels[f"{place}  {vocabulary.decode([id]) or '(end)'}"] = _lit(pixels, weights)
+    lines = [str(photo), *_beams(found, vocabulary, length_penalty)]
+    if not captioner.decoder.attention:
+        lines.append("This model has no attention (decoder.attention: false): it takes in the photo as one vector, so")
+        lines.append("there is no place where it looked at a word.")
+    _draw(picture, panels, lines)
+    return vocabulary.decode(best)
+
+
+def _lit(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return a square photo, uint8 [S, S, 3], darkened where `weights` [P] of its square grid are small."""
+    side = math.isqrt(len(weights))
+    grid = Image.fromarray((weights / weights.max()).reshape(side, side).astype(np.float32))
+    light = np.asarray(grid.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+    return (pixels * (DARKEST + (1 - DARKEST) * light[..., None])).astype(np.uint8)
+
+
+def _beams(found: Found, vocabulary: Vocabulary, length_penalty: float) -> list[str]:
+    """Return the table of one photo's beams, as lines."""
+    lines = ["", f"{'score':>8}  {'probability':>11}  caption"]
+    for ids, score in zip(found.tokens[0], found.scores[0].tolist(), strict=True):
+        if score > -math.inf:  # a short vocabulary has fewer captions than beams
+            tokens = int((ids != PAD).sum())
+            start = f"{score:8.3f}  {math.exp(score * tokens**length_penalty):11.2g}  "
+            text = vocabulary.decode(ids.tolist()) or "(no word)"
+            lines += textwrap.wrap(start + text, LETTERS, subsequent_indent=" " * len(start), drop_whitespace=False)
+    return [*lines, f"score: log-probability / (tokens with the end) ^ {length_penalty:g}"]
+
+
+def _draw(picture: str | Path, panels: dict[str, np.ndarray], lines: list[str]) -> None:
+    rows = math.ceil(len(panels) / COLUMNS)
+    wide = COLUMNS * SIDE + 2 * MARGIN
+    high = rows * (SIDE + WORD) + len(lines) * LINE + 3 * MARGIN
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans Mono"], "font.size": 9}):
+        figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white")
+        for place, (word, shown) in enumerate(panels.items()):
+            row, column = divmod(place, COLUMNS)
+            left, top = MARGIN + column * SIDE, high - MARGIN - row * (SIDE + WORD)
+            axis = figure.add_axes((left / wide, (top - WORD - SIDE) / high, 0.97 * SIDE / wide, SIDE / high))
+            axis.set_axis_off()
+            axis.imshow(shown)
+            axis.set_title(word, fontsize=10, parse_math=False)
+        for number, line in enumerate(lines):
+            bottom = (len(lines) - 1 - number) * LINE + MARGIN
+            figure.text(MARGIN / wide, bottom / high, line, va="bottom", parse_math=False)
+        with whole(picture) as beside:
+            figure.savefig(beside, format="png", metadata={"Software": None})

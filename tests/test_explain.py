@@ -1,0 +1,113 @@
+"""`captioner explain`: what its picture shows, and its exit codes."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+from worlds import captioner_file
+
+import captioner.explain
+from captioner.caption import PhotoCaptioner
+from captioner.cli import main
+from captioner.explain import _lit, explain
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        attention: captioner_file(folder / f"{attention}.safetensors", attention=attention)
+        for attention in (True, False)
+    }
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(4).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "dog.png")
+    return tmp_path / "dog.png"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is drawn: the panels and the lines of text."""
+    seen = []
+    draw = captioner.explain._draw
+    monkeypatch.setattr(captioner.explain, "_draw", lambda *given: (seen.extend(given[1:]), draw(*given)))
+    return seen
+
+
+def test_bright_is_where_the_weight_is():
+    weights = np.full(16, 0.01)
+    weights[6] = 0.85  # row 1, column 2
+    lit = _lit(np.full((64, 64, 3), 200, np.uint8), weights)[..., 0]
+    cells = lit.reshape(4, 16, 4, 16).mean((1, 3))
+    assert cells.argmax() == 6
+    assert lit[24, 40] > 180
+    assert cells[3, 0] < 50
+
+
+def test_there_is_a_panel_a_word_and_the_beams_by_their_scores(models, photo, tmp_path, shown):
+    describe = PhotoCaptioner(models[True])
+    text = explain(describe, photo, tmp_path / "out.png", beam=4)
+    assert [text] == describe([photo], beam=4)
+    panels, lines = shown
+    words = [title.split("  ")[1] for title in list(panels)[1:]]
+    assert [word for word in words if word != "(end)"] == text.split()
+    assert panels["the photo"].shape == (64, 64, 3)
+    assert all((panel <= panels["the photo"]).all() for panel in panels.values())
+    start = next(place for place, line in enumerate(lines) if "probability" in line) + 1
+    beams = [line.split(maxsplit=2) for line in lines[start:-1]]
+    scores = [float(score) for score, *_ in beams]
+    assert len(beams) == 4
+    assert scores == sorted(scores, reverse=True)
+    assert beams[0][2] == (text or "(no word)")
+    for score, probability, words in beams:
+        tokens = min(len(words.split()) + 1, 6) if words != "(no word)" else 1
+        assert float(probability) == pytest.approx(math.exp(float(score) * tokens), rel=0.06)
+
+
+def test_a_decoder_without_attention_is_said_to_have_none(models, photo, tmp_path, shown):
+    explain(PhotoCaptioner(models[False]), photo, tmp_path / "out.png")
+    panels, lines = shown
+    assert list(panels) == ["the photo"]
+    assert any("no attention" in line for line in lines)
+    assert sum("probability" in line for line in lines) == 2  # the beams are there
+
+
+def test_the_command_writes_the_picture_and_says_the_caption(models, photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", str(photo), "--model", str(models[True])]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{photo}\t{PhotoCaptioner(models[True])([photo])[0]}", "dog-explained.png"]
+    with Image.open("dog-explained.png") as picture:
+        picture.load()
+        assert picture.width > 1000
+    first = (tmp_path / "dog-explained.png").read_bytes()
+    assert main(["explain", str(photo), "--model", str(models[True]), "--out", "again.png", "--beam", "3"]) == 0
+    assert (tmp_path / "again.png").read_bytes() == first
+
+
+def test_what_cannot_be_done_is_said_and_writes_nothing(models, photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    decoder = captioner_file(tmp_path / "decoder.safetensors", encoder=False)
+    (tmp_path / "file").write_text("")
+    before = sorted(tmp_path.iterdir())
+    model = ["--model", str(models[True])]
+    for arguments, problem in (
+        (["broken.jpg", *model], "broken.jpg: not a photo that can be read"),
+        (["none.jpg", *model], "none.jpg: cannot be read"),
+        (["dog.png", "--model", "none.safetensors"], "none.safetensors: not found"),
+        (["dog.png", "--model", str(decoder)], "a decoder of stored features"),
+        (["dog.png", "--out", "dog.png", *model], "dog.png: is the photo itself"),
+        (["dog.png", "--out", "dog.jpg", *model], "dog.jpg: the picture is a PNG"),
+        (["dog.png", "--out", "file/dog.png", *model], "file"),
+    ):
+        assert main(["explain", *arguments]) == 1
+        printed = capsys.readouterr()
+        assert printed.err.startswith("error: ")
+        assert problem in printed.err
+        assert printed.out == ""
+    assert sorted(tmp_path.iterdir()) == before

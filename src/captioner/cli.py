@@ -12,6 +12,7 @@ from captioner.archives import PHOTO_SUFFIXES
 from captioner.caption import PhotoCaptioner
 from captioner.errors import CaptionerError
 from captioner.explain import explain
+from captioner.export import export
 
 
 def find_photos(arguments: list[str]) -> list[Path]:
@@ -66,6 +67,13 @@ def explain_photo(options: argparse.Namespace) -> int:
     return 0
 
 
+def export_model(options: argparse.Namespace) -> int:
+    """Write the ONNX folder; print what it was seen to do."""
+    export(options.model, options.out)
+    print(f"{options.out}: gives the same captions as {options.model}; its README.md says how to use it")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, 1 for what a user can mend, 2 for a wrong call."""
     parser = argparse.ArgumentParser(prog="captioner", description="Captions for photos by a model of this pipeline.")
@@ -96,6 +104,15 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("photo", metavar="PHOTO", help="a photo")
     command.add_argument("--out", metavar="FILE.png", help="the picture (default: PHOTO's name, -explained.png, here)")
     command.set_defaults(run=explain_photo)
+
+    command = commands.add_parser(
+        "export",
+        parents=[model],
+        help="write the model as ONNX",
+        description="A folder that captions photos with ONNX Runtime, checked to say what the model says.",
+    )
+    command.add_argument("--out", metavar="FOLDER", default="onnx", help="where to (default: %(default)s)")
+    command.set_defaults(run=export_model)
 
     options = parser.parse_args(arguments)
     try:

@@ -91,7 +91,8 @@ def test_the_python_of_the_readme_runs(exported, photos, monkeypatch, capsys):
 
 def test_one_that_says_something_else_is_not_written(exported, tmp_path, monkeypatch, capsys):
     model, folder = exported
-    other = captioner_file(tmp_path / "other.safetensors", attention=PhotoCaptioner(model).captioner.decoder.attention, seed=1)
+    attention = PhotoCaptioner(model).captioner.decoder.attention
+    other = captioner_file(tmp_path / "other.safetensors", attention=attention, seed=1)
     monkeypatch.setattr(captioner.export, "_write", lambda path, *given: shutil.copy(folder / path.name, path))
     assert main(["export", "--model", str(model), "--out", str(tmp_path / "same")]) == 0
     capsys.readouterr()

@@ -1,0 +1,26 @@
+"""The model card, from the metrics and models of the run."""
+
+from captioner.card import write_card
+from captioner.stage import run
+
+
+def main(params):
+    write_card(
+        "metrics/MODEL_CARD.md",
+        model="models/captioner.safetensors",
+        decoder="models/decoder.safetensors",
+        metrics={
+            "download": "metrics/download.json",
+            "weights": "metrics/weights.json",
+            "captions": "metrics/captions.json",
+            "train": "metrics/train.json",
+            "finetune": "metrics/finetune.json",
+            "evaluate": "metrics/evaluate.json",
+        },
+        beam=params.search.beam,
+        length_penalty=params.search.length_penalty,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -143,8 +143,9 @@ def write_card(
         "",
         "## Training",
         "",
-        f"Photos are seen at {tuned.image['size']} x {tuned.image['size']} pixels ({tuned.image['fit']}). The decoder "
-        f"was trained on the stored output of the frozen encoder, then fine-tuned with the blocks from {tuned.start} on.",
+        f"Photos are seen at {tuned.image['size']} x {tuned.image['size']} pixels ({tuned.image['fit']}). The "
+        f"decoder was trained on the stored output of the frozen encoder, then fine-tuned with the blocks from "
+        f"{tuned.start} on.",
         "",
         *_table(
             ["param", "value"],
@@ -156,7 +157,8 @@ def write_card(
         "## Limits",
         "",
         f"- It knows {len(tuned.vocabulary)} tokens, those of its training captions, and writes "
-        f"{tuned.vocabulary.max_length} at most. It does not read text, count reliably or know names, and says something about any picture.",
+        f"{tuned.vocabulary.max_length} at most. It does not read text, count reliably or know names, and says "
+        "something about any picture.",
         "- It learned from one kind of picture and what some annotators said of it, with their mistakes and their "
         "guesses about people; do not use it to describe or judge people, nor where an error could hurt.",
         f"- {100 * scores['finetuned']['copied from training']:.1f}% of its test captions stand word by word among its "

@@ -100,7 +100,7 @@ def draw_splits(images: list[str], *, dev: float, test: float, seed: int) -> dic
 
 def separated(text: str) -> str:
     """Return a caption as PTB tokens between spaces, in its own case and with its punctuation."""
-    return " ".join(ptb._TOKEN.findall(text.translate(ptb._ASCII)))
+    return " ".join(ptb.separate(text))
 
 
 def _tidy(text: str) -> str:

@@ -72,11 +72,15 @@ _TOKEN = re.compile(
 _DROPPED = re.compile(r"""['"`.?!,:;]|-+|\.+""")
 
 
+def separate(text: str) -> list[str]:
+    """Return the tokens of `text` in their own case, with punctuation."""
+    return _TOKEN.findall(text.translate(_ASCII))
+
+
 def tokenise(text: str) -> list[str]:
     """Return the lower-cased tokens of `text` without punctuation, as this module's docstring defines.
 
     `text` may hold several sentences and may be tokenised already. An empty text, or one of nothing but
     punctuation, has no tokens. No token contains white space.
     """
-    found = _TOKEN.findall(text.translate(_ASCII))
-    return [_BRACKETS.get(token, token.lower()) for token in found if not _DROPPED.fullmatch(token)]
+    return [_BRACKETS.get(token, token.lower()) for token in separate(text) if not _DROPPED.fullmatch(token)]

@@ -20,7 +20,7 @@ from captioner.params import read_params
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 from run import make_workspace
 
-STAGES = ("download", "weights", "tokenise", "features", "train", "finetune", "evaluate", "pictures")
+STAGES = ("download", "weights", "tokenise", "features", "train", "finetune", "evaluate", "pictures", "report", "card")
 # a small process between: Linux counts what a process held before its exec, which is what its parent holds
 LAUNCHER = """
 import resource, subprocess, sys
@@ -66,7 +66,7 @@ def _mirror_of(raw: Path, mirror: Path) -> Path:
     """Make a folder from which the download stages take what they downloaded before."""
     mirror.mkdir()
     sums = []
-    for name, kept in zip(OFFICIAL, ("images.zip", "captions.zip", "resnet18.pth"), strict=True):
+    for name, kept in zip(OFFICIAL, ("images/Flickr8k_Dataset.zip", "captions.zip", "resnet18.pth"), strict=True):
         path = raw / kept
         if not path.exists():
             raise CaptionerError(f"{path}: not found; run `dvc repro` first")

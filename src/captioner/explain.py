@@ -12,7 +12,6 @@ from PIL import Image
 
 from captioner.attention import attention_weights
 from captioner.caption import PhotoCaptioner
-from captioner.device import mixed_precision
 from captioner.files import whole
 from captioner.search import Found, beam_search
 from captioner.vocabulary import BOS, PAD, Vocabulary
@@ -38,18 +37,17 @@ def explain(
     """
     pixels = describe.read(photo)  # [S, S, 3]
     captioner, vocabulary = describe.captioner, describe.card.vocabulary
-    with mixed_precision(describe.device):
-        memory = captioner.decoder.encode(captioner.features(torch.tensor(pixels[None]).to(describe.device)))
-        found = beam_search(
-            captioner.decoder, memory, beam=beam, max_length=vocabulary.max_length, length_penalty=length_penalty
-        )
-        best = [id for id in found.tokens[0, 0].tolist() if id != PAD]
-        panels = {"the photo": pixels}
-        if captioner.decoder.attention:
-            read = torch.tensor([[[BOS, *best[:-1]]]], device=describe.device)
-            looked = attention_weights(captioner.decoder, memory, read)[0, 0].cpu().numpy()  # [L, P]
-            for place, (id, weights) in enumerate(zip(best, looked, strict=True), 1):
-                panels[f"{place}  {vocabulary.decode([id]) or '(end)'}"] = _lit(pixels, weights)
+    memory = captioner.decoder.encode(captioner.features(torch.tensor(pixels[None]).to(describe.device)))
+    found = beam_search(
+        captioner.decoder, memory, beam=beam, max_length=vocabulary.max_length, length_penalty=length_penalty
+    )
+    best = [id for id in found.tokens[0, 0].tolist() if id != PAD]
+    panels = {"the photo": pixels}
+    if captioner.decoder.attention:
+        read = torch.tensor([[[BOS, *best[:-1]]]], device=describe.device)
+        looked = attention_weights(captioner.decoder, memory, read)[0, 0].cpu().numpy()  # [L, P]
+        for place, (id, weights) in enumerate(zip(best, looked, strict=True), 1):
+            panels[f"{place}  {vocabulary.decode([id]) or '(end)'}"] = _lit(pixels, weights)
     lines = [str(photo), *_beams(found, vocabulary, length_penalty)]
     if not captioner.decoder.attention:
         lines.append("This model has no attention (decoder.attention: false): it takes in the photo as one vector, so")

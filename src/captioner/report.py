@@ -27,7 +27,7 @@ from captioner.archives import Archive
 from captioner.attention import attention_weights
 from captioner.charts import Chart, line_chart
 from captioner.dataset import CaptionedImage, read_captions
-from captioner.device import make_deterministic, mixed_precision, select_device, to_device
+from captioner.device import make_deterministic, select_device, to_device
 from captioner.errors import CaptionerError
 from captioner.files import digest, read_json, write_text
 from captioner.model import Captioner, load_model
@@ -150,7 +150,7 @@ def _attention(
         for row, name in enumerate(chosen):
             read = vocabulary.encode(words[name])[: len(words[name])]  # what was read before each word
             tokens[row, 0, : len(read)] = torch.tensor(read, dtype=torch.long)
-        with torch.inference_mode(), mixed_precision(device):
+        with torch.inference_mode():
             rows = to_device(store.read([store.rows[name] for name in chosen]), device)
             memory = captioner.decoder.encode(captioner.features(rows))
             weights = attention_weights(captioner.decoder, memory, to_device(tokens, device))[:, 0]  # [B, L, P]
@@ -236,19 +236,17 @@ def _change(table: pd.DataFrame) -> dict[str, int]:
 def _curve_charts(stage: str, path: str | Path, best: float) -> list[Chart]:
     curve = pd.read_csv(path, index_col="epoch")
     colour = "frozen" if stage == "train" else "finetuned"
+
+    def series(of_training: str, of_dev: str, scale: int = 1) -> dict[str, tuple[str, dict[float, float]]]:
+        lines = {
+            name: (kind, curve[name]) for name, kind in ((of_training, "other"), (of_dev, colour)) if name in curve
+        }
+        return {name: (kind, (scale * line).to_dict()) for name, (kind, line) in lines.items() if line.notna().any()}
+
     return [
+        line_chart("CIDEr of captions, x100", "epoch", series("sampled CIDEr", "dev CIDEr", 100), mark=best),
         line_chart(
-            "CIDEr of generated dev captions, x100",
-            "epoch",
-            {"dev CIDEr": (colour, (100 * curve["dev CIDEr"]).to_dict())},
-            mark=best,
-        ),
-        line_chart(
-            "Cross-entropy of the next word, nats",
-            "epoch",
-            {name: (kind, curve[name].to_dict()) for name, kind in (("train loss", "other"), ("dev loss", colour))},
-            digits=3,
-            mark=best,
+            "Cross-entropy of the next word, nats", "epoch", series("train loss", "dev loss"), digits=3, mark=best
         ),
     ]
 

@@ -14,13 +14,14 @@ from captioner.files import read_json, write_text
 from captioner.model import load_model
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-NAMES = {"flickr8k": "Flickr8k", "shapes": "coloured shapes, drawn by the pipeline"}
+NAMES = {"flickr8k": "Flickr8k", "shapes": "coloured shapes, drawn by the pipeline", "own": "a dataset of the user's"}
 SOURCES = {
     "official": "the official file",
     "mirror": "a mirror",
     "drawn": "drawn by the pipeline",
     "random": "random numbers",
     "file": "a file of the user's",
+    "own": "files of the user's",
 }
 PARTS = {"images": "photos", "captions": "captions", "weights": "ResNet-18's first weights"}
 

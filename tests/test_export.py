@@ -41,10 +41,7 @@ def test_captions_are_those_of_the_model(exported, photos, beam):
     describe, ours = PhotoCaptioner(model), OnnxCaptioner(folder)
     pixels = np.stack([describe.read(photo) for photo in photos])
     expected = describe(photos, beam=beam, length_penalty=0.7)
-    _, scores = ours.search(pixels, beam=beam, length_penalty=0.7)
-    assert len(np.unique(scores[:, 0].round(3))) > 1  # photos make a difference,
-    if describe.captioner.decoder.attention:
-        assert len(set(expected)) > 1  # and here also to the words
+    assert len(set(expected)) > 1  # photos make a difference
     assert ours(pixels, beam=beam, length_penalty=0.7) == expected
     assert ours(pixels[:1], beam=beam, length_penalty=0.7) == expected[:1]
 

@@ -10,6 +10,7 @@ go to the file and, as a table, to docs/reliability.md.
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -147,10 +148,17 @@ def _stage_process(dvc: int) -> tuple[int, str] | None:
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """Return the MD5 of each output and metric by its path, as dvc.lock has them."""
+    """Return the MD5 of each file that is an output or metric, or lies in one, by its path, as DVC has them."""
     path = folder / "dvc.lock"
     stages = YAML(typ="safe").load(path)["stages"] if path.exists() else {}
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
+    found = {}
+    for out in (out for stage in stages.values() for out in stage.get("outs", [])):
+        if out["md5"].endswith(".dir"):
+            listing = json.loads((folder / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).read_text())
+            found |= {f"{out['path']}/{entry['relpath']}": entry["md5"] for entry in listing}
+        else:
+            found[out["path"]] = out["md5"]
+    return found
 
 
 def not_whole(folder: Path, right: Path) -> list[str]:

@@ -51,7 +51,7 @@ def test_it_follows_the_files_it_is_made_from(copied, file, old, new, row):
 @pytest.mark.parametrize(
     ("file", "old", "new", "problem"),
     [
-        ("dvc.yaml", "    - search.beam\n", "", "error: params.yaml: no stage of dvc.yaml lists search.beam"),
+        ("dvc.yaml", "    - pictures.each\n", "", "error: params.yaml: no stage of dvc.yaml lists pictures.each"),
         ("params.yaml", "  # attention heads", "", "error: params.yaml: decoder.heads has no comment"),
         ("params.yaml", "  heads: 8", "  head: 8", "error: params.yaml: decoder.head is not in src/"),
     ],

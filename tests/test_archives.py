@@ -192,7 +192,7 @@ def test_names_that_point_elsewhere_are_only_names(tmp_path):
         "here.jpg",
         "absolute.jpg",
         "b.jpg",
-        "c:\..\d.jpg",
+        r"c:\..\d.jpg",
     }
     assert {archive.read(Path(name).name).decode() for name in names} == set(names)
     assert [each for each in tmp_path.rglob("*") if each.is_file()] == [folder / "data.zip"]

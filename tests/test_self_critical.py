@@ -169,7 +169,8 @@ def test_it_makes_better_captions_likelier(attention, tmp_path):
             **recipe,
         )
 
-    run("words", NextWord(label_smoothing=0.0), 6)
-    records = run("rewards", SelfCritical(sets["train"].references, vocabulary, samples=4), 8)
+    run("words", NextWord(label_smoothing=0.0), 3)
+    records = run("rewards", SelfCritical(sets["train"].references, vocabulary, samples=16), 12)
     assert records[-1].keys() == {"epoch", "sampled CIDEr", "dev loss", "dev CIDEr", "learning rate"}
-    assert records[-1]["sampled CIDEr"] > 1.3 * records[0]["sampled CIDEr"]
+    rewards = [record["sampled CIDEr"] for record in records]
+    assert sum(rewards[-3:]) > 1.2 * sum(rewards[:3])

@@ -1,9 +1,12 @@
 """docs/own-data.md, followed to the letter on data made for it, through the whole pipeline."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -28,7 +31,8 @@ def walked(make):
     workspace.dvc("init", "--quiet")
     subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "start"], cwd=folder, check=True)
-    done = subprocess.run(["bash", "-euc", STEPS], cwd=folder, capture_output=True, text=True)
+    active = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    done = subprocess.run(["bash", "-euc", STEPS], cwd=folder, env=active, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     workspace.mine = folder.parent / "mine"
     workspace.printed = done.stdout

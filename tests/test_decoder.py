@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from captioner.decoder import Decoder
+from captioner.decoder import Decoder, Dropout, pack
 from captioner.vocabulary import BOS, PAD
 
 B, K, L, V, P, D = 3, 2, 5, 11, 4, 6
@@ -30,8 +30,8 @@ def data(seed=2):
     return features, tokens
 
 
-def read(decoder, features, tokens, **more):
-    hidden, state = decoder(decoder.encode(features), tokens, **more)
+def read(decoder, features, tokens):
+    hidden, state = decoder(decoder.encode(features), tokens)
     return decoder.logits(hidden), state
 
 
@@ -53,40 +53,30 @@ def test_reading_token_by_token_equals_reading_all_at_once(attention, tied):
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("lengths", [[[5, 2], [1, 4], [3, 3]], [[4, 0], [0, 1], [4, 4]], [[1, 1], [1, 1], [1, 1]]])
 @both
-def test_padding_beyond_the_lengths_changes_nothing(attention, tied):
+def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attention, lengths, tied):
     decoder, (features, tokens) = make(attention, tied), data()
-    lengths = torch.tensor([[5, 2], [1, 4], [3, 3]])
-    valid = torch.arange(L) < lengths.unsqueeze(-1)
-    wanted, state = read(decoder, features, tokens)
-    padded = tokens.masked_fill(~valid, PAD)
-    longer = torch.cat((padded, torch.full((B, K, 3), PAD)), dim=2)
-    junk = torch.cat((tokens, torch.full((B, K, 1), 7)), dim=2)
-    states = []
-    for given in (tokens, padded, longer, junk):
-        found, state = read(decoder, features, given, lengths=lengths)
-        assert found.shape == (B, K, given.shape[2], V)
-        assert_close(found[:, :, :L][valid], wanted[valid], **CLOSE)
-        states.append(state)
-    for image in range(B):
-        for k in range(K):
-            only = tokens[image : image + 1, k : k + 1, : lengths[image, k]]
-            _, alone = read(decoder, features[image : image + 1], only)
-            for state in states:
-                for one, other in zip(state, alone, strict=True):
-                    assert_close(one[image, k], other[0, 0], **CLOSE)
+    lengths = torch.tensor(lengths)
+    packed = pack(lengths)
+    longest = int(lengths.max())
+    valid = torch.arange(longest) < lengths.unsqueeze(-1)
+    wanted = read(decoder, features, tokens[:, :, :longest])[0]
+    memory = decoder.encode(features)
+    for given in (tokens[:, :, :longest], tokens[:, :, :longest].masked_fill(~valid, PAD)):
+        found = decoder.logits(decoder.read(memory, given, packed))
+        assert_close(found, wanted.flatten(0, 2)[packed.places], **CLOSE)
+    assert sorted(packed.places.tolist()) == valid.flatten().nonzero().squeeze(1).tolist()
 
 
 @both
 def test_captions_of_an_image_do_not_influence_one_another(attention):
     decoder, (features, tokens) = make(attention), data()
-    lengths = torch.tensor([[5, 3]] * B)
     changed = tokens.clone()
     changed[:, 1] = (tokens[:, 1] + 1) % V
-    for more, others in (({}, {}), ({"lengths": lengths}, {"lengths": torch.tensor([[5, 1]] * B)})):
-        wanted, found = read(decoder, features, tokens, **more)[0], read(decoder, features, changed, **others)[0]
-        assert_close(found[:, 0], wanted[:, 0], **CLOSE)
-        assert not torch.allclose(found[:, 1], wanted[:, 1], atol=1e-2)
+    wanted, found = read(decoder, features, tokens)[0], read(decoder, features, changed)[0]
+    assert_close(found[:, 0], wanted[:, 0], **CLOSE)
+    assert not torch.allclose(found[:, 1], wanted[:, 1], atol=1e-2)
     for k in range(K):
         assert_close(read(decoder, features, tokens[:, k : k + 1])[0][:, 0], read(decoder, features, tokens)[0][:, k])
 
@@ -118,7 +108,8 @@ def test_the_future_does_not_influence_the_past(attention):
 @both
 def test_gradients_reach_every_parameter(attention, tied):
     decoder, (features, tokens) = make(attention, tied).train(), data()
-    logits, _ = read(decoder, features, tokens, lengths=torch.tensor([[5, 2], [1, 4], [3, 3]]))
+    packed = pack(torch.tensor([[5, 2], [1, 4], [3, 3]]))
+    logits = decoder.logits(decoder.read(decoder.encode(features), tokens, packed))
     generator = torch.Generator().manual_seed(3)
     (logits * torch.randn(logits.shape, generator=generator)).sum().backward()
     for name, parameter in decoder.named_parameters():
@@ -160,3 +151,20 @@ def test_dropout_acts_in_training_only(attention):
     assert torch.equal(read(decoder, features, tokens)[0], wanted)
     torch.manual_seed(1)
     assert not torch.allclose(read(decoder.train(), features, tokens)[0], wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.1, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_sum(p):
+    torch.manual_seed(1)
+    x = torch.ones(1003, 301, requires_grad=True)
+    y = Dropout(p)(x)
+    kept = y != 0
+    assert kept.float().mean() == pytest.approx(1 - p, abs=0.003)  # five standard deviations
+    assert_close(y[kept], torch.full((int(kept.sum()),), 1 / (1 - p)), rtol=1e-4, atol=0)
+    for axis in (0, 1):  # no row and no column is favoured
+        assert (kept.float().mean(axis) - (1 - p)).abs().max() < 0.15
+    y.sum().backward()
+    assert torch.equal(x.grad, y)
+    torch.manual_seed(1)
+    assert torch.equal(Dropout(p)(x), y)
+    assert torch.equal(Dropout(p).eval()(x), x)

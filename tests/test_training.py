@@ -213,9 +213,9 @@ def test_targets_are_the_words_of_the_captions_and_never_padding(captions, size,
     found = []
     for batch in chosen.batches(order, size, CPU):
         assert (batch.targets != PAD).all()
-        assert batch.inputs.flatten()[batch.places].ne(PAD).all()  # each target has a word to follow
-        assert batch.lengths.sum() == len(batch.targets) + (batch.inputs[..., 0] == PAD).sum()
-        found += batch.targets.tolist()
+        assert batch.inputs.flatten()[batch.packed.places].ne(PAD).all()  # each target has a word to follow
+        assert batch.packed.sizes.sum() == len(batch.targets)
+        found += batch.targets[batch.packed.places.argsort()].tolist()
     assert found == [id for number in order.tolist() for ids in items[number].ids for id in ids[1:]]
 
 

@@ -24,13 +24,9 @@ def attention_weights(decoder: Decoder, memory: Memory, tokens: Tensor) -> Tenso
             "this model has no attention (decoder.attention: false), so it looked nowhere in particular"
         )
     batch, captions, length = tokens.shape
-    positions = memory.keys.shape[2]
     state = tuple(part.expand(batch, captions, decoder.width) for part in memory.start[:2])
-    hidden, _ = decoder._run(decoder.lstm, decoder.embedding(tokens).flatten(0, 1), state, None)  # [B*K, L, W]
-    one_hot = torch.eye(positions, dtype=memory.keys.dtype, device=memory.keys.device)
-    # attention over one-hot values gives the weights themselves, by the decoder's own arithmetic
-    seen = decoder._attend(
-        memory._replace(values=one_hot.expand(batch, decoder.heads, positions, positions)),
-        hidden.reshape(batch, captions * length, decoder.width),
-    )  # [B, K*L, H*P]
-    return seen.float().view(batch, captions, length, decoder.heads, positions).mean(3)
+    hidden, _ = decoder._run(decoder.lstm, decoder.embedding(tokens).flatten(0, 1), state)  # [B*K, L, W]
+    weights = decoder.look(
+        memory, decoder.query(hidden).reshape(batch, captions * length, decoder.width)
+    )  # [B, H, K*L, P]
+    return weights.float().mean(1).view(batch, captions, length, -1)

@@ -5,6 +5,7 @@ The reward is CIDEr against the image's references, its document frequencies tho
 a caption counts as a word, or captions would learn to end in the middle of a phrase.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captioner.decoder import pack
+from captioner.device import to_device
 from captioner.model import Captioner
 from captioner.ptb import tokenise
 from captioner.scores import words_of_references
@@ -58,16 +61,16 @@ class SelfCritical:
             ]
         )  # [B, K]
         others = (rewards.sum(1, keepdim=True) - rewards) / (self._samples - 1)
-        advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape).flatten().to(tokens.device)
+        advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape)
 
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
-        hidden, _ = captioner.decoder(captioner.decoder.encode(features), inputs, lengths=(tokens != PAD).sum(-1).cpu())
-        targets = tokens.flatten()
-        places = (targets != PAD).nonzero().squeeze(1)
-        logits = captioner.decoder.logits(hidden.flatten(0, 2).index_select(0, places)).float()  # [T, V]
+        packed = pack((tokens != PAD).sum(-1).cpu()).to(functools.partial(to_device, device=tokens.device))
+        hidden = captioner.decoder.read(captioner.decoder.encode(features), inputs, packed)  # [T, W]
+        logits = captioner.decoder.logits(hidden).float()  # [T, V]
         logits = logits.index_fill(1, torch.tensor(NEVER, device=logits.device), -torch.inf)
-        log_p = logits.log_softmax(-1).gather(1, targets[places].unsqueeze(1)).squeeze(1)
-        return -(advantages[places] * log_p).mean(), rewards.mean()
+        targets = tokens.flatten()[packed.places]
+        log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+        return -(to_device(advantages.flatten(), tokens.device)[packed.places] * log_p).mean(), rewards.mean()
 
 
 class Reward:

@@ -1,12 +1,14 @@
 """The training loop that the decoder's stage and the fine-tuning stage share.
 
-Dimensions as in `captioner.decoder`: B images, K captions of an image, L tokens, V words.
+Dimensions as in `captioner.decoder`: B images, K captions of an image, L tokens, T tokens
+of all captions, V words.
 
 One epoch is one record: {"epoch", what the objective measures, "dev loss", "dev CIDEr", "learning rate"}; losses are
 mean cross-entropies of the next word in nats, without label smoothing; dev CIDEr is of captions found by search.
 """
 
 import copy
+import functools
 import logging
 import math
 import time
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from captioner.dataset import CaptionedImage
+from captioner.decoder import Packed, pack
 from captioner.device import mixed_precision, to_device
 from captioner.errors import CaptionerError
 from captioner.generate import generate
@@ -91,17 +94,16 @@ class CaptionSet:
         """Yield the images of `order` in batches of `size`, captions cut to the longest of their batch."""
         for chosen in order.split(size):
             ids = self.ids[chosen]
-            lengths = ((ids != PAD).sum(-1) - 1).clamp(min=1)  # a caption that is not there counts one token of padding
-            ids = ids[:, :, : int(lengths.max()) + 1]
-            targets = ids[:, :, 1:].flatten()
-            places = (targets != PAD).nonzero().squeeze(1)
+            lengths = ((ids != PAD).sum(-1) - 1).clamp(min=0)  # some images have fewer captions than others
+            packed = pack(lengths)
+            ids = ids[:, :, : len(packed.sizes) + 1]
+            move = functools.partial(to_device, device=device)
             yield Batch(
                 images=[self.images[at] for at in chosen.tolist()],
-                rows=to_device(self.read(chosen), device),
-                inputs=to_device(ids[:, :, :-1].contiguous(), device),
-                lengths=lengths,
-                places=to_device(places, device),
-                targets=to_device(targets[places], device),
+                rows=move(self.read(chosen)),
+                inputs=move(ids[:, :, :-1].contiguous()),
+                packed=packed.to(move),
+                targets=move(ids[:, :, 1:].flatten()[packed.places]),
             )
 
 
@@ -111,9 +113,8 @@ class Batch(NamedTuple):
     images: list[str]  # B names
     rows: Tensor  # [B, h, w, C] as the store has them
     inputs: Tensor  # [B, K, L] int64, padded
-    lengths: Tensor  # [B, K] int64, on the CPU
-    places: Tensor  # [T] int64: where in B*K*L there is a target
-    targets: Tensor  # [T] int64
+    packed: Packed  # of the inputs
+    targets: Tensor  # [T] int64, packed
 
 
 class Objective(Protocol):
@@ -142,8 +143,7 @@ class NextWord:
 def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the mean cross-entropy of the targets, and of all words alike (what label smoothing mixes in)."""
     memory = captioner.decoder.encode(captioner.features(batch.rows))
-    hidden, _ = captioner.decoder(memory, batch.inputs, lengths=batch.lengths)
-    logits = captioner.decoder.logits(hidden.flatten(0, 2).index_select(0, batch.places))  # [T, V]
+    logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed))  # [T, V]
     log_p = logits.float().log_softmax(-1)
     return -log_p.gather(1, batch.targets.unsqueeze(1)).mean(), -log_p.mean()
 

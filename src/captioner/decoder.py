@@ -33,6 +33,11 @@ class Memory(NamedTuple):
     keys: Tensor | None  # [B, H, P, W / H]
     values: Tensor | None  # [B, H, P, W / H]
 
+    def of(self, images: Tensor) -> "Memory":
+        """Return the memory of some of the images, by their places [n]."""
+        keys, values = (None if part is None else part[images] for part in (self.keys, self.values))
+        return Memory(tuple(part[images] for part in self.start), keys, values)
+
 
 class Packed(NamedTuple):
     """Where the tokens of a batch [B, K, L] lie, in the order of time and at each step the longest captions first."""
@@ -113,7 +118,8 @@ class Decoder(nn.Module):
         grid = self.dropout(self.grid_norm(F.relu(self.image(features))))  # [B, P, W]
         start = torch.tanh(self.start(grid.mean(1, keepdim=True))).chunk(4, dim=-1)  # 4 x [B, 1, W]
         keys, values = self.key_value(grid).chunk(2, dim=-1)
-        return Memory(start=start, keys=self._split_heads(keys), values=self._split_heads(values))
+        # contiguous, or each step of a search would copy them
+        return Memory(start, self._split_heads(keys).contiguous(), self._split_heads(values).contiguous())
 
     def forward(self, memory: Memory, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Read tokens [B, K, L] after `state` (by default from the start).
@@ -176,8 +182,11 @@ class Decoder(nn.Module):
     @staticmethod
     def _run(lstm: nn.LSTM, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run over x [B*K, L, *] from a state of two [B, K, W]; returns [B*K, L, W] and the new state."""
-        h, c = (part.flatten(0, 1).unsqueeze(0).contiguous() for part in state)
-        hidden, (h, c) = lstm(x, (h, c))
+        h, c = (part.flatten(0, 1) for part in state)
+        if x.shape[1] == 1:  # search: the whole LSTM prepares its weights anew for each call
+            h, c = torch.lstm_cell(x.squeeze(1), (h, c), *lstm.all_weights[0])
+            return h.unsqueeze(1), (h, c)
+        hidden, (h, c) = lstm(x, (h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()))
         return hidden, (h.squeeze(0), c.squeeze(0))
 
     @staticmethod

@@ -32,36 +32,50 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
     `<pad>`, `<bos>` and `<unk>` are never generated. A beam of 1 is greedy search.
     """
     device = memory.start[0].device
-    images = memory.start[0].shape[0]
-    tokens = torch.full((images, 1, max_length), PAD, device=device)
-    log_p = torch.zeros(images, 1, device=device)
-    lengths = torch.zeros(images, 1, device=device)
-    finished = torch.zeros(images, 1, dtype=torch.bool, device=device)
-    last = torch.full((images, 1), BOS, device=device)
+    shape = (memory.start[0].shape[0], beam)
+    found = Found(torch.full((*shape, max_length), PAD, device=device), torch.full(shape, -torch.inf, device=device))
+    images = torch.arange(shape[0], device=device)  # that are still searched
+    tokens = found.tokens.clone()
+    log_p = torch.zeros(shape, device=device)
+    log_p[:, 1:] = -torch.inf  # all start alike
+    lengths = torch.zeros(shape, device=device)
+    finished = torch.zeros(shape, dtype=torch.bool, device=device)
+    last = torch.full(shape, BOS, device=device)
     state = None
     for step in range(max_length):
         hidden, state = decoder(memory, last.unsqueeze(-1), state)
         words = decoder.logits(hidden[:, :, 0]).float().log_softmax(-1)  # [B, K, V]
         words[..., NEVER] = -torch.inf
-        words = words.masked_fill(finished.unsqueeze(-1), -torch.inf)
-        words[..., PAD] = words[..., PAD].masked_fill(finished, 0.0)  # the one way on for a finished caption: as it is
+        gained, word = words.topk(min(beam, words.shape[-1]))  # [B, K, beam]: no other can be among the best of all
+        gained = gained.masked_fill(finished.unsqueeze(-1), -torch.inf)
+        gained[..., 0] = gained[..., 0].masked_fill(finished, 0.0)  # the one way on for a finished caption: as it is
+        word = word.masked_fill(finished.unsqueeze(-1), PAD)
 
-        candidates = log_p.unsqueeze(-1) + words  # [B, K, V]
-        grown = (lengths + ~finished).unsqueeze(-1)
-        scores = (candidates / grown**length_penalty).flatten(1)  # [B, K*V]
-        scores, chosen = scores.topk(min(beam, scores.shape[1]), dim=1)
-        parent, word = chosen // words.shape[-1], chosen % words.shape[-1]
+        candidates = log_p.unsqueeze(-1) + gained  # [B, K, beam]
+        grown = lengths + ~finished  # [B, K]
+        scores, chosen = (candidates / grown.unsqueeze(-1) ** length_penalty).flatten(1).topk(beam)
+        parent = chosen // gained.shape[-1]
 
         log_p = candidates.flatten(1).gather(1, chosen)
-        lengths = grown.squeeze(-1).gather(1, parent)
-        tokens = tokens.gather(1, parent.unsqueeze(-1).expand(-1, -1, max_length))
-        tokens[:, :, step] = word
-        state = tuple(part.gather(1, parent.unsqueeze(-1).expand(-1, -1, part.shape[-1])) for part in state)
-        finished = finished.gather(1, parent) | (word == EOS)
-        last = word
-        if finished.all():
+        last = word.flatten(1).gather(1, chosen)
+        lengths = grown.gather(1, parent)
+        tokens = tokens.gather(1, parent.unsqueeze(-1).expand_as(tokens))
+        tokens[:, :, step] = last
+        state = tuple(part.gather(1, parent.unsqueeze(-1).expand_as(part)) for part in state)
+        finished = finished.gather(1, parent) | (last == EOS) | scores.isneginf()
+
+        going = (~finished.all(1)).nonzero().squeeze(1)
+        if 2 * len(going) > len(images) and step + 1 < max_length:
+            continue
+        # long captions are few: most steps would be spent on images whose captions have ended
+        found.tokens[images], found.scores[images] = tokens, scores
+        if not len(going):
             break
-    return Found(tokens, scores)
+        images, tokens, log_p, lengths, finished, last = (
+            part[going] for part in (images, tokens, log_p, lengths, finished, last)
+        )
+        state, memory = tuple(part[going] for part in state), memory.of(going)
+    return found
 
 
 @torch.no_grad()

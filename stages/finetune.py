@@ -1,10 +1,12 @@
 """End to end: the decoder with the unfrozen blocks of ResNet-18, features recomputed through them."""
 
+from captioner.distributed import distributed
 from captioner.finetune import finetune
 from captioner.resume import made_from
 from captioner.stage import run
 
 
+@distributed
 def main(params):
     finetune(
         captions="data/captions.jsonl",

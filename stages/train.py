@@ -1,10 +1,12 @@
 """The LSTM on cached features: predicts the next word, keeps the epoch with the best dev CIDEr."""
 
+from captioner.distributed import distributed
 from captioner.resume import made_from
 from captioner.stage import run
 from captioner.train import train_decoder
 
 
+@distributed
 def main(params):
     train_decoder(
         captions="data/captions.jsonl",

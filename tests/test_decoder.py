@@ -58,15 +58,16 @@ def test_reading_token_by_token_equals_reading_all_at_once(attention, tied):
 def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attention, lengths, tied):
     decoder, (features, tokens) = make(attention, tied), data()
     lengths = torch.tensor(lengths)
-    packed = pack(lengths)
-    longest = int(lengths.max())
-    valid = torch.arange(longest) < lengths.unsqueeze(-1)
-    wanted = read(decoder, features, tokens[:, :, :longest])[0]
+    wanted = read(decoder, features, tokens)[0]
     memory = decoder.encode(features)
-    for given in (tokens[:, :, :longest], tokens[:, :, :longest].masked_fill(~valid, PAD)):
-        found = decoder.logits(decoder.read(memory, given, packed))
-        assert_close(found, wanted.flatten(0, 2)[packed.places], **CLOSE)
-    assert sorted(packed.places.tolist()) == valid.flatten().nonzero().squeeze(1).tolist()
+    for padded in (L, int(lengths.max())):
+        packed = pack(lengths, padded)
+        valid = torch.arange(padded) < lengths.unsqueeze(-1)
+        given = tokens[:, :, :padded]
+        for each in (given, given.masked_fill(~valid, PAD)):
+            found = decoder.logits(decoder.read(memory, each, packed))
+            assert_close(found, wanted[:, :, :padded].flatten(0, 2)[packed.places], **CLOSE)
+        assert sorted(packed.places.tolist()) == valid.flatten().nonzero().squeeze(1).tolist()
 
 
 @both
@@ -108,7 +109,7 @@ def test_the_future_does_not_influence_the_past(attention):
 @both
 def test_gradients_reach_every_parameter(attention, tied):
     decoder, (features, tokens) = make(attention, tied).train(), data()
-    packed = pack(torch.tensor([[5, 2], [1, 4], [3, 3]]))
+    packed = pack(torch.tensor([[5, 2], [1, 4], [3, 3]]), L)
     logits = decoder.logits(decoder.read(decoder.encode(features), tokens, packed))
     generator = torch.Generator().manual_seed(3)
     (logits * torch.randn(logits.shape, generator=generator)).sum().backward()

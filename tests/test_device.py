@@ -40,9 +40,17 @@ def test_it_can_be_turned_off_and_a_wrong_value_is_refused(monkeypatch, capable)
         mixed_precision(CPU)
 
 
-def test_features_and_captions_are_computed_in_single_precision_on_a_cpu(capable):
+@pytest.mark.parametrize(("value", "wanted"), [("auto", torch.bfloat16), ("float32", torch.float32)])
+def test_features_are_computed_in_less_where_it_is_faster_and_allowed(monkeypatch, capable, value, wanted):
+    monkeypatch.setenv("CAPTIONER_PRECISION", value)
+    with half_precision(CPU):
+        assert product().dtype == wanted
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     with half_precision(CPU):
         assert product().dtype == torch.float32
+
+
+def test_captions_are_generated_in_single_precision(capable):
     shape = {"width": 8, "heads": 2, "attention": True, "tied": True, "dropout": 0.0}
     captioner = Captioner(Decoder(vocabulary=6, features=3, **shape))
     seen = []

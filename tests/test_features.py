@@ -82,7 +82,8 @@ def assert_row(found, wanted):
 
 @pytest.mark.parametrize(("boundary", "fit"), [("layer4", "squash"), ("layer2", "crop"), ("conv1", "squash")])
 @torch.no_grad()
-def test_rows_are_what_the_encoder_computes_from_the_photos(tmp_path, encoder, photos, boundary, fit):
+def test_rows_are_what_the_encoder_computes_from_the_photos(tmp_path, encoder, photos, boundary, fit, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
     names = list(photos)
     summary = run(tmp_path, archive_of(tmp_path / "photos.zip", photos), names, encoder, boundary=boundary, fit=fit)
     valid_for = {"encoder": fingerprint(encoder), "size": 64, "fit": fit}

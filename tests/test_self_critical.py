@@ -113,7 +113,7 @@ def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypa
     monkeypatch.setattr(self_critical, "sample", lambda *_, **__: tokens)
     objective = SelfCritical(REFERENCES, VOCABULARY, samples=3)
     loss, measure = objective(captioner, batch_of(["a.jpg", "b.jpg"], rows))
-    loss.backward()
+    loss.value.backward()
     found = {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
 
     reward, wanted, rewards, count = Reward(REFERENCES), 0.0, [], 0
@@ -129,8 +129,9 @@ def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypa
     wanted = wanted / count
     decoder.zero_grad()
     wanted.backward()
-    assert measure.item() == pytest.approx(sum(rewards) / 6)
-    torch.testing.assert_close(loss, wanted.float())
+    assert measure.value.item() == pytest.approx(sum(rewards) / 6)
+    assert (loss.over, measure.over) == (count, 6)
+    torch.testing.assert_close(loss.value, wanted.float())
     for name, parameter in decoder.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
 

@@ -82,16 +82,25 @@ def captioner_of(seed=1, **changes):
     return Captioner(Decoder(vocabulary=len(VOCABULARY), features=3, **shape | changes))
 
 
-def run(name="run", *, sets=None, captioner=None, on_epoch=lambda records: None, made=None, lr=0.01, **changes):
+def run(
+    name="run",
+    *,
+    sets=None,
+    captioner=None,
+    objective=NextWord(label_smoothing=0.1),  # noqa: B008 - it keeps nothing
+    on_epoch=lambda records: None,
+    made=None,
+    lr=0.01,
+    **changes,
+):
     """Fit a captioner (by default a new one) and return it with its records; `name` is of its resume state."""
     captioner = captioner or captioner_of()
     train, dev = sets or sets_of(*toy())
     recipe = {"seed": 3, "start_is_candidate": False, "dev_beam": 1} | RECIPE | changes
     groups = parameter_groups([captioner.decoder], lr=lr, weight_decay=0.05)
     resume = Resume(name, made or {})
-    aim = NextWord(label_smoothing=0.1)
     records = fit(
-        captioner, groups, train, dev, VOCABULARY, aim, device=CPU, resume=resume, on_epoch=on_epoch, **recipe
+        captioner, groups, train, dev, VOCABULARY, objective, device=CPU, resume=resume, on_epoch=on_epoch, **recipe
     )
     return captioner, records
 

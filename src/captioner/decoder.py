@@ -51,12 +51,12 @@ class Packed(NamedTuple):
         return Packed(move(self.places), move(self.order), self.sizes)
 
 
-def pack(lengths: Tensor) -> Packed:
-    """Pack captions of `lengths` [B, K] int64, on the CPU, the longest L; of 0 there may be some but not all."""
+def pack(lengths: Tensor, padded: int) -> Packed:
+    """Pack captions of `lengths` [B, K] int64, on the CPU, each padded to so many tokens; not all are empty."""
     falling, order = lengths.flatten().sort(descending=True, stable=True)
     steps = torch.arange(int(falling[0])).unsqueeze(1)  # [L, 1]
     running = falling > steps  # [L, B*K]
-    return Packed((order * len(steps) + steps)[running], order[running[0]], running.sum(1))
+    return Packed((order * padded + steps)[running], order[running[0]], running.sum(1))
 
 
 class Dropout(nn.Dropout):

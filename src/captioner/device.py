@@ -3,7 +3,9 @@
 Set by environment variables, since they are not part of what is computed and DVC should not track them:
     CAPTIONER_DEVICE    auto (default), cpu, cuda, cuda:1, mps
     CAPTIONER_WORKERS   threads that decode photos (default: the number of CPU cores, at most 16)
-    CAPTIONER_PRECISION auto (default): train in mixed precision where that is faster; float32: never
+    CAPTIONER_PROCESSES how many processes train together (default: 1)
+    CAPTIONER_PRECISION auto (default): features and training steps in mixed precision where that is faster;
+                        float32: never
 """
 
 import os
@@ -17,10 +19,14 @@ from captioner.errors import CaptionerError
 def select_device() -> torch.device:
     """Return the device to compute on; raises CaptionerError for one that this machine lacks."""
     wanted = os.environ.get("CAPTIONER_DEVICE", "auto")
+    local = os.environ.get("LOCAL_RANK")  # of several processes on this machine
     if wanted == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+            wanted = "cuda"
+        else:  # several processes cannot talk through Metal
+            return torch.device("mps" if torch.backends.mps.is_available() and not local else "cpu")
+    if wanted == "cuda" and local:
+        wanted = f"cuda:{local}"
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
@@ -34,9 +40,18 @@ def select_device() -> torch.device:
 
 def decoding_threads() -> int:
     """Return how many threads decode photos."""
-    value = os.environ.get("CAPTIONER_WORKERS", str(min(os.cpu_count() or 1, 16)))
+    return _count("CAPTIONER_WORKERS", default=min(os.cpu_count() or 1, 16))
+
+
+def wanted_processes() -> int:
+    """Return how many processes a stage that can be shared out starts."""
+    return _count("CAPTIONER_PROCESSES", default=1)
+
+
+def _count(variable: str, *, default: int) -> int:
+    value = os.environ.get(variable, str(default))
     if not value.isdigit() or int(value) < 1:
-        raise CaptionerError(f"CAPTIONER_WORKERS: is {value!r}, expected a whole number from 1 on")
+        raise CaptionerError(f"{variable}: is {value!r}, expected a whole number from 1 on")
     return int(value)
 
 
@@ -46,20 +61,31 @@ def mixed_precision(device: torch.device) -> AbstractContextManager:
 
     Captions are always generated in float32, so that what is reported does not depend on it.
     """
-    value = os.environ.get("CAPTIONER_PRECISION", "auto")
-    if value not in ("auto", "float32"):
-        raise CaptionerError(f"CAPTIONER_PRECISION: is {value!r}, expected auto or float32")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_computes_bfloat16(device))
+
+
+def half_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context for features, which are stored as float16: a GPU computes them so, a CPU in bfloat16 where it
+    has instructions for it and else in float32."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.float16, enabled=_allows_less_than_float32())
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_computes_bfloat16(device))
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
         able = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able and value == "auto")
+    return _allows_less_than_float32() and able
 
 
-def half_precision(device: torch.device) -> AbstractContextManager:
-    """Return a context for features that will be stored as float16: a GPU computes them so, a CPU in float32."""
-    return torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda")
+def _allows_less_than_float32() -> bool:
+    value = os.environ.get("CAPTIONER_PRECISION", "auto")
+    if value not in ("auto", "float32"):
+        raise CaptionerError(f"CAPTIONER_PRECISION: is {value!r}, expected auto or float32")
+    return value == "auto"
 
 
 def make_deterministic(seed: int) -> None:

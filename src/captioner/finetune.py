@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from captioner.curves import write_curve, write_summary
 from captioner.dataset import read_captions
 from captioner.device import make_deterministic, select_device
+from captioner.distributed import rank
 from captioner.encoder import BLOCKS, load_encoder
 from captioner.encoder import fingerprint as weights_hash
 from captioner.errors import CaptionerError
@@ -90,8 +91,10 @@ def finetune(
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure, SelfCritical.measure]),
         **recipe,
     )
+    found = dev_scores(captioner, splits["dev"], card.vocabulary, device)
+    if rank() != 0:
+        return
     save_model(model, captioner, replace(card, start=unfreeze_from, made=provenance(made)))
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
-    found = dev_scores(captioner, splits["dev"], card.vocabulary, device)
     write_summary(summary, records, **{"trained parameters": trained, "dev, beam 3": found})
     resume.remove()

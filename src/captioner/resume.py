@@ -2,8 +2,8 @@
 
 It lives in `.resume/`, which neither Git nor DVC sees: DVC deletes a stage's outputs before it runs. Its
 name carries a fingerprint of all that dvc.yaml declares for the stage - the bytes of its inputs and code,
-the values of its params - and of torch, its threads and precision, so that a run with anything changed
-never starts from another run's state.
+the values of its params - and of torch and the precision, so that a run with anything changed never starts
+from another run's state. How many threads and processes computed it does not count: they change rounding only.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from ruamel.yaml import YAML
 
+from captioner.distributed import from_first
 from captioner.files import digest, whole
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def made_from(stage: str, params: Any, dvc_yaml: str | Path = "dvc.yaml") -> dic
         for part in key.split("."):
             value = getattr(value, part)
         values[key] = value
-    inputs = {path: digest(path) for path in sorted(declared["deps"])}
+    inputs = from_first(lambda: {path: digest(path) for path in sorted(declared["deps"])})
     return {"inputs": inputs, "params": values}
 
 
@@ -44,8 +45,8 @@ class Resume:
 
     def __init__(self, stage: str, made: dict[str, Any], folder: Path = FOLDER):
         self._stage, self._folder = stage, folder
-        machine = {"threads": torch.get_num_threads(), "precision": os.environ.get("CAPTIONER_PRECISION", "auto")}
-        record = {"made": made, "torch": torch.__version__, **machine}
+        precision = os.environ.get("CAPTIONER_PRECISION", "auto")
+        record = {"made": made, "torch": torch.__version__, "precision": precision}
         fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
 

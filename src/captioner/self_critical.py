@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from captioner.decoder import pack
 from captioner.device import to_device
+from captioner.distributed import Mean
 from captioner.model import Captioner
 from captioner.ptb import tokenise
 from captioner.scores import words_of_references
@@ -46,7 +46,7 @@ class SelfCritical:
         self._reward = Reward(references)
         self._vocabulary, self._samples = vocabulary, samples
 
-    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return minus the mean of advantage times log-probability over all drawn tokens, and the measure."""
         features = captioner.features(batch.rows)  # once: nothing in the encoder differs between train and eval mode
         captioner.eval()
@@ -64,13 +64,16 @@ class SelfCritical:
         advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape)
 
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
-        packed = pack((tokens != PAD).sum(-1).cpu()).to(functools.partial(to_device, device=tokens.device))
+        packed = pack((tokens != PAD).sum(-1).cpu(), tokens.shape[-1]).to(
+            functools.partial(to_device, device=tokens.device)
+        )
         hidden = captioner.decoder.read(captioner.decoder.encode(features), inputs, packed)  # [T, W]
         logits = captioner.decoder.logits(hidden).float()  # [T, V]
         logits = logits.index_fill(1, torch.tensor(NEVER, device=logits.device), -torch.inf)
         targets = tokens.flatten()[packed.places]
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
-        return -(to_device(advantages.flatten(), tokens.device)[packed.places] * log_p).mean(), rewards.mean()
+        gained = to_device(advantages.flatten(), tokens.device)[packed.places] * log_p
+        return Mean(-gained.mean(), len(targets)), Mean(rewards.mean(), rewards.numel())
 
 
 class Reward:

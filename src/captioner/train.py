@@ -7,6 +7,7 @@ from captioner.curves import write_curve, write_summary
 from captioner.dataset import read_captions
 from captioner.decoder import Decoder
 from captioner.device import make_deterministic, select_device
+from captioner.distributed import rank
 from captioner.encoder import END
 from captioner.files import read_json
 from captioner.model import Captioner, Card, provenance, save_model
@@ -71,6 +72,9 @@ def train_decoder(
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure]),
         **recipe,
     )
+    found = dev_scores(captioner, splits["dev"], words, device)
+    if rank() != 0:
+        return
     card = Card(
         encoder=store.attributes["encoder"],
         start=END,
@@ -84,6 +88,6 @@ def train_decoder(
         summary,
         records,
         parameters=sum(parameter.numel() for parameter in captioner.parameters()),
-        **{"dev, beam 3": dev_scores(captioner, splits["dev"], words, device)},
+        **{"dev, beam 3": found},
     )
     resume.remove()

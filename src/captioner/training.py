@@ -9,6 +9,7 @@ mean cross-entropies of the next word in nats, without label smoothing; dev CIDE
 
 import copy
 import functools
+import hashlib
 import logging
 import math
 import time
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from captioner.dataset import CaptionedImage
 from captioner.decoder import Packed, pack
 from captioner.device import mixed_precision, to_device
+from captioner.distributed import Mean, average, diverge, from_first, gather, processes, rank, share
 from captioner.errors import CaptionerError
 from captioner.generate import generate
 from captioner.model import Captioner
@@ -90,13 +92,20 @@ class CaptionSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator["Batch"]:
-        """Yield the images of `order` in batches of `size`, captions cut to the longest of their batch."""
-        for chosen in order.split(size):
+    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator["Batch | None"]:
+        """Yield the images of `order` in batches of `size`, captions cut to the longest of their batch.
+
+        A batch is shared out among the processes; None stands for one that is too small for this one to have a part.
+        """
+        for chosen in map(share, order.split(size)):
+            if not len(chosen):
+                yield None
+                continue
             ids = self.ids[chosen]
             lengths = ((ids != PAD).sum(-1) - 1).clamp(min=0)  # some images have fewer captions than others
-            packed = pack(lengths)
-            ids = ids[:, :, : len(packed.sizes) + 1]
+            longest = int(lengths.max())
+            packed = pack(lengths, longest)
+            ids = ids[:, :, : longest + 1]
             move = functools.partial(to_device, device=device)
             yield Batch(
                 images=[self.images[at] for at in chosen.tolist()],
@@ -122,8 +131,8 @@ class Objective(Protocol):
 
     measure: str  # the record's name for what is measured on training images
 
-    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the loss to lower and the measure, both scalars; the latter without gradient."""
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
+        """Return the loss to lower and the measure; the latter without gradient."""
 
 
 class NextWord:
@@ -134,10 +143,11 @@ class NextWord:
     def __init__(self, *, label_smoothing: float):
         self.label_smoothing = label_smoothing
 
-    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return the smoothed loss and the plain one."""
         loss, uniform = next_word_losses(captioner, batch)
-        return (1 - self.label_smoothing) * loss + self.label_smoothing * uniform, loss.detach()
+        smoothed = (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
+        return Mean(smoothed, len(batch.targets)), Mean(loss.detach(), len(batch.targets))
 
 
 def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -193,7 +203,8 @@ def fit(
     beam of the search that generates the dev captions. `on_epoch`
     is called with the records so far. After each epoch the state goes to `resume`, and a run that starts
     where one is found ends with the same weights as one that was never interrupted: all randomness of an
-    epoch comes from (seed, epoch). Raises CaptionerError when the loss is not finite.
+    epoch comes from (seed, epoch). Where several processes call it (`captioner.distributed`), `batch` is what they
+    have together, and only the first saves and calls `on_epoch`. Raises CaptionerError when the loss is not finite.
     """
     captioner.to(device)
     optimizer = torch.optim.AdamW(groups, fused=device.type != "mps")
@@ -201,8 +212,11 @@ def fit(
     scorer = Cider(dev.references)
     records: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
+    trained = [parameter for group in groups for parameter in group["params"]]
+    nothing = Mean(torch.zeros(()), 0)
 
-    log.info("on %s: %d training images, %d dev images", device, len(training), len(dev))
+    shared = f", shared by {processes()} processes" if processes() > 1 else ""
+    log.info("on %s: %d training images, %d dev images%s", device, len(training), len(dev), shared)
     state = resume.load()
     if state:
         log.info("going on after epoch %d, from %s", state["records"][-1]["epoch"], resume.path)
@@ -213,7 +227,8 @@ def fit(
         records.append({"epoch": 0, **_dev_record(captioner, dev, vocabulary, scorer, dev_beam, device)})
         best = copy.deepcopy(captioner.state_dict())
         log.info(_line(records[-1], epochs))
-    on_epoch(records)
+    if rank() == 0:
+        on_epoch(records)
 
     first = int(records[-1]["epoch"]) + 1 if records else 1
     for epoch in range(first, epochs + 1):
@@ -221,8 +236,9 @@ def fit(
             log.info("no better dev CIDEr for %d epochs: stopped early", patience)
             break
         began = time.monotonic()
-        torch.manual_seed((seed << 16) + epoch)
+        torch.manual_seed(_epoch_seed(seed, epoch))
         order = torch.randperm(len(training))
+        diverge()
         captioner.train()
         losses: list[Tensor] = []
         measured: list[Tensor] = []
@@ -231,19 +247,22 @@ def fit(
             total=steps,
             desc=f"epoch {epoch}",
             unit="batch",
-            disable=None,
+            disable=None if rank() == 0 else True,
             leave=False,
         )
         for step, images in enumerate(progress, 1):
             scale = rate_scale((epoch - 1) * steps + step - 1, epochs * steps, round(warmup * steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * scale
-            with mixed_precision(device):
-                loss, measure = objective(captioner, images)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
-            losses.append(loss.detach())
+            means = nothing, nothing
+            if images:
+                with mixed_precision(device):
+                    means = objective(captioner, images)
+                means[0].value.backward()
+            loss, measure = average(trained, *means)
+            norm = nn.utils.clip_grad_norm_(trained, clip)
+            losses.append(loss)
             measured.append(measure)
             if step % CHECK_EVERY == 0 or step == steps:
                 _check_finite(losses[-CHECK_EVERY:], norm, captioner, epoch, step)
@@ -260,15 +279,16 @@ def fit(
         )
         if best_record(records) is records[-1]:
             best = copy.deepcopy(captioner.state_dict())
-        resume.save(
-            {
-                "weights": captioner.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "records": records,
-                "best": best,
-            }
-        )
-        on_epoch(records)
+        if rank() == 0:
+            resume.save(
+                {
+                    "weights": captioner.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "records": records,
+                    "best": best,
+                }
+            )
+            on_epoch(records)
         log.info("%s, %.0f s", _line(records[-1], epochs), time.monotonic() - began)
     captioner.load_state_dict(best)
     captioner.eval()
@@ -278,7 +298,7 @@ def fit(
 def dev_scores(captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, device: torch.device) -> dict[str, float]:
     """Return BLEU-4 and CIDEr (fractions of 1) of dev captions that a beam of 3 finds: for choosing, so that the
     test split need not be touched."""
-    captions = generate(captioner, dev.images, dev.read, vocabulary, beam=DEV_BEAM, length_penalty=1.0, device=device)
+    captions = _dev_captions(captioner, dev, vocabulary, DEV_BEAM, device)
     corpus, _ = score(dev.references, captions, meteor=False)
     return {name: round(corpus[name], 5) for name in ("BLEU-4", "CIDEr")}
 
@@ -286,6 +306,11 @@ def dev_scores(captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, de
 def best_record(records: list[dict[str, float]]) -> dict[str, float]:
     """Return the first record of the highest dev CIDEr."""
     return max(records, key=lambda record: record["dev CIDEr"])
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """Return 32 bits, of which torch's CPU generator takes no more, that differ for any two seeds and epochs."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:4], "big")
 
 
 def _line(record: dict[str, float], epochs: int) -> str:
@@ -312,8 +337,31 @@ def _dev_record(
 ) -> dict[str, float]:
     captioner.eval()
     total, words = 0.0, 0
-    for images in dev.batches(torch.arange(len(dev)), DEV_BATCH, device):
-        loss, _ = next_word_losses(captioner, images)
-        total, words = total + loss.item() * len(images.targets), words + len(images.targets)
-    captions = generate(captioner, dev.images, dev.read, vocabulary, beam=beam, length_penalty=1.0, device=device)
-    return {"dev loss": round(total / words, 5), "dev CIDEr": round(scorer.score(captions)[0], 5)}
+    for images in dev.batches(torch.arange(len(dev)), DEV_BATCH * processes(), device):
+        if images:
+            loss, _ = next_word_losses(captioner, images)
+            total, words = total + loss.item() * len(images.targets), words + len(images.targets)
+    total, words = map(sum, zip(*gather((total, words)), strict=True))
+    captions = _dev_captions(captioner, dev, vocabulary, beam, device)
+    return from_first(lambda: {"dev loss": round(total / words, 5), "dev CIDEr": round(scorer.score(captions)[0], 5)})
+
+
+def _dev_captions(
+    captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, beam: int, device: torch.device
+) -> dict[str, str]:
+    """Return the caption of each dev image that a beam search finds; each process searches for its share."""
+    mine = share(torch.arange(len(dev)))
+    captions = (
+        {}
+        if not len(mine)
+        else generate(
+            captioner,
+            [dev.images[at] for at in mine.tolist()],
+            lambda chosen: dev.read(mine[chosen]),
+            vocabulary,
+            beam=beam,
+            length_penalty=1.0,
+            device=device,
+        )
+    )
+    return {image: caption for part in gather(captions) for image, caption in part.items()}

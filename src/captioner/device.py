@@ -39,8 +39,9 @@ def select_device() -> torch.device:
 
 
 def decoding_threads() -> int:
-    """Return how many threads decode photos."""
-    return _count("CAPTIONER_WORKERS", default=min(os.cpu_count() or 1, 16))
+    """Return how many threads decode photos; the processes of a machine share its cores."""
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _count("CAPTIONER_WORKERS", default=max(1, min(os.cpu_count() or 1, 16) // together))
 
 
 def wanted_processes() -> int:

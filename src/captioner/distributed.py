@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +28,7 @@ from captioner.errors import CaptionerError
 
 T = TypeVar("T")
 GRACE = 3.0  # seconds in which the launcher stops a process that has nothing of its own to tell
+PATIENCE = timedelta(days=1)  # with a process that is slower than others; that one has died the launcher notices
 WATCH = 0.5  # seconds between looks at whether the launcher lives
 
 
@@ -136,14 +138,14 @@ def _take_part(main: Callable[[Any], None], params: Any) -> None:
     first = os.environ["RANK"] == "0"
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if not first:
-        logging.getLogger("captioner").setLevel(logging.ERROR)
+        logging.getLogger("captioner").setLevel(logging.WARNING)
     try:
         device = select_device()
         if device.type == "cuda":
             torch.cuda.set_device(device)
         elif device.type != "cpu":
             raise CaptionerError(f"CAPTIONER_DEVICE: {device} cannot be shared by processes; set it to cpu")
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         main(params)
         dist.destroy_process_group()
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ FOLDER = Path(".resume")
 def made_from(stage: str, params: Any, dvc_yaml: str | Path = "dvc.yaml") -> dict[str, Any]:
     """Return what dvc.yaml declares that a stage is made from.
 
-    {"inputs": {path: md5} of its data and code, "params": {dotted name: value}}
+    {"inputs": {path: md5} of its data and code, with the files of a folder, "params": {dotted name: value}}
     """
     declared = YAML(typ="safe", pure=True).load(Path(dvc_yaml))["stages"][stage]
     values: dict[str, Any] = {}
@@ -36,12 +37,19 @@ def made_from(stage: str, params: Any, dvc_yaml: str | Path = "dvc.yaml") -> dic
         for part in key.split("."):
             value = getattr(value, part)
         values[key] = value
-    inputs = from_first(lambda: {path: digest(path) for path in sorted(declared["deps"])})
-    return {"inputs": inputs, "params": values}
+    paths = sorted(str(file) for path in declared["deps"] for file in _files(Path(path)))
+    return {"inputs": from_first(lambda: {path: digest(path) for path in paths}), "params": values}
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
 
 
 class Resume:
-    """One file of state, replaced whole at each save; `made` is what `made_from` returned."""
+    """One file of state, replaced whole at each save; `made` is what `made_from` returned.
+
+    A stage whose state is many files keeps them in `parts`, a folder of the same fingerprint.
+    """
 
     def __init__(self, stage: str, made: dict[str, Any], folder: Path = FOLDER):
         self._stage, self._folder = stage, folder
@@ -49,6 +57,7 @@ class Resume:
         record = {"made": made, "torch": torch.__version__, "precision": precision}
         fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
+        self.parts = self.path.with_suffix("")
 
     def load(self) -> dict[str, Any] | None:
         """Return the saved state, or None where there is none that can be used."""
@@ -67,5 +76,5 @@ class Resume:
 
     def remove(self) -> None:
         """Forget this stage's states, of other fingerprints too."""
-        for path in self._folder.glob(f"{self._stage}-*.pt"):
-            path.unlink(missing_ok=True)
+        for path in self._folder.glob(f"{self._stage}-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

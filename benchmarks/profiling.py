@@ -25,7 +25,7 @@ from benchmarks.world import (
     step,
     store_of,
 )
-from captioner.device import mixed_precision
+from captioner.device import half_precision
 from captioner.encoder import fused, load_encoder
 from captioner.features import BATCH
 from captioner.model import Captioner
@@ -44,7 +44,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     network = fused(encoder)
 
     def infer() -> None:
-        with torch.inference_mode(), mixed_precision(CPU):
+        with torch.inference_mode(), half_precision(CPU):
             for part in pixels.split(BATCH):
                 network(part)
 
@@ -85,7 +85,7 @@ def _parts_of_features(folder: Path, rounds: int) -> dict[str, float]:
         marks = [time.perf_counter()]
         photos = [load_photo(archive.read(name), size=SIZE, fit="squash") for name in names[:IMAGES]]
         marks.append(time.perf_counter())
-        with mixed_precision(CPU):
+        with half_precision(CPU):
             boundary = network(torch.from_numpy(np.stack(photos)), stop=BOUNDARY)
             grid = network(boundary, start=BOUNDARY)
         marks.append(time.perf_counter())

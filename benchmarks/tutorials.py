@@ -104,10 +104,11 @@ class StepDecoder(nn.Module):
         """Take in features [B, P, D], tokens [B, T] and lengths [B], sorted; return logits [B, T, V], zero where
         a caption has ended."""
         own = self.decoder
-        grid = own.dropout(own.grid_norm(F.relu(own.image(features))))
+        drop = nn.Dropout(own.dropout.p).train(own.training)
+        grid = drop(own.grid_norm(F.relu(own.image(features))))
         h, c, g, d = torch.tanh(own.start(grid.mean(1))).chunk(4, dim=-1)
         keys, values = own.key_value(grid).unflatten(-1, (2, own.heads, -1)).unbind(2)  # each [B, P, H, W / H]
-        embedded = own.dropout(own.embedding(tokens))
+        embedded = drop(own.embedding(tokens))
         predictions = torch.zeros(*tokens.shape, own.output.out_features, device=features.device)
         for t in range(int(lengths.max())):
             going = int((lengths > t).sum())
@@ -115,8 +116,8 @@ class StepDecoder(nn.Module):
             query = own.query(h).unflatten(-1, (own.heads, -1))  # [B, H, W / H]
             weights = (torch.einsum("bhw,bphw->bhp", query, keys[:going]) / query.shape[-1] ** 0.5).softmax(-1)
             seen = torch.einsum("bhp,bphw->bhw", weights, values[:going]).flatten(1)
-            g, d = self.language(own.dropout(torch.cat((h, seen), dim=-1)), (g[:going], d[:going]))
-            predictions[:going, t] = own.output(own.dropout(own.output_norm(h + g))).float()
+            g, d = self.language(drop(torch.cat((h, seen), dim=-1)), (g[:going], d[:going]))
+            predictions[:going, t] = own.output(drop(own.output_norm(h + g))).float()
         return predictions
 
 

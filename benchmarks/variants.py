@@ -4,6 +4,7 @@ variants.json: {part: {form: seconds a unit}}, medians; the first form of each p
 """
 
 import contextlib
+import copy
 import importlib.util
 import io
 import logging
@@ -14,21 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import tutorials
-from benchmarks.measure import machine, require_close, rounds_of, significant
+from benchmarks.measure import machine, precision, require_close, rounds_of, significant
 from benchmarks.world import (
+    CPU,
     ROUNDING,
     SIZE,
     decoding_problem,
     random_encoder,
     random_pixels,
+    single_precision,
     step,
     training_items,
 )
+from captioner.decoder import Decoder, Memory
+from captioner.device import half_precision
 from captioner.encoder import Encoder, fused
 from captioner.features import BATCH
 from captioner.photos import load_photo
@@ -69,25 +75,26 @@ def _encoder(folder: Path, rounds: int) -> dict[str, float]:
     def in_batches(network: Callable[[Tensor], Tensor], of: Tensor, size: int) -> Callable[[], Tensor]:
         return lambda: torch.cat([network(part) for part in of.split(size)])
 
-    forms = {
-        f"in use: folded, channels last, batches of {BATCH}": in_batches(folded, pixels, BATCH),
+    single = {
+        f"folded, channels last, batches of {BATCH}": in_batches(folded, pixels, BATCH),
         "BatchNorm not folded": in_batches(encoder, pixels, BATCH),
         "nor channels last (eager torchvision)": lambda: in_batches(plain, images, BATCH)().permute(0, 2, 3, 1),
         **{f"batches of {size}": in_batches(folded, pixels, size) for size in (4, 8, 16, 32, 64) if size != BATCH},
         "frozen by torch (optimize_for_inference)": in_batches(_frozen(folded, pixels[:8]), pixels, 8),
     }
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
-        forms["ONNX Runtime"] = in_batches(_onnx(folded, pixels[:8], folder / "encoder.onnx"), pixels, 8)
-    wanted = forms["nor channels last (eager torchvision)"]()
-    for name, run in forms.items():
+        single["ONNX Runtime"] = in_batches(_onnx(folded, pixels[:8], folder / "encoder.onnx"), pixels, 8)
+    wanted = single["nor channels last (eager torchvision)"]()
+    for name, run in single.items():
         require_close(f"encoder, {name}", run(), wanted, ROUNDING)
 
-    def bfloat16() -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+    def in_use() -> Tensor:
+        with half_precision(CPU):
             return in_batches(folded, pixels, BATCH)()
 
-    require_close("encoder in bfloat16", bfloat16().float(), wanted, 0.05)
-    forms["in bfloat16, otherwise as in use"] = bfloat16
+    require_close("encoder as in use", in_use().float(), wanted, 0.05)
+    forms = {f"in use: {precision()}, folded, channels last, batches of {BATCH}": in_use}
+    forms |= {f"float32, {name}": run for name, run in single.items()}
     times = _medians(forms, IMAGES, rounds)
     with FlopCounterMode(display=False) as counter:
         folded(pixels[:1])
@@ -120,37 +127,47 @@ def _onnx(network: Encoder, example: Tensor, path: Path) -> Callable[[Tensor], T
     return lambda part: torch.from_numpy(session.run(None, {"pixels": part.numpy()})[0])
 
 
+class _FusedAttention(Decoder):
+    def _attend(self, memory: Memory, queries: Tensor) -> Tensor:
+        queries = self._split_heads(queries)
+        return F.scaled_dot_product_attention(queries, memory.keys, memory.values).transpose(1, 2).flatten(2)
+
+
 def _decoder(rounds: int) -> dict[str, float]:
     captioner, batch, tokens = decoding_problem(32)
-    images, captions = batch.lengths.shape
+    decoder = captioner.decoder
+    images, captions = batch.inputs.shape[:2]
+    fused_attention, slow_dropout = copy.deepcopy(captioner), copy.deepcopy(captioner)
+    fused_attention.decoder.__class__ = _FusedAttention
+    slow_dropout.decoder.dropout = nn.Dropout(decoder.dropout.p)
     repeated = batch._replace(
-        rows=batch.rows.repeat_interleave(captions, dim=0),
-        inputs=batch.inputs.flatten(0, 1).unsqueeze(1),
-        lengths=batch.lengths.flatten().unsqueeze(1),
+        rows=batch.rows.repeat_interleave(captions, dim=0), inputs=batch.inputs.flatten(0, 1).unsqueeze(1)
     )
-    stepwise = tutorials.StepDecoder(captioner.decoder)
+    stepwise = tutorials.StepDecoder(decoder)
     features = batch.rows.flatten(1, 2).float()
-    losses: dict[str, Callable[[], Tensor]] = {
-        "in use": lambda: next_word_losses(captioner, batch)[0],
-        "features projected once a caption": lambda: next_word_losses(captioner, repeated)[0],
-        "padding computed too": lambda: next_word_losses(captioner, batch._replace(lengths=None))[0],
-        "time step by time step": lambda: tutorials.step_loss(stepwise, features, tokens),
+
+    def padded() -> Tensor:
+        hidden, _ = decoder(decoder.encode(captioner.features(batch.rows)), batch.inputs)
+        logits = decoder.logits(hidden).flatten(0, 2)[batch.packed.places]
+        return F.cross_entropy(logits.float(), batch.targets)
+
+    losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        "in use": (captioner, lambda: next_word_losses(captioner, batch)[0]),
+        "torch's dropout": (slow_dropout, lambda: next_word_losses(slow_dropout, batch)[0]),
+        "torch's fused attention": (fused_attention, lambda: next_word_losses(fused_attention, batch)[0]),
+        "features projected once a caption": (captioner, lambda: next_word_losses(captioner, repeated)[0]),
+        "padding computed too": (captioner, padded),
+        "time step by time step": (captioner, lambda: tutorials.step_loss(stepwise, features, tokens)),
     }
-    captioner.eval()
-    wanted = losses["in use"]().detach()
-    for name, loss in losses.items():
+    for part in (captioner, slow_dropout, fused_attention):
+        part.eval()
+    wanted = losses["in use"][1]().detach()
+    for name, (_, loss) in losses.items():
         require_close(f"decoder, {name}", loss().detach(), wanted, ROUNDING)
-    captioner.train()
-    forms = {name: step(captioner.decoder, loss) for name, loss in losses.items()}
-    for kind in (torch.float32, torch.bfloat16):
-
-        def run(kind: torch.dtype = kind) -> None:
-            captioner.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == torch.bfloat16):
-                loss = next_word_losses(captioner, batch)[0]
-            loss.backward()
-
-        forms[f"in {str(kind).removeprefix('torch.')}, otherwise as in use"] = run
+    for part in (captioner, slow_dropout, fused_attention):
+        part.train()
+    forms = {name: step(part, loss) for name, (part, loss) in losses.items()}
+    forms["in float32"] = step(*losses["in use"], single_precision)
     return _medians(forms, images, rounds)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ from captioner.vocabulary import Vocabulary
 CPU = torch.device("cpu")
 SIZE = 224  # pixels a side
 BOUNDARY = "layer4"
+Precision = Callable[[torch.device], AbstractContextManager]
 ROUNDING = 1e-3  # relative, of float32 through the whole network
+
+
+def single_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context in which matrix products are float32, as the tutorials compute them on a CPU."""
+    return nullcontext()
 
 
 def photos_and_weights() -> tuple[Archive, list[str], dict[str, Tensor]]:
@@ -112,12 +119,12 @@ def extract_to(folder: Path, archive: Archive, names: list[str], encoder: Encode
     )
 
 
-def epoch(captioner: Captioner, batches: Iterable[Batch]) -> None:
+def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision = mixed_precision) -> None:
     """Train on the batches as `captioner.training.fit` does in an epoch, without what it does between epochs."""
     captioner.train()
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.001, fused=True)
     for batch in batches:
-        with mixed_precision(CPU):
+        with precision(CPU):
             loss, uniform = next_word_losses(captioner, batch)
             objective = 0.9 * loss + 0.1 * uniform
         optimizer.zero_grad(set_to_none=True)
@@ -126,12 +133,12 @@ def epoch(captioner: Captioner, batches: Iterable[Batch]) -> None:
         optimizer.step()
 
 
-def step(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """Return forward and backward of a loss as one call, in the precision of the stages."""
+def step(module: nn.Module, loss: Callable[[], Tensor], precision: Precision = mixed_precision) -> Callable[[], None]:
+    """Return forward and backward of a loss as one call."""
 
     def run() -> None:
         module.zero_grad(set_to_none=True)
-        with mixed_precision(CPU):
+        with precision(CPU):
             value = loss()
         value.backward()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import PAIRS
+from captioner.errors import CaptionerError
 from captioner.files import read_json, write_text
 
 FOLDER = Path(__file__).parent
@@ -19,8 +20,8 @@ def with_tables(text: str, folder: Path = FOLDER) -> str:
         name = found[1]
         path = folder / f"{name}.json"
         command = f"python -m benchmarks {name}" if name == "memory" else "make bench"
-        table = TABLES[name](read_json(path)) if path.exists() else f"Not measured yet: `{command}`."
-        return f"<!-- {name} -->\n{table}\n<!-- end of {name} -->"
+        shown = TABLES[name](read_json(path)) if path.exists() else f"Not measured yet: `{command}`."
+        return f"<!-- {name} -->\n{shown}\n<!-- end of {name} -->"
 
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end of \1 -->", filled, text, flags=re.DOTALL)
 
@@ -30,7 +31,22 @@ def update() -> None:
     write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def put(page: Path, name: str, shown: str) -> None:
+    """Put `shown` between the two marks of `name` in another page; raises CaptionerError where it has none."""
+    old = page.read_text(encoding="utf-8")
+    new, count = re.subn(
+        rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)",
+        lambda found: f"{found[1]}{shown}\n{found[2]}",
+        old,
+        flags=re.DOTALL,
+    )
+    if count != 1:
+        raise CaptionerError(f"{page}: expected one part between <!-- {name} --> and <!-- end of {name} -->")
+    write_text(page, new)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -55,21 +71,21 @@ def _results(records: dict[str, Any]) -> str:
         ratio = f"**{record['ratio']:.3g}** ({record['lowest']:.3g} to {record['highest']:.3g})"
         unit = record["unit"].removeprefix("s per ")
         rows.append([f"`{name}`", f"{pair.ours}: {ours}", f"{pair.baseline}: {baseline}", unit, ratio, goal])
-    table = _table(["name", "ours", "baseline", "per", "ratio (of single rounds)", "goal"], rows)
-    return table + _on({record["machine"] for record in records.values()})
+    head = ["name", "ours", "baseline", "per", "ratio (of single rounds)", "goal"]
+    return table(head, rows) + _on({record["machine"] for record in records.values()})
 
 
 def _parts(shown: Callable[[float], str], head: list[str]) -> Callable[[dict[str, Any]], str]:
-    def table(record: dict[str, Any]) -> str:
+    def shown_parts(record: dict[str, Any]) -> str:
         rows = []
         for part, forms in record.items():
             if part != "machine":
                 rows += [
                     [part if at == 0 else "", form, shown(value)] for at, (form, value) in enumerate(forms.items())
                 ]
-        return _table(head, rows) + _on({record["machine"]})
+        return table(head, rows) + _on({record["machine"]})
 
-    return table
+    return shown_parts
 
 
 def _scaling(record: dict[str, Any]) -> str:
@@ -77,12 +93,12 @@ def _scaling(record: dict[str, Any]) -> str:
     for what, found in record.items():
         points = zip(found["images"], found["seconds"], strict=True)
         rows.append([what, ", ".join(f"{n} images {_duration(s)}" for n, s in points), f"{found['growth']:.2f}"])
-    return _table(["what", "time", "4x, as a multiple of four times 1x"], rows)
+    return table(["what", "time", "4x, as a multiple of four times 1x"], rows)
 
 
 def _memory(record: dict[str, Any]) -> str:
     rows = [[f"`{stage}`", f"{peak:,.0f}"] for stage, peak in record["MiB"].items()]
-    return _table(["stage", f"most resident memory, MiB, {record['images']:,} images"], rows) + _on({record["machine"]})
+    return table(["stage", f"most resident memory, MiB, {record['images']:,} images"], rows) + _on({record["machine"]})
 
 
 TABLES: dict[str, Callable[[Any], str]] = {

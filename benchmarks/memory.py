@@ -7,6 +7,7 @@ What is resident includes the pages of memory-mapped stores, which the system ta
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,25 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 def measure_stages(workspace: Path, changes: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Run every stage in a copy of the project with params by dotted name changed; return the record."""
     make_workspace(workspace, changes)
-    peaks = {stage: _peak(workspace, stage, environment) for stage in STAGES}
+    peaks = {stage: cost(workspace, [sys.executable, f"stages/{stage}.py"], environment)["MiB"] for stage in STAGES}
     return {"images": len(read_images(workspace / "data/images.csv")), "MiB": peaks, "machine": machine()}
 
 
-def _peak(workspace: Path, stage: str, environment: dict[str, str]) -> float:
-    """Run a stage's script; return its most resident memory in MiB."""
+def cost(workspace: Path, command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Run a command in a copy of the project; return its {"seconds", "MiB": its most resident memory}."""
+    began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, sys.executable, f"stages/{stage}.py"],
+        [sys.executable, "-c", LAUNCHER, *command],
         cwd=workspace,
         env={**os.environ, "PYTHONPATH": "src", **environment},
         stdout=subprocess.PIPE,
         text=True,
     )
+    seconds = time.perf_counter() - began
     if done.returncode:
-        raise CaptionerError(f"stages/{stage}.py: ended with {done.returncode}; the lines above say why")
-    return round(int(done.stdout) / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
+        raise CaptionerError(f"{' '.join(command[1:])}: ended with {done.returncode}; the lines above say why")
+    peak = int(done.stdout) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return {"seconds": round(seconds, 1), "MiB": round(peak, 1)}
 
 
 def _mirror_of(raw: Path, mirror: Path) -> Path:

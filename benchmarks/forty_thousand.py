@@ -1,0 +1,117 @@
+"""The whole pipeline on 40,000 drawn images: the time and the memory of each stage.
+
+python -m benchmarks.forty_thousand [--images 40000] [--folder FOLDER]
+
+Each stage's script runs by itself in a copy of the project, with the params in PARAMS: small pictures and a small
+decoder, since it is the number of images that is tried here, for one epoch of training and one of fine-tuning on CIDEr.
+Afterwards `dvc commit` takes all outputs into the cache, which hashes and copies or links them.
+
+forty_thousand.json: {"images": {split: int}, "params", "stages": {stage or "dvc commit": {"seconds", "MiB": most
+resident memory}}, "bytes": {path: size}, "machine"}. The table of docs/scale.md follows.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import machine
+from benchmarks.memory import STAGES, cost, make_workspace
+from benchmarks.page import put, table
+from captioner.dataset import read_images
+from captioner.errors import CaptionerError
+from captioner.files import write_json
+
+ROOT = Path(__file__).parent.parent
+RECORD, PAGE = ROOT / "benchmarks/forty_thousand.json", ROOT / "docs/scale.md"
+IMAGES = 40_000
+SHARES = {"dev": 0.025, "test": 0.025}  # the rest is for training
+PARAMS: dict[str, Any] = {
+    "dataset.name": "shapes",
+    "shapes.size": 64,
+    "captions.min_count": 1,
+    "image.size": 64,
+    "encoder.weights": "random",
+    "decoder.width": 128,
+    "decoder.heads": 2,
+    "train.epochs": 1,
+    "train.batch": 64,
+    "finetune.epochs": 1,
+    "finetune.batch": 64,
+    "pictures.each": 2,
+}
+OUTPUTS = (
+    "data/raw/images",
+    "data/captions.jsonl",
+    "data/features/grid.h5",
+    "data/features/boundary.h5",
+    "pictures/report.html",
+)
+COMMIT = "dvc commit"
+
+
+def measure(workspace: Path, images: int) -> dict[str, Any]:
+    """Run everything; return the record. Raises CaptionerError where a stage fails."""
+    splits = {split: max(1, round(share * images)) for split, share in SHARES.items()}
+    counts = {"train": images - sum(splits.values()), **splits}
+    make_workspace(workspace, {**PARAMS, **{f"shapes.{split}": count for split, count in counts.items()}})
+    found = {}
+    for stage in STAGES:
+        found[stage] = cost(workspace, [sys.executable, f"stages/{stage}.py"], {})
+        print(f"{stage}: {found[stage]['seconds']:.1f} s, {found[stage]['MiB']:.0f} MiB", file=sys.stderr, flush=True)
+    found[COMMIT] = cost(workspace, [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], {})
+    return {
+        "images": dict(Counter(split for _, split in read_images(workspace / "data/images.csv"))),
+        "params": PARAMS,
+        "stages": found,
+        "bytes": {name: _size(workspace / name) for name in OUTPUTS},
+        "machine": machine(),
+    }
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def table_of(record: dict[str, Any]) -> str:
+    """Return the record as the table of docs/scale.md."""
+    total = sum(record["images"].values())
+    rows = [
+        [
+            f"`{stage}`",
+            f"{found['seconds'] / 60:.1f}",
+            f"{1000 * found['seconds'] / total:.2f}",
+            f"{found['MiB']:,.0f}",
+        ]
+        for stage, found in record["stages"].items()
+    ]
+    minutes = sum(found["seconds"] for found in record["stages"].values()) / 60
+    rows.append(["all", f"{minutes:.1f}", f"{60_000 * minutes / total:.2f}", ""])
+    splits = ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
+    sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in record["bytes"].items())
+    shown = table(["stage", "minutes", "ms an image", "most resident memory, MiB"], rows)
+    return f"{shown}\n\n{total:,} images ({splits}). On the disk: {sizes}. On {record['machine']}."
+
+
+def main() -> None:
+    """Measure, write the record and the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.forty_thousand", description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=IMAGES, help="how many (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where to run; is kept (default: a temporary folder)")
+    parser.add_argument("--out", type=Path, default=RECORD, help="with another file the page stays as it is")
+    options = parser.parse_args()
+    try:
+        with tempfile.TemporaryDirectory(prefix="forty-thousand-") as temporary:
+            record = measure(options.folder or Path(temporary) / "workspace", options.images)
+    except CaptionerError as error:
+        sys.exit(f"error: {error}")
+    write_json(options.out, record)
+    if options.out == RECORD:
+        put(PAGE, "forty_thousand", table_of(record))
+    print(table_of(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""The ablation table: each row a change of params.yaml, run by `dvc exp run -S`, compared by dev scores.
+
+python -m benchmarks.experiments --on shapes              every row on the built-in dataset, in .experiments
+python -m benchmarks.experiments --on flickr8k ROW ...    some rows in this project, as its params.yaml says
+
+The runs end after the stage `finetune`: the test split is never read. A row that was run with the same params and seed
+is not run again (`--again` does). Search has a table of its own, by benchmarks/search.py.
+
+experiments.json: {scale: [{"row", "changes": {param: value}, "seed", "params": MD5 of all params that count,
+"scores": {stage: {"CIDEr", "BLEU-4"}} of dev captions found by a beam of 3, "minutes": {stage: float} of the stages
+that were run and not taken from the cache, "machine"}]}. The tables of docs/experiments.md follow.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.measure import machine
+from benchmarks.memory import make_workspace
+from benchmarks.page import put, table
+from captioner.errors import CaptionerError
+from captioner.files import read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+RECORDS, PAGE = ROOT / "benchmarks/experiments.json", ROOT / "docs/experiments.md"
+STAGES = ("train", "finetune")
+BEAM_SCORES = "dev, beam 3"  # the key of metrics/train.json and metrics/finetune.json
+NOT_COUNTED = ("search", "pictures")  # sections of params.yaml that none of the stages reads
+DEFAULT = "default"
+
+SHORT = {  # the demo's params with fewer pictures and epochs, for a row in a minute or two
+    **YAML(typ="safe").load(ROOT / "demo/params.yaml"),
+    "shapes.train": 600,
+    "train.epochs": 6,
+    "finetune.epochs": 4,
+}
+BOTH: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "pooled features": {"decoder.attention": False},
+    "lemmatised captions": {"captions.form": "lemma"},
+    "untied embeddings": {"decoder.tied": False},
+    "no label smoothing": {"train.label_smoothing": 0.0},
+    "unfrozen from layer3": {"finetune.unfreeze_from": "layer3"},
+}
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "shapes": {**BOTH, "fine-tuned on CIDEr": {"finetune.objective": "cider"}},
+    "flickr8k": {
+        **BOTH,
+        "dropout 0.3": {"decoder.dropout": 0.3},
+        "no weight decay": {"train.weight_decay": 0.0},
+        "half the width": {"decoder.width": 256},
+        "fine-tuned on the next word": {"finetune.objective": "cross-entropy"},
+        "twice the fine-tuning": {"finetune.epochs": 10},
+    },
+}
+
+
+def main() -> None:
+    """Run the rows that are wanted and not yet there; write experiments.json and the page after each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all of the scale")
+    parser.add_argument("--on", choices=list(ROWS), help="without it the page is written anew, and nothing is run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of train and finetune (default: 42)")
+    parser.add_argument("--again", action="store_true", help="run also what is there")
+    options = parser.parse_args()
+    records: dict[str, list[dict[str, Any]]] = read_json(RECORDS) if RECORDS.exists() else {}
+    try:
+        if options.on:
+            known = ROWS[options.on]
+            for name in options.rows:
+                if name not in known:
+                    raise CaptionerError(f"no row is named {name!r}; there are {', '.join(map(repr, known))}")
+            folder = shapes_workspace(ROOT / ".experiments") if options.on == "shapes" else ROOT
+            for name in options.rows or known:
+                for seed in options.seeds:
+                    there = known_record(records.get(options.on, []), name, seed)
+                    if there and there["params"] == params_hash(options.on, known[name], seed) and not options.again:
+                        print(f"{name}, seed {seed}: is there")
+                        continue
+                    record = run(folder, options.on, name, seed)
+                    records[options.on] = [each for each in records.get(options.on, []) if each is not there] + [record]
+                    write_json(RECORDS, records)
+                    put(PAGE, options.on, table_of(options.on, records[options.on]))
+        else:
+            for scale, of in records.items():
+                put(PAGE, scale, table_of(scale, of))
+    except CaptionerError as error:
+        sys.exit(f"error: {error}")
+
+
+def shapes_workspace(folder: Path) -> Path:
+    """Make or renew a Git repository with a copy of the project and the short params of the built-in dataset."""
+    if not (folder / ".git").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+            subprocess.run(command, cwd=folder, check=True)
+        for setting in (("core.check_update", "false"), ("core.analytics", "false")):
+            subprocess.run([sys.executable, "-m", "dvc", "config", *setting], cwd=folder, check=True)
+    make_workspace(folder, SHORT)
+    shutil.copy(ROOT / ".gitignore", folder)
+    shutil.copy(ROOT / ".dvcignore", folder)
+    me = ["-c", "user.name=captioner", "-c", "user.email=captioner@localhost"]
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
+    if subprocess.run(["git", "diff", "--cached", "--quiet"], cwd=folder).returncode:
+        subprocess.run(["git", *me, "commit", "--quiet", "--message", "The project, small"], cwd=folder, check=True)
+    return folder
+
+
+def run(folder: Path, scale: str, name: str, seed: int) -> dict[str, Any]:
+    """Run a row as an experiment in a copy of `folder`'s project; return its record."""
+    changes = ROWS[scale][name]
+    experiment = re.sub(r"[^a-z0-9]+", "-", f"{name}-seed-{seed}".lower())
+    dvc(folder, "exp", "remove", experiment)  # one of an earlier time; where there is none, it says so
+    settings = [part for key, value in {**changes, "seed": seed}.items() for part in ("-S", f"{key}={_yaml(value)}")]
+    print(f"{name}, seed {seed}: dvc exp run --temp --name {experiment} {' '.join(settings)} finetune", flush=True)
+    said, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, "finetune")
+    if code:
+        raise CaptionerError(f"{name}, seed {seed}: dvc ended with {code}:\n{said[-2000:]}")
+    shown = json.loads(dvc(folder, "exp", "show", "--json", "--num", "1").stdout)
+    return {
+        "row": name,
+        "changes": changes,
+        "seed": seed,
+        "params": params_hash(scale, changes, seed),
+        "scores": scores_of(shown, experiment),
+        "minutes": {stage: minutes[stage] for stage in STAGES if stage in minutes},
+        "machine": machine(),
+    }
+
+
+def scores_of(shown: list[dict[str, Any]], experiment: str) -> dict[str, dict[str, float]]:
+    """Return the dev scores of an experiment in what `dvc exp show --json` says; raises CaptionerError without them."""
+    for each in (each for commit in shown for each in commit["experiments"] or []):
+        if each["name"] == experiment:
+            metrics = each["revs"][0]["data"]["metrics"]
+            found = {stage: metrics[f"metrics/{stage}.json"].get("data", {}).get(BEAM_SCORES) for stage in STAGES}
+            if all(found.values()):
+                return found
+    raise CaptionerError(f"dvc exp show: no {BEAM_SCORES!r} of {experiment} in metrics/train.json and finetune.json")
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run dvc with this interpreter; return what it said."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+
+
+def timed(folder: Path, *arguments: str) -> tuple[str, int, dict[str, float]]:
+    """Run dvc; return what it said, its exit code and the minutes of each stage that it ran."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines, began = [], {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if stage := re.match(r"Running stage '(\w+)'|(?:Stage|Ran|Updating) ", line):
+            began[stage[1] or f"end {len(lines)}"] = time.perf_counter()
+    code = process.wait()
+    times = [*began.values(), time.perf_counter()]
+    spent = {name: (after - at) / 60 for (name, at), after in zip(began.items(), times[1:], strict=True)}
+    return "".join(lines), code, {name: round(value, 2) for name, value in spent.items() if not name.startswith("end")}
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def params_hash(scale: str, changes: dict[str, Any], seed: int) -> str:
+    """Return the MD5 of all params that the stages read."""
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    flat = {"seed": seed}
+    for section, keys in values.items():
+        if isinstance(keys, dict) and section not in NOT_COUNTED:
+            flat |= {f"{section}.{key}": value for key, value in keys.items()}
+    flat |= (SHORT if scale == "shapes" else {}) | changes
+    kept = {key: value for key, value in sorted(flat.items()) if key.partition(".")[0] not in NOT_COUNTED}
+    return hashlib.md5(json.dumps(kept).encode()).hexdigest()
+
+
+def known_record(records: list[dict[str, Any]], row: str, seed: int) -> dict[str, Any] | None:
+    """Return the record of a row and seed."""
+    return next((each for each in records if (each["row"], each["seed"]) == (row, seed)), None)
+
+
+def table_of(scale: str, records: list[dict[str, Any]]) -> str:
+    """Return the records as a table: a row a change, its mean over seeds and the range, and minutes."""
+    rows, old = [], False
+    names = [*ROWS[scale], *(each["row"] for each in records)]
+    for name in dict.fromkeys(names):
+        runs = [each for each in records if each["row"] == name]
+        if not runs:
+            continue
+        stale = name not in ROWS[scale] or any(
+            each["params"] != params_hash(scale, ROWS[scale][name], each["seed"]) for each in runs
+        )
+        old = old or stale
+        changes = ", ".join(f"`{key}={_yaml(value)}`" for key, value in runs[0]["changes"].items())
+        cells = [
+            _mean([100 * each["scores"][stage][score] for each in runs])
+            for stage in STAGES
+            for score in ("CIDEr", "BLEU-4")
+        ]
+        spent = [[each["minutes"][stage] for each in runs if stage in each["minutes"]] for stage in STAGES]
+        minutes = [f"{statistics.mean(times):.1f}" if times else "-" for times in spent]
+        seeds = ", ".join(str(each["seed"]) for each in sorted(runs, key=lambda each: each["seed"]))
+        rows.append([name + (" *" if stale else ""), changes, *cells, seeds, " + ".join(minutes)])
+    head = [
+        "row",
+        "change",
+        "train: CIDEr",
+        "BLEU-4",
+        "finetune: CIDEr",
+        "BLEU-4",
+        "seeds",
+        "minutes, train + finetune",
+    ]
+    machines = "; ".join(sorted({each["machine"] for each in records}))
+    stars = "\n\n\\* of other params or code than this commit's." if old else ""
+    return f"{table(head, rows)}\n\nOn {machines}; a stage taken from the cache has no minutes.{stars}"
+
+
+def _mean(values: list[float]) -> str:
+    mean = f"{statistics.mean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+
+
+if __name__ == "__main__":
+    main()

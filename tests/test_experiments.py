@@ -1,0 +1,158 @@
+"""The ablation table: rows are params that exist, are run once, and are shown with their seeds' spread."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TINY
+from ruamel.yaml import YAML
+
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import experiments
+from captioner.errors import CaptionerError
+from captioner.files import read_json
+from captioner.params import read_params
+
+PAGE = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
+
+
+def record(row, seed, cider, params=None, *, scale="shapes", minutes=None):
+    changes = experiments.ROWS[scale].get(row, {"decoder.gone": 1})
+    return {
+        "row": row,
+        "changes": changes,
+        "seed": seed,
+        "params": params or experiments.params_hash(scale, changes, seed),
+        "scores": {
+            "train": {"CIDEr": cider, "BLEU-4": 0.1},
+            "finetune": {"CIDEr": cider + 0.1, "BLEU-4": 0.2},
+        },
+        "minutes": {"train": 1.25, "finetune": 2.0} if minutes is None else minutes,
+        "machine": "M",
+    }
+
+
+@pytest.mark.parametrize("scale", experiments.ROWS)
+def test_the_page_shows_the_committed_records(scale):
+    records = read_json(experiments.RECORDS)
+    shown = PAGE.split(f"<!-- {scale} -->\n")[1].split(f"\n<!-- end of {scale} -->")[0]
+    if scale in records:
+        assert shown == experiments.table_of(scale, records[scale]), "run `python -m benchmarks.experiments`"
+    else:
+        assert shown.startswith("Not run yet")
+
+
+@pytest.mark.parametrize(
+    ("scale", "row"), [(scale, row) for scale, rows in experiments.ROWS.items() for row in rows if rows[row]]
+)
+def test_every_row_sets_params_that_exist_to_other_values(scale, row, tmp_path):
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    base = experiments.SHORT if scale == "shapes" else {}
+    for changes in (base, experiments.ROWS[scale][row]):
+        for key, value in changes.items():
+            section, leaf = key.split(".")
+            assert leaf in values[section], key
+            if changes is not base:
+                assert values[section][leaf] != value, key
+            values[section][leaf] = value
+    YAML().dump(values, tmp_path / "params.yaml")
+    read_params(tmp_path / "params.yaml")
+
+
+def test_a_row_is_another_one_with_other_params_only():
+    hashed = experiments.params_hash
+    base = hashed("flickr8k", {}, 42)
+    assert base == hashed("flickr8k", {"search.beam": 5, "pictures.each": 9}, 42)  # no stage up to finetune reads them
+    others = [
+        hashed("flickr8k", {}, 43),
+        hashed("shapes", {}, 42),
+        hashed("flickr8k", {"decoder.width": 64}, 42),
+        hashed("flickr8k", {"decoder.width": 128}, 42),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_seeds_are_shown_by_their_mean_and_range():
+    rows = experiments.table_of(
+        "shapes",
+        [
+            record("default", 43, 0.5),
+            record("default", 42, 0.4, minutes={"finetune": 4.0}),
+            record("pooled features", 42, 0.3, minutes={"finetune": 1.0}),
+        ],
+    ).splitlines()
+    assert rows[2] == (
+        "| default |  | 45.0 (40.0 to 50.0) | 10.0 (10.0 to 10.0) | 55.0 (50.0 to 60.0) | 20.0 (20.0 to 20.0) | 42, 43 "
+        "| 1.2 + 3.0 |"
+    )
+    assert rows[3] == "| pooled features | `decoder.attention=false` | 30.0 | 10.0 | 40.0 | 20.0 | 42 | - + 1.0 |"
+    assert "earlier" not in rows[-1]
+
+
+def test_rows_of_other_params_are_marked():
+    shown = experiments.table_of("shapes", [record("default", 42, 0.5, "old"), record("a lost idea", 42, 0.3)])
+    assert "| default * |" in shown
+    assert "| a lost idea * | `decoder.gone=1` |" in shown
+    assert "of other params or code" in shown
+    assert "*" not in experiments.table_of("shapes", [record("default", 42, 0.5)])
+
+
+def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def run(folder, scale, name, seed):
+        ran.append((name, seed))
+        return record(name, seed, 0.5, scale=scale)
+
+    page = tmp_path / "page.md"
+    page.write_text("<!-- flickr8k -->\n<!-- end of flickr8k -->\n")
+    for name, value in (("run", run), ("RECORDS", tmp_path / "records.json"), ("PAGE", page)):
+        monkeypatch.setattr(experiments, name, value)
+
+    def call(*arguments):
+        ran.clear()
+        monkeypatch.setattr(sys, "argv", ["experiments", "--on", "flickr8k", *arguments])
+        experiments.main()
+        return list(ran)
+
+    assert call("default", "--seeds", "42", "43") == [("default", 42), ("default", 43)]
+    assert call("default", "half the width", "--seeds", "43") == [("half the width", 43)]
+    assert call("default", "--seeds", "42", "--again") == [("default", 42)]
+    kept = [(each["row"], each["seed"]) for each in read_json(tmp_path / "records.json")["flickr8k"]]
+    assert sorted(kept) == [("default", 42), ("default", 43), ("half the width", 43)]
+    assert "| half the width | `decoder.width=256` | 50.0 |" in page.read_text()
+    with pytest.raises(SystemExit, match="no row is named 'x'; there are 'default'"):
+        call("x")
+
+
+def test_an_experiment_without_scores_is_told():
+    metrics = {"metrics/train.json": {"data": {experiments.BEAM_SCORES: {"CIDEr": 1}}}, "metrics/finetune.json": {}}
+    shown = [{"rev": "workspace", "experiments": [{"name": "a", "revs": [{"data": {"metrics": metrics}}]}]}]
+    for name in ("a", "b"):
+        with pytest.raises(CaptionerError, match=f"of {name} in metrics/train"):
+            experiments.scores_of(shown, name)
+
+
+@pytest.mark.pipeline
+def test_a_row_is_run_by_dvc_and_its_scores_and_minutes_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "SHORT", TINY | {"train.epochs": 1, "finetune.epochs": 1})
+    monkeypatch.setitem(experiments.ROWS["shapes"], "small", {"finetune.unfreeze_from": "layer4"})
+    folder = experiments.shapes_workspace(tmp_path / "workspace")
+    first = experiments.run(folder, "shapes", experiments.DEFAULT, 7)
+    assert set(first["minutes"]) == {"train", "finetune"}
+    for scores in first["scores"].values():
+        assert set(scores) == {"BLEU-4", "CIDEr"}
+    second = experiments.run(folder, "shapes", "small", 7)
+    assert set(second["minutes"]) == {"finetune"}  # the decoder came from the cache
+    assert second["scores"]["train"] == first["scores"]["train"]
+    assert experiments.run(folder, "shapes", "small", 7)["scores"] == second["scores"]  # its name is free again
+    assert not (folder / "metrics/finetune.json").exists()  # all in copies
+    commits = subprocess.run(["git", "log", "--oneline"], cwd=folder, capture_output=True, text=True).stdout
+    assert experiments.shapes_workspace(folder) == folder  # unchanged: no other commit
+    again = subprocess.run(["git", "log", "--oneline"], cwd=folder, capture_output=True, text=True).stdout
+    assert len(commits.splitlines()) == 1
+    assert again == commits
+    monkeypatch.setitem(experiments.ROWS["shapes"], "small", {"decoder.width": 33})  # heads must divide it
+    with pytest.raises(CaptionerError, match=r"(?s)dvc ended with .*decoder\.heads"):
+        experiments.run(folder, "shapes", "small", 7)

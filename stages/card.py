@@ -6,7 +6,7 @@ from captioner.stage import run
 
 def main(params):
     write_card(
-        "metrics/MODEL_CARD.md",
+        "models/MODEL_CARD.md",
         model="models/captioner.safetensors",
         decoder="models/decoder.safetensors",
         metrics={

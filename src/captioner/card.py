@@ -1,4 +1,4 @@
-"""The model card, `metrics/MODEL_CARD.md`: Markdown with the YAML head of Hugging Face's model cards.
+"""The model card, `models/MODEL_CARD.md`: Markdown with the YAML head of Hugging Face's model cards.
 
 All figures are read from the metrics and model files of the run.
 """

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from captioner.dataset import CaptionedImage, read_captions, read_images
 from captioner.decoder import Decoder
 from captioner.device import mixed_precision
 from captioner.encoder import Encoder, calibrate, load_encoder
-from captioner.features import extract
+from captioner.features import extract, join
 from captioner.files import read_json
 from captioner.model import Captioner
 from captioner.params import read_params
@@ -104,19 +105,12 @@ def store_of(path: Path, rows: Tensor, *, layer: str) -> FeatureStore:
 
 
 def extract_to(folder: Path, archive: Archive, names: list[str], encoder: Encoder) -> None:
-    """Run the feature stage's library call on these photos."""
-    extract(
-        archive,
-        names,
-        encoder,
-        boundary=BOUNDARY,
-        size=SIZE,
-        fit="squash",
-        on_bad="error",
-        grid_path=folder / "grid.h5",
-        boundary_path=folder / "boundary.h5",
-        device=CPU,
-    )
+    """Run the feature stage's library calls on these photos."""
+    with TemporaryDirectory(dir=folder) as name:
+        shards = Path(name)
+        view = {"size": SIZE, "fit": "squash"}
+        extract(archive, names, encoder, boundary=BOUNDARY, on_bad="error", shards=shards, device=CPU, **view)
+        join(names, shards, grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
 
 
 def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision = mixed_precision) -> None:

@@ -1,37 +1,63 @@
-"""The frozen part of ResNet-18 once over every image, into HDF5: the grids and the fine-tuning boundary."""
+"""The frozen part of ResNet-18 once over every image, into HDF5: the grids and the fine-tuning boundary.
+
+Run by itself with --shard 2/4, it computes the second of four shares and leaves joining them to `dvc repro features`.
+"""
+
+import argparse
 
 import torch
 
 from captioner.archives import Archive
 from captioner.dataset import read_images
 from captioner.device import make_deterministic, select_device
+from captioner.distributed import distributed, gather, processes, rank
 from captioner.encoder import load_encoder, save_encoder
-from captioner.features import calibrate_on, extract
+from captioner.features import calibrate_on, extract, join, share_of
 from captioner.files import write_json
+from captioner.resume import Resume, made_from
 from captioner.stage import run
 
 
+@distributed
 def main(params):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shard", type=share_of, metavar="I/N", help="compute the I-th of N shares, and no more")
+    share = parser.parse_args().shard
     make_deterministic(seed=0)
+    device = select_device()
+    resume = Resume("features", {**made_from("features", params), "device": device.type})
     photos = Archive("data/raw/images")
     images = read_images("data/images.csv")
+    names = [name for name, _ in images]
     encoder = load_encoder(torch.load("data/raw/resnet18.pth", weights_only=True))
     view = {"size": params.image.size, "fit": params.image.fit}
     if params.encoder.weights == "random":
         calibrate_on(encoder, photos, [name for name, split in images if split == "train"], **view)
-    summary = extract(
+    part, parts = share or (0, 1)
+    extract(
         photos,
-        [name for name, _ in images],
+        names,
         encoder,
         boundary=params.finetune.unfreeze_from,
         on_bad=params.dataset.on_bad,
-        grid_path="data/features/grid.h5",
-        boundary_path="data/features/boundary.h5",
-        device=select_device(),
+        shards=resume.parts,
+        part=part + parts * rank(),
+        parts=parts * processes(),
+        device=device,
         **view,
     )
+    gather(None)  # wait until all are done
+    if rank() != 0:
+        return
+    if share:
+        print(
+            f"share {part + 1} of {parts} is in {resume.parts}; with all of them there, dvc repro features joins them"
+        )
+        return
+    summary = join(names, resume.parts, grid_path="data/features/grid.h5", boundary_path="data/features/boundary.h5")
     save_encoder("data/features/encoder.safetensors", encoder)
     write_json("metrics/features.json", summary)
+    resume.remove()
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def run_pipeline(
     report.mismatches += len(different)
     for path in different:
         report.fault(f"pipeline {report.pipelines}: {path} is {found.get(path)}, not {expected[path]}")
-    for path in [*folder.glob(".resume/*.pt"), *folder.rglob(".part-*")]:
+    for path in [*folder.glob(".resume/*-*"), *folder.rglob(".part-*")]:
         report.fault(f"pipeline {report.pipelines}: {path.relative_to(folder)} was left")
     print(f"pipeline {report.pipelines}: {len(different)} of {len(expected)} outputs differ", flush=True)
 

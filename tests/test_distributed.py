@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +17,14 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT
+from faults import outputs
 from test_training import VOCABULARY, captioner_of, run, sets_of, toy, weights_of
+from worlds import zipped
 
 from captioner import training
 from captioner.distributed import Mean, average, distributed, diverge, from_first, gather, processes, rank, share
 from captioner.errors import CaptionerError
+from captioner.files import read_json
 from captioner.self_critical import SelfCritical
 from captioner.vocabulary import EOS, PAD
 
@@ -181,12 +185,13 @@ def test_a_stage_starts_its_processes_under_dvc(workspace, monkeypatch):
     workspace.change(**LONG)
 
 
-def start(workspace, *command):
+def start(workspace, *command, processes=2):
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=workspace.folder,
         env=surroundings(
-            CAPTIONER_PROCESSES="2", PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+            CAPTIONER_PROCESSES=str(processes),
+            PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -200,6 +205,11 @@ def wait_for_epoch(process):
     for line in process.stdout:
         if line.startswith("epoch 1/"):
             break
+    return processes_of(process)
+
+
+def processes_of(process):
+    """Return the processes that it started to compute together, by rank."""
     found = psutil.Process(process.pid).children(recursive=True)
     return {each.environ()["RANK"]: each for each in found if "RANK" in each.environ()}
 
@@ -233,10 +243,94 @@ def test_processes_end_with_the_one_that_started_them(workspace, sent):
     rest = process.stdout.read()
     assert process.wait() == (-sent if sent == signal.SIGKILL else 130)
     assert ("run again to go on" in rest) == (sent != signal.SIGKILL)
-    end = time.monotonic() + 20
-    while any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in ranks.values()):
+    wait_for(lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in ranks.values()))
+
+
+SHARDS = (0, 256, 512)
+STORES = ("data/features/grid.h5", "data/features/boundary.h5", "data/features/encoder.safetensors")
+
+
+@pytest.fixture(scope="module")
+def many(make):
+    """A workspace of three shards, one of whose photos is broken, and the hashes of what one process made of it."""
+    workspace = make(shapes__train=600, dataset__on_bad="skip")
+    workspace.repro("tokenise", "weights")
+    (path,) = (workspace.folder / "data/raw/images").glob("*.zip")
+    with zipfile.ZipFile(path) as archive:
+        photos = {name: archive.read(name) for name in archive.namelist()}
+    broken = next(name for name in photos if name.endswith("train_00300.jpg"))
+    path.unlink()  # not through a link into DVC's cache
+    zipped(path, photos | {broken: b"no photo"}, zipfile.ZIP_STORED)
+    workspace.dvc("commit", "--force", "download", "tokenise")
+    workspace.repro("features")
+    return workspace, {path: outputs(workspace.folder)[path] for path in (*STORES, "metrics/features.json")}
+
+
+def made(workspace):
+    """Run the features stage under DVC; return what it printed and the hashes of what it made."""
+    printed = workspace.dvc("repro", "--force", "--single-item", "features")
+    assert not list((workspace.folder / ".resume").glob("features-*"))
+    assert not list(workspace.folder.rglob(".part-*"))
+    return printed, {path: outputs(workspace.folder)[path] for path in (*STORES, "metrics/features.json")}
+
+
+@pytest.mark.pipeline
+def test_two_workers_make_the_stores_of_one(many, monkeypatch):
+    workspace, alone = many
+    monkeypatch.setenv("CAPTIONER_PROCESSES", "2")
+    printed, found = made(workspace)
+    assert found == alone
+    assert printed.count("skipped: ") == 1
+    summary = read_json(workspace.folder / "metrics/features.json")
+    assert (summary["images"], summary["skipped"]) == (619, ["train_00300.jpg"])
+
+
+def shard_of(workspace, row, pattern="grid-{:08d}.h5"):
+    return list((workspace.folder / ".resume").glob("features-*/" + pattern.format(row)))
+
+
+def wait_for(condition, seconds=600):  # of a machine that does much else
+    end = time.monotonic() + seconds
+    while not (found := condition()):
         assert time.monotonic() < end
-        time.sleep(0.1)
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.pipeline
+def test_a_lost_worker_loses_its_shard_alone(many):
+    """As two machines with a folder in common would, of whom one is lost."""
+    workspace, alone = many
+    shutil.rmtree(workspace.folder / ".resume")
+    first, second = (start(workspace, "stages/features.py", "--shard", f"{k}/2", processes=1) for k in (1, 2))
+    wait_for(lambda: shard_of(workspace, 256, ".part-grid-{:08d}.h5-*"))
+    second.kill()
+    assert "dvc repro features" in first.communicate()[0]
+    assert first.returncode == 0
+    second.wait()
+    assert [bool(shard_of(workspace, row)) for row in SHARDS] == [True, False, True]
+    printed, found = made(workspace)
+    assert "going on: 2 of 3 shards are there" in printed
+    assert found == alone
+
+
+@pytest.mark.pipeline
+def test_a_killed_worker_ends_the_stage_and_what_is_whole_is_not_computed_again(many):
+    workspace, alone = many
+    shutil.rmtree(workspace.folder / ".resume")
+    process = start(workspace, "-m", "dvc", "repro", "--force", "--single-item", "features")
+    wait_for(lambda: shard_of(workspace, 0))
+    ranks = processes_of(process)
+    ranks["0"].kill()
+    printed = process.communicate()[0]
+    assert process.returncode != 0
+    assert "process 0 of 2 ended with SIGKILL" in printed
+    assert not any((workspace.folder / path).exists() for path in STORES)
+    left = sum(bool(shard_of(workspace, row)) for row in SHARDS)
+    assert 1 <= left <= 2
+    printed, found = made(workspace)
+    assert f"going on: {left} of 3 shards are there" in printed
+    assert found == alone
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):

@@ -2,7 +2,9 @@
 
 import io
 import random
+import shutil
 import zipfile
+from argparse import ArgumentTypeError
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ from captioner import features
 from captioner.archives import Archive
 from captioner.encoder import BLOCKS, calibrate, fingerprint, load_encoder
 from captioner.errors import CaptionerError
-from captioner.features import calibrate_on, decode_photos, extract
+from captioner.features import calibrate_on, decode_photos, extract, join, shards_of, share_of
 from captioner.photos import load_photo
-from captioner.store import FeatureStore
+from captioner.store import FeatureStore, StoreWriter, new_store
 
 HALF = 2e-3  # half precision of a row, and folded BatchNorm, relative to the row's largest value
 
@@ -39,7 +41,8 @@ def archive_of(path, photos):
 
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch):
-    monkeypatch.setattr(features, "BATCH", 4)
+    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(features, "SHARD", 4)
     monkeypatch.setenv("CAPTIONER_WORKERS", "3")
 
 
@@ -61,8 +64,12 @@ def photos():
 
 
 def run(folder, archive, images, encoder, *, boundary="layer4", fit="squash", on_bad="error"):
-    paths = {"grid_path": folder / "grid.h5", "boundary_path": folder / "boundary.h5"}
-    return extract(
+    some_shards(folder, archive, images, encoder, boundary=boundary, fit=fit, on_bad=on_bad)
+    return join(images, folder / "shards", grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
+
+
+def some_shards(folder, archive, images, encoder, *, boundary="layer4", fit="squash", on_bad="error", **part):
+    extract(
         archive,
         images,
         encoder,
@@ -70,8 +77,9 @@ def run(folder, archive, images, encoder, *, boundary="layer4", fit="squash", on
         size=64,
         fit=fit,
         on_bad=on_bad,
+        shards=folder / "shards",
         device=torch.device("cpu"),
-        **paths,
+        **part,
     )
 
 
@@ -131,7 +139,11 @@ def test_a_broken_photo_stops_with_its_name_and_leaves_no_store(tmp_path, encode
     (tmp_path / "stores").mkdir()
     with pytest.raises(CaptionerError, match=r"photos\.zip.*bad\.jpg.*on_bad"):
         run(tmp_path / "stores", archive, names, encoder)
-    assert list((tmp_path / "stores").iterdir()) == []
+    assert {path.name for path in (tmp_path / "stores").rglob("*")} == {
+        "shards",
+        "grid-00000000.h5",  # of before the photo
+        "boundary-00000000.h5",
+    }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -151,6 +163,110 @@ def test_a_broken_photo_can_be_skipped_and_is_told_of(tmp_path, encoder, photos,
         assert list(found.rows) == list(photos)
         for name in photos:
             assert_row(found.read([found.rows[name]]), wanted.read([wanted.rows[name]]).float())
+
+
+STORES = ("grid.h5", "boundary.h5")
+
+
+@pytest.mark.parametrize("boundary", ["layer4", "conv1"])
+@pytest.mark.parametrize("bad", [(), (0,), (5, 8)], ids=str)
+def test_joined_stores_are_those_that_are_written_at_once(tmp_path, encoder, photos, boundary, bad):
+    names = list(photos)
+    archive = archive_of(tmp_path / "photos.zip", photos | {names[row]: b"broken" for row in bad})
+    for part in (2, 0, 1):  # as three workers would, of whom the last has the shard of one photo
+        some_shards(tmp_path, archive, names, encoder, boundary=boundary, on_bad="skip", part=part, parts=3)
+    summary = run(tmp_path, archive, names, encoder, boundary=boundary, on_bad="skip")
+    assert summary["skipped"] == [names[row] for row in bad]
+    for file in STORES:
+        found = FeatureStore(tmp_path / file)
+        rows = found.read(range(len(names)))
+        order = ("layer", "encoder", "size", "fit")
+        with new_store(
+            tmp_path / "at once" / file,
+            images=names,
+            shape=rows.shape[1:],
+            dtype=str(rows.numpy().dtype),
+            **{key: found.attributes[key] for key in order},
+        ) as store:
+            for row in bad:
+                store.leave_out(row)
+            store.write(0, rows)
+        assert (tmp_path / file).read_bytes() == (tmp_path / "at once" / file).read_bytes()
+        assert list(found.rows) == [name for row, name in enumerate(names) if row not in bad]
+
+
+class Reading:
+    """An archive that notes what is read from it."""
+
+    def __init__(self, archive):
+        self.archive, self.path, self.names = archive, archive.path, []
+
+    def read(self, name):
+        self.names.append(name)
+        return self.archive.read(name)
+
+
+@pytest.mark.parametrize("lost", ["grid-00000004.h5", "boundary-00000004.h5", "cut", "of other weights", None])
+def test_only_the_shards_that_are_not_there_are_computed(tmp_path, encoder, photos, lost):
+    names, archive = list(photos), archive_of(tmp_path / "photos.zip", photos)
+    run(tmp_path, archive, names, encoder)
+    before = {file: (tmp_path / file).read_bytes() for file in STORES}
+    grids = tmp_path / "shards" / "grid-00000004.h5"
+    if lost == "cut":
+        grids.write_bytes(grids.read_bytes()[:-1])
+    elif lost == "of other weights":
+        other = load_encoder(resnet18(weights=None).state_dict())
+        some_shards(tmp_path / "other", archive, names, other)
+        shutil.copy(tmp_path / "other" / "shards" / grids.name, grids)
+        with pytest.raises(CaptionerError, match=r"grid-00000004\.h5: made for encoder"):
+            join(names, tmp_path / "shards", grid_path=tmp_path / "a.h5", boundary_path=tmp_path / "b.h5")
+        assert not (tmp_path / "a.h5").exists()
+    elif lost:
+        (tmp_path / "shards" / lost).unlink()
+    reading = Reading(archive)
+    run(tmp_path, reading, names, encoder)
+    assert sorted(reading.names) == (sorted(names[4:8]) if lost else [])
+    assert before == {file: (tmp_path / file).read_bytes() for file in STORES}
+
+
+def test_an_interruption_leaves_the_finished_shards(tmp_path, encoder, photos, monkeypatch):
+    names, archive = list(photos), archive_of(tmp_path / "photos.zip", photos)
+    run(tmp_path / "whole", archive, names, encoder)
+    with monkeypatch.context() as patch:
+
+        def interrupt(self, at, rows):
+            if rows.shape[-1] == 512 and "00000004" in self._dataset.file.filename:
+                raise KeyboardInterrupt
+            write(self, at, rows)
+
+        write = StoreWriter.write
+        patch.setattr(StoreWriter, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut", archive, names, encoder)
+    assert sorted(path.name for path in (tmp_path / "cut").rglob("*.h5")) == [
+        "boundary-00000000.h5",
+        "grid-00000000.h5",
+    ]
+    reading = Reading(archive)
+    run(tmp_path / "cut", reading, names, encoder)
+    assert sorted(reading.names) == sorted(names[4:])
+    for file in STORES:
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize(("images", "parts"), [(1, 1), (4, 2), (9, 2), (41, 3)])
+def test_every_image_is_in_one_shard_of_one_part_and_batches_are_those_of_the_whole(images, parts):
+    shards = shards_of(images)
+    assert [row for rows in shards for row in rows] == list(range(images))
+    assert all(rows.start % features.BATCH == 0 for rows in shards)
+    assert sorted((rows for part in range(parts) for rows in shards[part::parts]), key=min) == shards
+
+
+def test_a_share_is_a_number_of_a_number():
+    assert [share_of(text) for text in ("1/1", "2/4", "4/4")] == [(0, 1), (1, 4), (3, 4)]
+    for text in ("0/2", "3/2", "2", "a/b", "-1/2", "1/0", ""):
+        with pytest.raises(ArgumentTypeError, match="expected a share"):
+            share_of(text)
 
 
 def test_the_same_photos_give_the_same_bytes(tmp_path, encoder, photos, monkeypatch):

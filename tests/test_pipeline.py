@@ -79,7 +79,7 @@ def test_the_model_file_says_what_made_it(done):
 
 
 def test_nothing_is_left_to_resume(done):
-    assert not list((done.folder / ".resume").glob("*.pt"))
+    assert not list((done.folder / ".resume").glob("*-*"))
 
 
 def test_a_second_run_does_nothing_and_status_is_clean(done):
@@ -180,13 +180,31 @@ def test_an_unknown_param_stops_before_any_work(make):
     assert not (workspace.folder / "data").exists()
 
 
-def test_a_second_clone_pulls_everything_and_reruns_nothing(done, make, tmp_path):
+@pytest.fixture
+def clone(done, make, tmp_path):
+    """A second workspace with what Git keeps of the first, and the remote to which the first pushed the rest."""
     done.dvc("remote", "add", "--force", "--default", "storage", str(tmp_path))
     done.dvc("push")
     clone = make()
     clone.dvc("remote", "add", "--default", "storage", str(tmp_path))
     shutil.copy(done.folder / "dvc.lock", clone.folder)
     shutil.copytree(done.folder / "metrics", clone.folder / "metrics")
+    return clone
+
+
+def test_a_second_clone_pulls_what_it_needs_and_trains_on_it(done, clone):
+    clone.dvc("pull", "models/captioner.safetensors")
+    assert {path.name for path in (clone.folder / "models").glob("*.safetensors")} == {"captioner.safetensors"}
+    assert not (clone.folder / "data").exists()
+    needed = ["data/captions.jsonl", "data/vocabulary.json", "data/features/grid.h5"]
+    clone.dvc("pull", *needed)
+    assert clone.repro("--force", "--single-item", "train") == {"train"}
+    assert outputs(clone.folder) == outputs(done.folder)
+    there = [path.relative_to(clone.folder).as_posix() for path in (clone.folder / "data").rglob("*.*")]
+    assert sorted(path for path in there if not path.endswith(".gitignore")) == sorted(needed)
+
+
+def test_a_second_clone_pulls_everything_and_reruns_nothing(done, clone):
     clone.dvc("pull")
     assert clone.repro() == set()
     assert outputs(clone.folder) == outputs(done.folder)
@@ -287,6 +305,30 @@ def test_experiments_in_a_copy_run_the_copys_code(committed, how):
     # the copy's code, neither the installed package's nor the result that stands in the workspace
     assert shown["form"] == "from the copy"
     assert json.loads((committed.folder / "metrics/captions.json").read_text())["form"] == "raw"
+
+
+def test_two_queue_workers_run_two_experiments_at_a_time(committed, tmp_path):
+    script = committed.folder / "stages/tokenise.py"
+    waiting = f"""
+import os, pathlib, time
+there = pathlib.Path({str(tmp_path)!r})
+(there / str(os.getpid())).touch()
+while len(list(there.iterdir())) < 2:  # until another experiment runs this too
+    time.sleep(0.1)
+"""
+    script.write_text(script.read_text().replace("\nfrom captioner", waiting + "\nfrom captioner", 1))
+    git(committed, "commit", "--quiet", "--all", "--message", "wait for each other")
+    for name, count in (("few", 20), ("many", 5)):
+        committed.dvc("exp", "run", "--queue", "--name", name, "-S", f"captions.min_count={count}", "tokenise")
+    committed.dvc("queue", "start", "--jobs", "2")
+    try:
+        wait_for(lambda: {"few", "many"} <= set(committed.dvc("exp", "list", "--name-only").split()))
+    finally:
+        committed.dvc("queue", "stop", "--kill", check=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    commits = committed.dvc("exp", "list", "--sha-only").split()[-2:]
+    shown = [json.loads(git(committed, "show", f"{commit}:metrics/captions.json")) for commit in commits]
+    assert len({each["training words"]["vocabulary"] for each in shown}) == 2
 
 
 def wait_for(condition, seconds=120):

@@ -199,7 +199,8 @@ def test_a_second_clone_pulls_what_it_needs_and_trains_on_it(done, clone):
     needed = ["data/captions.jsonl", "data/vocabulary.json", "data/features/grid.h5"]
     clone.dvc("pull", *needed)
     assert clone.repro("--force", "--single-item", "train") == {"train"}
-    assert outputs(clone.folder) == outputs(done.folder)
+    model = "models/decoder.safetensors"
+    assert digest(clone.folder / model) == outputs(done.folder)[model]
     there = [path.relative_to(clone.folder).as_posix() for path in (clone.folder / "data").rglob("*.*")]
     assert sorted(path for path in there if not path.endswith(".gitignore")) == sorted(needed)
 

@@ -28,7 +28,7 @@ from captioner.model import Captioner
 from captioner.params import read_params
 from captioner.resume import Resume
 from captioner.store import FeatureStore
-from captioner.training import CaptionSet, fit, parameter_groups
+from captioner.training import CaptionSet, NextWord, fit, parameter_groups
 
 TIMES = (1, 2, 4)
 PHOTOS = 64
@@ -66,10 +66,10 @@ def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
                 training,
                 dev,
                 words,
+                NextWord(label_smoothing=0.1),
                 epochs=1,
                 batch=batch,
                 warmup=0,
-                label_smoothing=0.1,
                 clip=1.0,
                 patience=1,
                 seed=1,

@@ -310,5 +310,11 @@ def test_calibration_takes_the_first_whole_photos(tmp_path, photos, monkeypatch)
     found, wanted = load_encoder(state), load_encoder(state)
     calibrate_on(found, archive_of(tmp_path / "photos.zip", photos | {"bad.jpg": b""}), names, size=64, fit="squash")
     pixels = np.stack([load_photo(photos[name], size=64, fit="squash") for name in list(photos)[:6]])
-    calibrate(wanted, torch.from_numpy(pixels).split(4))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        calibrate(wanted, torch.from_numpy(pixels).split(4))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.get_num_threads() == threads
     assert fingerprint(found) == fingerprint(wanted) != fingerprint(load_encoder(state))

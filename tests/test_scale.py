@@ -1,6 +1,7 @@
 """Larger datasets: the arithmetic is of measured figures, sizes are those of real stores, the long run runs."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from benchmarks import forty_thousand, scale
 from captioner.archives import Archive
 from captioner.encoder import Encoder
 from captioner.errors import CaptionerError
-from captioner.features import extract
+from captioner.features import extract, join
 from captioner.files import read_json
 from captioner.store import FeatureStore
 from captioner.tokenise import tokenise
@@ -66,10 +67,10 @@ def test_rows_have_the_size_that_the_feature_stage_writes(data):
             size=scale.SIZE,
             fit="squash",
             on_bad="error",
-            grid_path="grid.h5",
-            boundary_path="boundary.h5",
+            shards=Path(boundary),
             device=torch.device("cpu"),
         )
+        join(names, Path(boundary), grid_path="grid.h5", boundary_path="boundary.h5")
         for name, key in (("grid.h5", "grid.h5"), ("boundary.h5", f"boundary.h5, {boundary}")):
             row = FeatureStore(name).read([0])
             assert record["bytes an image"][key] == row.nbytes

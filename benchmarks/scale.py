@@ -54,7 +54,7 @@ def measure() -> dict[str, Any]:
     archive, listed = _held(lambda: Archive(PHOTOS))
     items, held = _held(lambda: read_captions(CAPTIONS))
     training = [item for item in items if item.split == "train"]
-    sets = CaptionSet.of_splits(items, {item.image: row for row, item in enumerate(items)}, lambda rows: lambda at: at)
+    sets = CaptionSet.of_splits(items, {item.image: [row] for row, item in enumerate(items)}, torch.clone)
     _, counted = _held(lambda: Reward({item.image: item.raw for item in training}))
     encoder = Encoder().eval()
     pixels = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)

@@ -72,6 +72,8 @@ def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
                 warmup=0,
                 clip=1.0,
                 patience=1,
+                ema=0.999,
+                crop=1.0,
                 seed=1,
                 start_is_candidate=False,
                 dev_beam=1,

@@ -22,7 +22,7 @@ from captioner.features import extract, join
 from captioner.files import read_json
 from captioner.model import Captioner
 from captioner.params import read_params
-from captioner.store import FeatureStore, new_store
+from captioner.store import FeatureStore, View, new_store
 from captioner.training import Batch, CaptionSet, next_word_losses
 from captioner.vocabulary import Vocabulary
 
@@ -79,9 +79,9 @@ def random_encoder(pixels: Tensor) -> Encoder:
 
 def caption_set(items: list[CaptionedImage], read: Callable[[Tensor], Tensor]) -> CaptionSet:
     """Return the items as a split whose features `read` gives by their places."""
-    rows = {item.image: row for row, item in enumerate(items)}
+    views = {item.image: [row] for row, item in enumerate(items)}
     pad = [CaptionedImage(item.image, "dev", item.raw, item.ids) for item in items[:1]]  # a split may not be empty
-    whole = CaptionSet.of_splits([*items, *pad], rows, lambda _: read)
+    whole = CaptionSet.of_splits([*items, *pad], views, read)
     return whole["train"]
 
 
@@ -97,9 +97,9 @@ def decoding_problem(images: int) -> tuple[Captioner, Batch, Tensor]:
 
 def store_of(path: Path, rows: Tensor, *, layer: str) -> FeatureStore:
     """Write rows [N, h, w, C] as a feature store; return it."""
-    names = [str(row) for row in range(len(rows))]
+    views = [View(str(row)) for row in range(len(rows))]
     shape, valid_for = tuple(rows.shape[1:]), {"encoder": "random", "layer": layer, "size": SIZE, "fit": "squash"}
-    with new_store(path, images=names, shape=shape, dtype="float16", **valid_for) as store:
+    with new_store(path, views=views, shape=shape, dtype="float16", **valid_for) as store:
         store.write(0, rows)
     return FeatureStore(path, **valid_for)
 
@@ -108,9 +108,9 @@ def extract_to(folder: Path, archive: Archive, names: list[str], encoder: Encode
     """Run the feature stage's library calls on these photos."""
     with TemporaryDirectory(dir=folder) as name:
         shards = Path(name)
-        view = {"size": SIZE, "fit": "squash"}
-        extract(archive, names, encoder, boundary=BOUNDARY, on_bad="error", shards=shards, device=CPU, **view)
-        join(names, shards, grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
+        views, shape = [View(name) for name in names], {"size": SIZE, "fit": "squash"}
+        extract(archive, views, encoder, boundary=BOUNDARY, on_bad="error", shards=shards, device=CPU, **shape)
+        join(views, shards, grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
 
 
 def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision = mixed_precision) -> None:

@@ -16,6 +16,7 @@ from captioner.features import calibrate_on, extract, join, share_of
 from captioner.files import write_json
 from captioner.resume import Resume, made_from
 from captioner.stage import run
+from captioner.store import View
 
 
 @distributed
@@ -28,15 +29,16 @@ def main(params):
     resume = Resume("features", {**made_from("features", params), "device": device.type})
     photos = Archive("data/raw/images")
     images = read_images("data/images.csv")
-    names = [name for name, _ in images]
+    trained_on = [name for name, split in images if split == "train"]
+    views = [View(name) for name, _ in images] + [View(name, True) for name in trained_on if params.views.flip]
     encoder = load_encoder(torch.load("data/raw/resnet18.pth", weights_only=True))
-    view = {"size": params.image.size, "fit": params.image.fit}
+    shape = {"size": params.image.size, "fit": params.image.fit}
     if params.encoder.weights == "random":
-        calibrate_on(encoder, photos, [name for name, split in images if split == "train"], **view)
+        calibrate_on(encoder, photos, trained_on, **shape)
     part, parts = share or (0, 1)
     extract(
         photos,
-        names,
+        views,
         encoder,
         boundary=params.finetune.unfreeze_from,
         on_bad=params.dataset.on_bad,
@@ -44,7 +46,7 @@ def main(params):
         part=part + parts * rank(),
         parts=parts * processes(),
         device=device,
-        **view,
+        **shape,
     )
     gather(None)  # wait until all are done
     if rank() != 0:
@@ -54,7 +56,7 @@ def main(params):
             f"share {part + 1} of {parts} is in {resume.parts}; with all of them there, dvc repro features joins them"
         )
         return
-    summary = join(names, resume.parts, grid_path="data/features/grid.h5", boundary_path="data/features/boundary.h5")
+    summary = join(views, resume.parts, grid_path="data/features/grid.h5", boundary_path="data/features/boundary.h5")
     save_encoder("data/features/encoder.safetensors", encoder)
     write_json("metrics/features.json", summary)
     resume.remove()

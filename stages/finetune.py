@@ -30,6 +30,8 @@ def main(params):
         label_smoothing=params.finetune.label_smoothing,
         clip=params.finetune.clip,
         patience=params.finetune.patience,
+        ema=params.finetune.ema,
+        crop=params.finetune.crop,
         seed=params.seed,
     )
 

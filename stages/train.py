@@ -29,6 +29,8 @@ def main(params):
         label_smoothing=params.train.label_smoothing,
         clip=params.train.clip,
         patience=params.train.patience,
+        ema=params.train.ema,
+        crop=params.train.crop,
         seed=params.seed,
     )
 

@@ -159,13 +159,13 @@ def test_a_store_larger_than_memory_is_trained_on(tmp_path):
         import json, resource
         from pathlib import Path
         import numpy as np, torch
-        from captioner.store import FeatureStore, new_store
+        from captioner.store import FeatureStore, View, new_store
         from captioner.train import train_decoder
 
         IMAGES, SHAPE = 120_000, (7, 7, 512)
-        names = [str(row) for row in range(IMAGES)]
+        views = [View(str(row)) for row in range(IMAGES)]
         valid_for = {"encoder": "x", "layer": "end", "size": 224, "fit": "squash"}
-        with new_store("grid.h5", images=names, shape=SHAPE, dtype="float16", **valid_for) as store:
+        with new_store("grid.h5", views=views, shape=SHAPE, dtype="float16", **valid_for) as store:
             for row in range(0, IMAGES, 5000):
                 store.write(row, torch.full((1, *SHAPE), float(row % 97)))
         torch.ones(8, 8) @ torch.ones(8, 8)  # threads take their stacks now
@@ -190,7 +190,8 @@ def test_a_store_larger_than_memory_is_trained_on(tmp_path):
         train_decoder(
             captions="captions.jsonl", vocabulary="vocabulary.json", grid_store="grid.h5", model="m.safetensors",
             curve="c.csv", summary="s.json", made={}, attention=True, width=16, heads=2, tied=True, dropout=0.1,
-            epochs=1, batch=4, lr=0.001, warmup=0, weight_decay=0.0, label_smoothing=0.0, clip=1.0, patience=1, seed=1,
+            epochs=1, batch=4, lr=0.001, warmup=0, weight_decay=0.0, label_smoothing=0.0, clip=1.0, patience=1, ema=0.0,
+            crop=1.0, seed=1,
         )
         print("trained", Path("m.safetensors").exists())
     """

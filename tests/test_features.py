@@ -18,7 +18,7 @@ from captioner.encoder import BLOCKS, calibrate, fingerprint, load_encoder
 from captioner.errors import CaptionerError
 from captioner.features import calibrate_on, decode_photos, extract, join, shards_of, share_of
 from captioner.photos import load_photo
-from captioner.store import FeatureStore, StoreWriter, new_store
+from captioner.store import FeatureStore, StoreWriter, View, new_store
 
 HALF = 2e-3  # half precision of a row, and folded BatchNorm, relative to the row's largest value
 
@@ -63,15 +63,19 @@ def photos():
     return dict(random.Random(1).sample(sorted(named.items()), len(named)))
 
 
+def views_of(images):
+    return [image if isinstance(image, View) else View(image) for image in images]
+
+
 def run(folder, archive, images, encoder, *, boundary="layer4", fit="squash", on_bad="error"):
     some_shards(folder, archive, images, encoder, boundary=boundary, fit=fit, on_bad=on_bad)
-    return join(images, folder / "shards", grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
+    return join(views_of(images), folder / "shards", grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
 
 
 def some_shards(folder, archive, images, encoder, *, boundary="layer4", fit="squash", on_bad="error", **part):
     extract(
         archive,
-        images,
+        views_of(images),
         encoder,
         boundary=boundary,
         size=64,
@@ -108,10 +112,31 @@ def test_rows_are_what_the_encoder_computes_from_the_photos(tmp_path, encoder, p
             assert torch.equal(stored, pixels)
     assert summary == {
         "images": len(names),
+        "flipped": 0,
         "skipped": [],
         "grid": list(grids.shape[1:]),
         "boundary": list(boundaries.shape[1:]),
     }
+
+
+@pytest.mark.parametrize("boundary", ["layer4", "conv1"])
+@torch.no_grad()
+def test_flipped_views_are_rows_of_the_mirrored_photo(tmp_path, encoder, photos, boundary, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
+    names = list(photos)[:4]
+    photos[names[1]] = b"<html>gone</html>"
+    views = [*map(View, names), View(names[0], True), View(names[1], True)]
+    archive = archive_of(tmp_path / "photos.zip", photos)
+    summary = run(tmp_path, archive, views, encoder, boundary=boundary, on_bad="skip")
+    assert (summary["images"], summary["flipped"]) == (3, 1)
+    assert summary["skipped"] == [names[1]]
+    grids, boundaries = FeatureStore(tmp_path / "grid.h5"), FeatureStore(tmp_path / "boundary.h5")
+    assert grids.views == boundaries.views == {names[0]: [0, 4], names[2]: [2], names[3]: [3]}
+    pixels = torch.from_numpy(load_photo(photos[names[0]], size=64, fit="squash").copy())[None]
+    for row, seen in enumerate((pixels, pixels.flip(2))):
+        at = [grids.views[names[0]][row]]
+        assert_row(grids.read(at), encoder(seen))
+        assert_row(boundaries.read(at), encoder(seen, stop=boundary))
 
 
 @pytest.mark.parametrize("boundary", BLOCKS)
@@ -183,7 +208,7 @@ def test_joined_stores_are_those_that_are_written_at_once(tmp_path, encoder, pho
         order = ("layer", "encoder", "size", "fit")
         with new_store(
             tmp_path / "at once" / file,
-            images=names,
+            views=views_of(names),
             shape=rows.shape[1:],
             dtype=str(rows.numpy().dtype),
             **{key: found.attributes[key] for key in order},
@@ -219,7 +244,7 @@ def test_only_the_shards_that_are_not_there_are_computed(tmp_path, encoder, phot
         some_shards(tmp_path / "other", archive, names, other)
         shutil.copy(tmp_path / "other" / "shards" / grids.name, grids)
         with pytest.raises(CaptionerError, match=r"grid-00000004\.h5: made for encoder"):
-            join(names, tmp_path / "shards", grid_path=tmp_path / "a.h5", boundary_path=tmp_path / "b.h5")
+            join(views_of(names), tmp_path / "shards", grid_path=tmp_path / "a.h5", boundary_path=tmp_path / "b.h5")
         assert not (tmp_path / "a.h5").exists()
     elif lost:
         (tmp_path / "shards" / lost).unlink()

@@ -22,7 +22,7 @@ from captioner.errors import CaptionerError
 from captioner.files import whole, write_json, write_text
 from captioner.resume import Resume
 from captioner.shapes import write_archives
-from captioner.store import FeatureStore, new_store
+from captioner.store import FeatureStore, View, new_store
 from captioner.weights import provide_weights
 
 ROOM = 5000  # bytes a file may grow to on the full disk
@@ -40,7 +40,7 @@ def full_disk():
 
 
 def store(path, size):
-    with new_store(path, images=["a.jpg"] * size, shape=(2, 2, 8), dtype="float16", layer="end") as writer:
+    with new_store(path, views=[View("a.jpg")] * size, shape=(2, 2, 8), dtype="float16", layer="end") as writer:
         writer.write(0, torch.zeros(size, 2, 2, 8))
 
 
@@ -160,7 +160,7 @@ def test_a_folder_that_goes_away_while_a_file_is_written_is_an_error(tmp_path):
 def test_a_store_that_is_deleted_is_read_to_the_end(tmp_path):
     path = tmp_path / "features.h5"
     rows = torch.arange(64, dtype=torch.float16).reshape(4, 2, 2, 4)
-    with new_store(path, images=list("abcd"), shape=(2, 2, 4), dtype="float16") as writer:
+    with new_store(path, views=list(map(View, "abcd")), shape=(2, 2, 4), dtype="float16") as writer:
         writer.write(0, rows)
     opened = FeatureStore(path)
     path.unlink()

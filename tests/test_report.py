@@ -20,7 +20,7 @@ from captioner.encoder import Encoder
 from captioner.errors import CaptionerError
 from captioner.model import Captioner, Card, load_model, save_model
 from captioner.report import _incomparable, thumbnail, write_report
-from captioner.store import FeatureStore, new_store
+from captioner.store import FeatureStore, View, new_store
 from captioner.vocabulary import Vocabulary
 
 NASTY = '</script><script>document.title = "run"</script> "><img src=x onerror=alert(1)> & dog .'
@@ -66,7 +66,13 @@ def make_world(folder, attention=True):
     table = list(rows())
     names = [row[0] for row in table]
     with new_store(
-        folder / "b.h5", images=names, shape=(4, 4, 256), dtype="float16", layer="layer4", encoder="e", **IMAGE
+        folder / "b.h5",
+        views=[View(name) for name in names],
+        shape=(4, 4, 256),
+        dtype="float16",
+        layer="layer4",
+        encoder="e",
+        **IMAGE,
     ) as store:
         store.write(0, torch.rand(COUNT, 4, 4, 256))
     zipped(folder / "images.zip", {name: jpeg(40 + n, 40, (8 * n, 90, 90)) for n, name in enumerate(names)})

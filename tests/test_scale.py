@@ -16,7 +16,7 @@ from captioner.encoder import Encoder
 from captioner.errors import CaptionerError
 from captioner.features import extract, join
 from captioner.files import read_json
-from captioner.store import FeatureStore
+from captioner.store import FeatureStore, View
 from captioner.tokenise import tokenise
 
 PAGE = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
@@ -57,11 +57,11 @@ def data(tmp_path, monkeypatch):
 
 def test_rows_have_the_size_that_the_feature_stage_writes(data):
     record = scale.measure()
-    names = [f"{number}.jpg" for number in range(5)]
+    views = [View(f"{number}.jpg") for number in range(5)]
     for boundary in ("layer4", "conv1"):
         extract(
             Archive("data/raw/images"),
-            names,
+            views,
             Encoder().eval(),
             boundary=boundary,
             size=scale.SIZE,
@@ -70,7 +70,7 @@ def test_rows_have_the_size_that_the_feature_stage_writes(data):
             shards=Path(boundary),
             device=torch.device("cpu"),
         )
-        join(names, Path(boundary), grid_path="grid.h5", boundary_path="boundary.h5")
+        join(views, Path(boundary), grid_path="grid.h5", boundary_path="boundary.h5")
         for name, key in (("grid.h5", "grid.h5"), ("boundary.h5", f"boundary.h5, {boundary}")):
             row = FeatureStore(name).read([0])
             assert record["bytes an image"][key] == row.nbytes

@@ -148,14 +148,24 @@ def test_it_makes_better_captions_likelier(attention, tmp_path):
     features = torch.tensor([[2.0 * (n >> bit & 1) - 1 for bit in range(3)] for n in range(24)])[:, None, None]
     sets = CaptionSet.of_splits(
         items,
-        {item.image: n for n, item in enumerate(items)},
-        lambda rows: features[torch.from_numpy(rows)].__getitem__,
+        {item.image: [n] for n, item in enumerate(items)},
+        features.__getitem__,
     )
     captioner = Captioner(small_decoder(len(words), width=16, attention=attention))
 
     def run(name, objective, epochs):
         groups = parameter_groups([captioner.decoder], lr=0.01, weight_decay=0.0)
-        recipe = {"epochs": epochs, "batch": 8, "warmup": 0.5, "clip": 1.0, "patience": 99, "seed": 3, "dev_beam": 1}
+        recipe = {
+            "epochs": epochs,
+            "batch": 8,
+            "warmup": 0.5,
+            "clip": 1.0,
+            "patience": 99,
+            "ema": 0.0,
+            "crop": 1.0,
+            "seed": 3,
+            "dev_beam": 1,
+        }
         return fit(
             captioner,
             groups,

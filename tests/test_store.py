@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from captioner.errors import CaptionerError
-from captioner.store import FeatureStore, new_store
+from captioner.store import FeatureStore, View, new_store
 
 NAMES = ["b.jpg", "a.jpg", "naïve 犬.jpg", "d.jpg", "e.jpg"]
 SHAPE = (2, 3, 4)
@@ -27,7 +27,9 @@ def features(dtype=torch.float16, seed=1):
 
 def write(path, rows, left_out=(), **attributes):
     dtype = "uint8" if rows.dtype == torch.uint8 else "float16"
-    with new_store(path, images=NAMES, shape=SHAPE, dtype=dtype, **VALID_FOR | attributes) as store:
+    with new_store(
+        path, views=[View(name) for name in NAMES], shape=SHAPE, dtype=dtype, **VALID_FOR | attributes
+    ) as store:
         store.write(0, rows[:2])
         store.write(2, rows[2:])
         for row in left_out:
@@ -49,12 +51,31 @@ def test_round_trip_by_name(tmp_path, dtype):
     wanted = features(dtype)
     store = FeatureStore(write(tmp_path / "features.h5", wanted), **VALID_FOR)
     assert store.shape == (len(NAMES), *SHAPE)
-    assert store.attributes == VALID_FOR | {"schema": 1}
+    assert store.attributes == VALID_FOR | {"schema": 2}
     assert list(store.rows) == NAMES
     for name, row in zip(NAMES, wanted, strict=True):
         found = store.read([store.rows[name]])
         assert found.dtype == dtype
         assert torch.equal(found, row[None])
+
+
+def test_a_store_of_the_first_schema_is_told(path):
+    with h5py.File(path, "a") as file:
+        file.attrs["schema"] = 1
+        del file["flipped"]
+    with pytest.raises(CaptionerError, match=r"features\.h5: made for schema 1, expected 2; .*dvc repro features"):
+        FeatureStore(path)
+
+
+def test_views_of_an_image_are_its_rows_with_the_plain_one_first(tmp_path):
+    views = [View("a.jpg", True), View("b.jpg"), View("a.jpg"), View("c.jpg"), View("b.jpg", True)]
+    with new_store(tmp_path / "views.h5", views=views, shape=SHAPE, dtype="float16", **VALID_FOR) as store:
+        store.write(0, features())
+        store.leave_out(3)
+    store = FeatureStore(tmp_path / "views.h5")
+    assert store.views == {"a.jpg": [2, 0], "b.jpg": [1, 4]}
+    assert store.rows == {"a.jpg": 2, "b.jpg": 1}
+    assert torch.equal(store.read(torch.tensor(store.views["b.jpg"])), features()[[1, 4]])
 
 
 def test_single_precision_is_rounded_to_half(tmp_path):
@@ -105,7 +126,7 @@ def test_pickles_hold_no_features(path):
         ("layer", "layer4", "end"),
         ("size", 64, 224),
         ("fit", "squash", "crop"),
-        ("schema", 77, 1),
+        ("schema", 77, 2),
         ("absent", None, "something"),
     ],
 )
@@ -144,7 +165,7 @@ def test_what_is_no_store_is_refused(tmp_path, kind):
         path.write_text("<html>not found</html>\n" * 100)
     else:
         with h5py.File(path, "w") as file:
-            file.attrs.update({"schema": 1, **VALID_FOR})
+            file.attrs.update({"schema": 2, **VALID_FOR})
             if kind == "groups":
                 file.create_group("features")
             elif kind != "no features":
@@ -161,9 +182,10 @@ def test_what_is_no_store_is_refused(tmp_path, kind):
 def test_a_dataset_that_cannot_be_mapped_is_refused(tmp_path, how):
     path = tmp_path / "chunked.h5"
     with h5py.File(path, "w") as file:
-        file.attrs.update({"schema": 1, **VALID_FOR})
+        file.attrs.update({"schema": 2, **VALID_FOR})
         file.create_dataset("features", data=features().numpy(), **how)
         file.create_dataset("images", data=NAMES, dtype=h5py.string_dtype())
+        file.create_dataset("flipped", data=np.zeros(len(NAMES), dtype=bool))
     with pytest.raises(CaptionerError, match=r"chunked\.h5.*not contiguous"):
         FeatureStore(path)
 
@@ -199,7 +221,7 @@ def test_an_error_while_writing_leaves_what_was_there(tmp_path, error, old):
     before = write(path, features()).read_bytes() if old else None
 
     def fail():
-        with new_store(path, images=NAMES, shape=SHAPE, dtype="float16", **VALID_FOR) as store:
+        with new_store(path, views=[View(name) for name in NAMES], shape=SHAPE, dtype="float16", **VALID_FOR) as store:
             store.write(0, features(seed=2)[:3])
             raise error
 

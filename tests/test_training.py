@@ -30,15 +30,15 @@ from captioner.model import Captioner, load_model, save_model
 from captioner.resume import Resume, made_from
 from captioner.scores import score
 from captioner.search import beam_search
-from captioner.store import FeatureStore, new_store
+from captioner.store import FeatureStore, View, new_store
 from captioner.train import train_decoder
-from captioner.training import CaptionSet, NextWord, fit, next_word_losses, parameter_groups, rate_scale
+from captioner.training import CaptionSet, NextWord, cropped, fit, next_word_losses, parameter_groups, rate_scale
 from captioner.vocabulary import BOS, EOS, PAD, Vocabulary
 
 CPU = torch.device("cpu")
 COLOURS, ANIMALS, VERBS = ("red", "blue"), ("dog", "cat"), ("runs", "sits")
 VOCABULARY = Vocabulary(words=(*COLOURS, *ANIMALS, *VERBS), max_length=4)
-RECIPE = {"epochs": 4, "batch": 4, "warmup": 0.5, "clip": 1.0, "patience": 9}
+RECIPE = {"epochs": 4, "batch": 4, "warmup": 0.5, "clip": 1.0, "patience": 9, "ema": 0.0, "crop": 1.0}
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +71,8 @@ def toy(train=16, dev=8, captions=lambda number: 2):
 
 
 def sets_of(items, features):
-    rows = {item.image: row for row, item in enumerate(items)}
-    splits = CaptionSet.of_splits(items, rows, lambda rows: features[torch.from_numpy(rows)].__getitem__)
+    views = {item.image: [row] for row, item in enumerate(items)}
+    splits = CaptionSet.of_splits(items, views, features.__getitem__)
     return splits["train"], splits["dev"]
 
 
@@ -215,9 +215,8 @@ def test_targets_are_the_words_of_the_captions_and_never_padding(captions, size,
         CaptionedImage(f"{number}.jpg", "train", ["a dog"], [[BOS, *words, EOS] for words in several])
         for number, several in enumerate(captions)
     ]
-    chosen = CaptionSet._of(
-        "train", items, {item.image: row for row, item in enumerate(items)}, lambda rows: torch.Tensor.float
-    )
+    views = {item.image: [row] for row, item in enumerate(items)}
+    chosen = CaptionSet._of("train", items, views, torch.Tensor.float)
     order = torch.tensor(data.draw(st.permutations(range(len(items)))))
     found = []
     for batch in chosen.batches(order, size, CPU):
@@ -238,14 +237,83 @@ def test_images_with_different_numbers_of_captions_train():
 
 def test_a_split_holds_the_images_that_have_features():
     items, features = toy()
-    rows = {item.image: row for row, item in enumerate(items) if row not in (0, 20)}
-    splits = CaptionSet.of_splits(items, rows, lambda rows: features[torch.from_numpy(rows)].__getitem__)
+    views = {item.image: [row] for row, item in enumerate(items) if row not in (0, 20)}
+    splits = CaptionSet.of_splits(items, views, features.__getitem__)
     assert len(splits["train"]) == 15
     assert splits["train"].images[0] == "1.jpg"
-    assert torch.equal(splits["train"].read(torch.tensor([0])), features[[1]])
+    assert torch.equal(splits["train"].views[0], torch.tensor([1]))
     assert "20.jpg" not in splits["dev"].references
     with pytest.raises(CaptionerError, match="dev split"):
-        CaptionSet.of_splits(items[:16], rows, lambda rows: None)
+        CaptionSet.of_splits(items[:16], views, features.__getitem__)
+
+
+def test_each_epoch_draws_a_view_of_each_training_image_and_dev_has_the_first():
+    items, features = toy()
+    views = {item.image: [row, len(items) + row] for row, item in enumerate(items)}
+    read = []
+
+    def both(rows):
+        read.append(rows)
+        return torch.cat((features, -features))[rows]
+
+    splits = CaptionSet.of_splits(items, views, both)
+    run(sets=(splits["train"], splits["dev"]), epochs=3)
+    of_training = torch.stack([rows for rows in read if (rows % len(items) < 16).all()]).view(3, 16)
+    of_dev = torch.cat([rows for rows in read if (rows % len(items) >= 16).all()])
+    assert of_training.numel() + of_dev.numel() == sum(map(len, read))
+    assert (of_dev < len(items)).all()
+    for epoch in of_training:
+        assert sorted((epoch % len(items)).tolist()) == list(range(16))
+        assert 1 < (epoch >= len(items)).sum() < 15
+    seen = [set((epoch[epoch >= len(items)] % len(items)).tolist()) for epoch in of_training]
+    assert seen[0] != seen[1] != seen[2]
+
+
+def test_a_crop_is_a_window_of_each_map_at_a_place_of_its_own():
+    rows = torch.arange(50 * 10 * 6 * 2).view(50, 10, 6, 2)
+    torch.manual_seed(1)
+    sizes, places = set(), set()
+    for _ in range(40):
+        found = cropped(rows, 0.65)
+        images, height, width, channels = found.shape
+        assert (images, channels) == (50, 2)
+        sizes.add((height, width))
+        for row, window in zip(rows, found, strict=True):
+            top, left = divmod(int(window[0, 0, 0] - row[0, 0, 0]) // 2, 6)
+            assert torch.equal(window, row[top : top + height, left : left + width])
+            places.add((top + height <= 10, left + width <= 6, top, left))
+    assert sizes == {(height, width) for height in (7, 8, 9, 10) for width in (4, 5, 6)}
+    assert {place[2:] for place in places} == {(top, left) for top in range(4) for left in range(3)}
+
+
+def test_without_a_crop_nothing_is_drawn():
+    rows = torch.rand(3, 4, 4, 2)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert cropped(rows, 1.0) is rows
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_images_are_cropped_and_dev_images_never(monkeypatch):
+    items, _ = toy()
+    trained, measured = set(), []
+
+    class Seeing(NextWord):
+        def __call__(self, captioner, batch):
+            trained.add(tuple(batch.rows.shape[1:3]))
+            return super().__call__(captioner, batch)
+
+    def losses(captioner, batch):
+        if not captioner.training:
+            measured.append(tuple(batch.rows.shape[1:3]))
+        return next_word_losses(captioner, batch)
+
+    monkeypatch.setattr(training, "next_word_losses", losses)
+    sets = sets_of(items, torch.rand(len(items), 5, 5, 3))
+    run(sets=sets, objective=Seeing(label_smoothing=0.1), crop=0.5, epochs=6)
+    assert len(trained) > 3
+    assert all(3 <= side <= 5 for shape in trained for side in shape)
+    assert measured == [(5, 5)] * 6
 
 
 # ------------------------------------------------------------------------------------- rates and groups
@@ -317,10 +385,38 @@ def test_the_given_weights_win_as_epoch_0_where_training_spoils_them(monkeypatch
 # ------------------------------------------------------------------------------------------- interruption
 
 
-@pytest.mark.parametrize("candidate", [True, False])
+@pytest.mark.parametrize("ema", [0.0, 0.6, 0.99])
+def test_the_average_of_the_weights_is_what_is_measured_and_kept(monkeypatch, ema):
+    after = []
+
+    class Noted(torch.optim.AdamW):
+        def step(self, *args):
+            super().step(*args)
+            after.append([each.detach().clone() for group in self.param_groups for each in group["params"]])
+
+    monkeypatch.setattr(torch.optim, "AdamW", Noted)
+    captioner = captioner_of()
+    wanted = [
+        each.detach().clone()
+        for group in parameter_groups([captioner], lr=0, weight_decay=0)
+        for each in group["params"]
+    ]
+    monkeypatch.setattr(training, "_dev_record", lambda *args: {"dev loss": 1.0, "dev CIDEr": len(after) / 100})
+    run(captioner=captioner, epochs=3, ema=ema)
+    assert len(after) == 12
+    for step, weights in enumerate(after):
+        kept = min(ema, (1 + step) / (10 + step))
+        wanted = [kept * average + (1 - kept) * weight for average, weight in zip(wanted, weights, strict=True)]
+    found = [each for group in parameter_groups([captioner], lr=0, weight_decay=0) for each in group["params"]]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-5, atol=1e-6)
+    assert all(map(torch.equal, found, after[-1])) == (ema == 0)
+
+
+@pytest.mark.parametrize(("candidate", "ema"), [(True, 0.0), (False, 0.6)])
 @pytest.mark.parametrize("epochs", [(1,), (2,), (4,), (1, 2, 3, 4), (None, 0, 2)], ids=str)
-def test_an_interrupted_run_ends_like_one_that_was_not(epochs, candidate):
-    wanted, wanted_records = run("whole", start_is_candidate=candidate)
+def test_an_interrupted_run_ends_like_one_that_was_not(epochs, candidate, ema):
+    wanted, wanted_records = run("whole", start_is_candidate=candidate, ema=ema)
     stop = Stop(*epochs)
     if not candidate and 0 in stop.epochs:
         stop.epochs.remove(0)
@@ -328,9 +424,11 @@ def test_an_interrupted_run_ends_like_one_that_was_not(epochs, candidate):
         stop.epochs.remove(None)
     while stop.epochs:
         with pytest.raises(KeyboardInterrupt):
-            run("cut", on_epoch=stop, start_is_candidate=candidate)
+            run("cut", on_epoch=stop, start_is_candidate=candidate, ema=ema)
     seen = []
-    found, records = run("cut", on_epoch=lambda records: seen.append(len(records)), start_is_candidate=candidate)
+    found, records = run(
+        "cut", on_epoch=lambda records: seen.append(len(records)), start_is_candidate=candidate, ema=ema
+    )
     assert records == wanted_records
     assert_same(found.state_dict(), wanted.state_dict())
     if epochs == (2,):
@@ -348,7 +446,7 @@ def test_a_run_interrupted_within_an_epoch_goes_on_after_the_last_whole_one():
             raise KeyboardInterrupt
         return train.read(chosen)
 
-    cut = CaptionSet(train.images, train.references, train.ids, read)
+    cut = CaptionSet(train.images, train.references, train.ids, train.views, read)
     with pytest.raises(KeyboardInterrupt):
         run("cut", sets=(cut, dev))
     before = len(calls)
@@ -435,7 +533,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(m
         if records:
             good.update(weights_of(captioner))
 
-    broken = CaptionSet(train.images, train.references, train.ids, read)
+    broken = CaptionSet(train.images, train.references, train.ids, train.views, read)
     with pytest.raises(CaptionerError) as caught:
         run(sets=(broken, dev), captioner=captioner, on_epoch=keep)
     text = str(caught.value)
@@ -503,7 +601,11 @@ def write_stores(folder, encoder, pictures, images):
             dtype = "uint8" if layer == "conv1" else "float16"
             valid_for = {"encoder": fingerprint(encoder), "layer": layer, **IMAGE}
             with new_store(
-                folder / f"{layer}.h5", images=images, shape=rows.shape[1:], dtype=dtype, **valid_for
+                folder / f"{layer}.h5",
+                views=[View(name) for name in images],
+                shape=rows.shape[1:],
+                dtype=dtype,
+                **valid_for,
             ) as store:
                 store.write(0, rows)
 
@@ -753,7 +855,7 @@ def test_finetune_refuses_a_store_of_another_encoder_or_view(world, tmp_path):
     for key, value in (("size", 64), ("fit", "crop"), ("encoder", "f" * 64)):
         valid_for = {"encoder": card.encoder, "layer": "layer4", **IMAGE} | {key: value}
         with new_store(
-            tmp_path / "other.h5", images=["0.jpg"], shape=(2, 2, 256), dtype="float16", **valid_for
+            tmp_path / "other.h5", views=[View("0.jpg")], shape=(2, 2, 256), dtype="float16", **valid_for
         ) as store:
             store.write(0, torch.zeros(1, 2, 2, 256))
         assert f"other.h5: made for {key} {value}" in refused(world, tmp_path, boundary_store=tmp_path / "other.h5")

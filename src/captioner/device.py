@@ -18,6 +18,10 @@ from captioner.errors import CaptionerError
 
 def select_device() -> torch.device:
     """Return the device to compute on; raises CaptionerError for one that this machine lacks."""
+    # A CPU's compiled bfloat16 products are kept by shape, up to 1024 in each of two caches: gigabytes, as the lengths
+    # of captions differ. The variables are read at the first product.
+    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "32")
     wanted = os.environ.get("CAPTIONER_DEVICE", "auto")
     local = os.environ.get("LOCAL_RANK")  # of several processes on this machine
     if wanted == "auto":

@@ -25,7 +25,7 @@ from captioner.distributed import rank
 from captioner.encoder import END, Encoder, calibrate, fingerprint, fused
 from captioner.errors import CaptionerError
 from captioner.photos import load_photo
-from captioner.store import FeatureStore, new_store
+from captioner.store import FeatureStore, View, new_store
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def shards_of(images: int) -> list[range]:
 @torch.inference_mode()
 def extract(
     archive: Archive,
-    images: Sequence[str],
+    views: Sequence[View],
     encoder: Encoder,
     *,
     boundary: str,
@@ -98,7 +98,7 @@ def extract(
     names the photo.
     """
     valid_for = {"encoder": fingerprint(encoder), "size": size, "fit": fit}
-    mine = shards_of(len(images))[part::parts]
+    mine = shards_of(len(views))[part::parts]
     todo = [rows for rows in mine if not _is_there(shards, rows, boundary, valid_for)]
     if len(todo) < len(mine):
         log.info("going on: %d of %d shards are there, in %s", len(mine) - len(todo), len(mine), shards)
@@ -107,7 +107,7 @@ def extract(
     trial = network(torch.from_numpy(blank)[None].to(device), stop=boundary)
     boundary_shape, grid_shape = tuple(trial.shape[1:]), tuple(network(trial, start=boundary).shape[1:])
     boundary_type = "uint8" if boundary == "conv1" else "float16"
-    photos = decode_photos(archive, [images[row] for rows in todo for row in rows], size=size, fit=fit)
+    photos = decode_photos(archive, [views[row].image for rows in todo for row in rows], size=size, fit=fit)
     with (
         closing(photos),
         tqdm(
@@ -115,11 +115,11 @@ def extract(
         ) as progress,
     ):
         for rows in todo:
-            grid_path, boundary_path, names = *_paths(shards, rows), images[rows.start : rows.stop]
+            grid_path, boundary_path, some = *_paths(shards, rows), views[rows.start : rows.stop]
             with (
-                new_store(grid_path, images=names, shape=grid_shape, dtype="float16", layer=END, **valid_for) as grids,
+                new_store(grid_path, views=some, shape=grid_shape, dtype="float16", layer=END, **valid_for) as grids,
                 new_store(
-                    boundary_path, images=names, shape=boundary_shape, dtype=boundary_type, layer=boundary, **valid_for
+                    boundary_path, views=some, shape=boundary_shape, dtype=boundary_type, layer=boundary, **valid_for
                 ) as boundaries,
             ):
                 for at in range(0, len(rows), BATCH):
@@ -132,7 +132,7 @@ def extract(
                             grids.leave_out(row)
                             boundaries.leave_out(row)
                             photo = blank
-                        batch.append(photo)
+                        batch.append(photo[:, ::-1] if some[row].flipped else photo)
                     pixels = torch.from_numpy(np.stack(batch)).to(device)
                     with half_precision(device):
                         at_boundary = network(pixels, stop=boundary)
@@ -142,36 +142,39 @@ def extract(
                     progress.update(len(batch))
 
 
-def join(images: Sequence[str], shards: Path, *, grid_path: str | Path, boundary_path: str | Path) -> dict[str, Any]:
+def join(views: Sequence[View], shards: Path, *, grid_path: str | Path, boundary_path: str | Path) -> dict[str, Any]:
     """Write the two stores from all of their shards; the shards stay.
 
-    Returns {"images": int, "skipped": [name, ...], "grid": shape, "boundary": shape}. Raises CaptionerError for a
-    shard that is missing, not whole or made for something else than the first.
+    Returns {"images": int, "flipped": int, "skipped": [name, ...], "grid": shape, "boundary": shape}, where "flipped"
+    counts the mirrored views. Raises CaptionerError for a shard that is missing, not whole or made for something else
+    than the first.
     """
-    pairs = [_paths(shards, rows) for rows in shards_of(len(images))]
-    grid, skipped = _join([path for path, _ in pairs], images, grid_path)
-    boundary, _ = _join([path for _, path in pairs], images, boundary_path)
-    return {"images": len(images) - len(skipped), "skipped": skipped, "grid": grid, "boundary": boundary}
+    pairs = [_paths(shards, rows) for rows in shards_of(len(views))]
+    grid, skipped = _join([path for path, _ in pairs], views, grid_path)
+    boundary, _ = _join([path for _, path in pairs], views, boundary_path)
+    left = [view.flipped for view in views if view.image not in skipped]
+    counts = {"images": left.count(False), "flipped": left.count(True)}
+    return {**counts, "skipped": skipped, "grid": grid, "boundary": boundary}
 
 
-def _join(shards: Sequence[Path], images: Sequence[str], path: str | Path) -> tuple[list[int], list[str]]:
+def _join(shards: Sequence[Path], views: Sequence[View], path: str | Path) -> tuple[list[int], list[str]]:
     """Write one store of all shards; return the shape of a row and the images that were left out."""
     first = FeatureStore(shards[0])
     height, width, channels = first.shape[1:]
     dtype = str(first.read([0]).numpy().dtype)
     valid_for = {key: first.attributes[key] for key in ("layer", "encoder", "size", "fit")}
     skipped: list[str] = []
-    with new_store(path, images=images, shape=(height, width, channels), dtype=dtype, **valid_for) as whole:
+    with new_store(path, views=views, shape=(height, width, channels), dtype=dtype, **valid_for) as whole:
         at = 0
         for shard in (FeatureStore(path, **valid_for) for path in shards):
             rows = shard.read(range(shard.shape[0]))
             for row in range(at, at + len(rows)):
-                if images[row] not in shard.rows:
+                if views[row].image not in shard.rows:
                     whole.leave_out(row)
-                    skipped.append(images[row])
+                    skipped.append(views[row].image)
             whole.write(at, rows)
             at += len(rows)
-    return [height, width, channels], skipped
+    return [height, width, channels], list(dict.fromkeys(skipped))
 
 
 def _paths(shards: Path, rows: range) -> tuple[Path, Path]:

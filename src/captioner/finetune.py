@@ -60,9 +60,7 @@ def finetune(
     if weights_hash(network) != card.encoder:
         raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
     store = FeatureStore(boundary_store, layer=unfreeze_from, encoder=card.encoder, **card.image)
-    splits = CaptionSet.of_splits(
-        read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen.numpy()])
-    )
+    splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
 
     captioner = Captioner(captioner.decoder, network, start=unfreeze_from)
     unfrozen = network.block_modules(unfreeze_from)

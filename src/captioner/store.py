@@ -1,10 +1,11 @@
-"""The feature store: one HDF5 file, one row an image.
+"""The feature store: one HDF5 file, one row a view of an image.
 
-Format (schema 1)
+Format (schema 2)
     features    [N, h, w, C] float16, or uint8 for the input of conv1; contiguous and uncompressed, so that
                 rows can be memory-mapped: random batches are read a thousand times faster than from chunks
                 by a list of indices, no HDF5 handle is open while reading, and forks and pickles are safe
     images      [N] UTF-8, the image of each row; empty where the photo was broken and skipped
+    flipped     [N] bool, whether the row is of the mirrored image
     attributes  schema; encoder (SHA-256 of the weights); layer (the block that the row is the input of,
                 "end" for the output of the last); size (pixels); fit ("squash" or "crop")
 
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -27,11 +28,19 @@ from torch import Tensor
 from captioner.errors import CaptionerError
 from captioner.files import whole
 
-SCHEMA = 1
+SCHEMA = 2
+
+
+class View(NamedTuple):
+    """What one row is of."""
+
+    image: str
+    flipped: bool = False
 
 
 class FeatureStore:
-    """Rows of features by image name, memory-mapped.
+    """Rows of features, memory-mapped. `rows` has the row of each image, `views` the rows of all views of
+    it, that one first.
 
     `expected` are attribute values that the store must have. Raises CaptionerError that names the file,
     the attribute, and both values where they differ; also where the file is missing, truncated or not a store.
@@ -44,6 +53,7 @@ class FeatureStore:
                 dataset = file["features"]
                 self.attributes = {key: _plain(value) for key, value in file.attrs.items()}
                 names = file["images"].asstr()[:]
+                flipped = file["flipped"][:] if "flipped" in file else np.zeros(len(names), bool)  # of schema 1
                 shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
         except FileNotFoundError:
             raise CaptionerError(f"{path}: not found; `dvc repro features` makes it") from None
@@ -61,7 +71,11 @@ class FeatureStore:
             raise CaptionerError(f"{path}: truncated or not contiguous; make it anew: `dvc repro --force features`")
         self._map = (shape, dtype, offset)
         self._open()
-        self.rows = {name: row for row, name in enumerate(names) if name}
+        self.views: dict[str, list[int]] = {}
+        for row in np.argsort(flipped, kind="stable").tolist():
+            if names[row]:
+                self.views.setdefault(names[row], []).append(row)
+        self.rows = {name: rows[0] for name, rows in self.views.items()}
 
     def _open(self) -> None:
         shape, dtype, offset = self._map
@@ -79,7 +93,7 @@ class FeatureStore:
         """[N, h, w, C]"""
         return self._map[0]
 
-    def read(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+    def read(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Return the rows as a new tensor [len(rows), h, w, C], in the order asked for."""
         return torch.from_numpy(self._features[np.asarray(rows)])
 
@@ -110,19 +124,20 @@ class StoreWriter:
 
 @contextmanager
 def new_store(
-    path: str | Path, *, images: Sequence[str], shape: tuple[int, int, int], dtype: str, **attributes: Any
+    path: str | Path, *, views: Sequence[View], shape: tuple[int, int, int], dtype: str, **attributes: Any
 ) -> Iterator[StoreWriter]:
-    """Make a store for `images` with rows of `shape` (h, w, C) that appears when the block ends well.
+    """Make a store for `views` with rows of `shape` (h, w, C) that appears when the block ends well.
 
     Raises OSError where the disk has no room for it: HDF5 crashes on a disk that fills up.
     """
     with whole(path) as beside:
-        size = len(images) * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = len(views) * int(np.prod(shape)) * np.dtype(dtype).itemsize
         if shutil.disk_usage(beside.parent).free < size:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size / 1e9:.1f} GB", str(path))
         with h5py.File(beside, "w") as file:
-            dataset = file.create_dataset("features", shape=(len(images), *shape), dtype=dtype)
-            names = file.create_dataset("images", data=list(images), dtype=h5py.string_dtype())
+            dataset = file.create_dataset("features", shape=(len(views), *shape), dtype=dtype)
+            names = file.create_dataset("images", data=[view.image for view in views], dtype=h5py.string_dtype())
+            file.create_dataset("flipped", data=np.array([view.flipped for view in views], dtype=bool))
             file.attrs.update({"schema": SCHEMA, **attributes})
             yield StoreWriter(dataset, names)
 

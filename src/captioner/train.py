@@ -46,12 +46,8 @@ def train_decoder(
     make_deterministic(seed)
     words = Vocabulary.from_dict(read_json(vocabulary))
     store = FeatureStore(grid_store, layer=END)
-    if attention:
-        splits = CaptionSet.of_splits(
-            read_captions(captions), store.rows, lambda rows: lambda chosen: store.read(rows[chosen.numpy()])
-        )
-    else:
-        splits = CaptionSet.of_splits(read_captions(captions), store.rows, lambda rows: store.pooled(rows).__getitem__)
+    read = store.read if attention else store.pooled(range(store.shape[0])).__getitem__
+    splits = CaptionSet.of_splits(read_captions(captions), store.views, read)
     shape: dict[str, Any] = {"vocabulary": len(words), "features": store.shape[-1], "width": width, "heads": heads}
     shape |= {"attention": attention, "tied": tied, "dropout": dropout}
     captioner = Captioner(Decoder(**shape))

@@ -13,13 +13,13 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from captioner.dataset import CaptionedImage
@@ -42,37 +42,38 @@ DEV_BEAM = 3  # of what is compared across stages
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """The images of one split with their captions; `read` gives their features by position."""
+    """The images of one split with their captions; `read` gives the features of rows."""
 
     images: list[str]
     references: dict[str, list[str]]
     ids: Tensor  # [N, K, 1 + L + 1] int64, padded
-    read: Callable[[Tensor], Tensor]  # positions [B] to store rows [B, h, w, C]
+    views: Tensor  # [N, views] int64, rows of the store; the first of each image is the one that is not mirrored
+    read: Callable[[Tensor], Tensor]  # rows [B] to features [B, h, w, C]
 
     @classmethod
     def of_splits(
         cls,
         captions: Iterable[CaptionedImage],
-        rows: dict[str, int],
-        reader: Callable[[np.ndarray], Callable[[Tensor], Tensor]],
+        views: Mapping[str, Sequence[int]],
+        read: Callable[[Tensor], Tensor],
     ) -> dict[str, "CaptionSet"]:
-        """Take the training and the dev images that have a row; `reader` makes a split's `read` from its rows.
+        """Take the training and the dev images that have views.
 
         Raises CaptionerError for the training or dev split without an image.
         """
         split_of: dict[str, list[CaptionedImage]] = {"train": [], "dev": []}
         for item in captions:
-            if item.image in rows and item.split in split_of:
+            if item.image in views and item.split in split_of:
                 split_of[item.split].append(item)
-        return {split: cls._of(split, items, rows, reader) for split, items in split_of.items()}
+        return {split: cls._of(split, items, views, read) for split, items in split_of.items()}
 
     @classmethod
     def _of(
         cls,
         split: str,
         chosen: list[CaptionedImage],
-        rows: dict[str, int],
-        reader: Callable[[np.ndarray], Callable[[Tensor], Tensor]],
+        views: Mapping[str, Sequence[int]],
+        read: Callable[[Tensor], Tensor],
     ) -> "CaptionSet":
         if not chosen:
             raise CaptionerError(f"no image of the {split} split has features; run `dvc repro features`")
@@ -86,17 +87,22 @@ class CaptionSet:
             images=[item.image for item in chosen],
             references={item.image: item.raw for item in chosen},
             ids=padded,
-            read=reader(np.array([rows[item.image] for item in chosen])),
+            views=torch.tensor([views[item.image] for item in chosen]),
+            read=read,
         )
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, order: Tensor, size: int, device: torch.device) -> Iterator["Batch | None"]:
+    def batches(
+        self, order: Tensor, size: int, device: torch.device, *, view: Tensor | None = None, crop: float = 1.0
+    ) -> Iterator["Batch | None"]:
         """Yield the images of `order` in batches of `size`, captions cut to the longest of their batch.
 
+        `view` [N] says which view to take of each image; without it, it is the first. `crop` as in `cropped`.
         A batch is shared out among the processes; None stands for one that is too small for this one to have a part.
         """
+        rows = self.views[:, 0] if view is None else self.views.gather(1, view.unsqueeze(1)).squeeze(1)
         for chosen in map(share, order.split(size)):
             if not len(chosen):
                 yield None
@@ -109,11 +115,28 @@ class CaptionSet:
             move = functools.partial(to_device, device=device)
             yield Batch(
                 images=[self.images[at] for at in chosen.tolist()],
-                rows=move(self.read(chosen)),
+                rows=move(cropped(self.read(rows[chosen]), crop)),
                 inputs=move(ids[:, :, :-1].contiguous()),
                 packed=packed.to(move),
                 targets=move(ids[:, :, 1:].flatten()[packed.places]),
             )
+
+
+def cropped(rows: Tensor, least: float) -> Tensor:
+    """Cut a window [B, h', w', C] out of each map [B, h, w, C], at a place drawn for each.
+
+    The window's height and width are drawn for all together, each at least the share `least` of the map's; with 1
+    nothing is drawn and the maps come back. On the input of a frozen boundary it stands for a crop of the photo.
+    """
+    if least == 1:
+        return rows
+    spans = []
+    for side in rows.shape[1:3]:
+        size = int(torch.randint(math.ceil(least * side), side + 1, ()))
+        start = torch.randint(side - size + 1, (len(rows), 1))
+        spans.append(start + torch.arange(size))  # [B, size]
+    down, across = spans
+    return rows[torch.arange(len(rows))[:, None, None], down[:, :, None], across[:, None, :]]
 
 
 class Batch(NamedTuple):
@@ -189,6 +212,8 @@ def fit(
     warmup: float,
     clip: float,
     patience: int,
+    ema: float,
+    crop: float,
     seed: int,
     start_is_candidate: bool,
     dev_beam: int,
@@ -198,15 +223,21 @@ def fit(
 ) -> list[dict[str, float]]:
     """Lower the objective, keep the weights of the epoch with the best dev CIDEr, return all records.
 
-    `batch` counts images, each with all its captions; `warmup` is in epochs; training stops when `patience`
-    epochs brought no better dev CIDEr. With `start_is_candidate` the given weights are epoch 0; `dev_beam` is the
-    beam of the search that generates the dev captions. `on_epoch`
-    is called with the records so far. After each epoch the state goes to `resume`, and a run that starts
-    where one is found ends with the same weights as one that was never interrupted: all randomness of an
-    epoch comes from (seed, epoch). Where several processes call it (`captioner.distributed`), `batch` is what they
-    have together, and only the first saves and calls `on_epoch`. Raises CaptionerError when the loss is not finite.
+    The weights that are measured and kept are an exponential average of those of all steps, of which each step keeps
+    the share `ema` (Polyak and Juditsky 1992; less in the first steps, as in TensorFlow's ExponentialMovingAverage);
+    with 0 they are the last step's. Each epoch draws one view of each image, and each batch a window of it (`crop`, see
+    `cropped`).
+
+    `batch` counts images, each with all its captions; `warmup` is in epochs; training stops when `patience` epochs
+    brought no better dev CIDEr. With `start_is_candidate` the given weights are epoch 0; `dev_beam` is the beam of the
+    search that generates the dev captions. `on_epoch` is called with the records so far. After each epoch the state
+    goes to `resume`, and a run that starts where one is found ends with the same weights as one that was never
+    interrupted: all randomness of an epoch comes from (seed, epoch). Where several processes call it
+    (`captioner.distributed`), `batch` is what they have together, and only the first saves and calls `on_epoch`.
+    Raises CaptionerError when the loss is not finite.
     """
     captioner.to(device)
+    averaged = copy.deepcopy(captioner)
     optimizer = torch.optim.AdamW(groups, fused=device.type != "mps")
     steps = math.ceil(len(training) / batch)
     scorer = Cider(dev.references)
@@ -221,11 +252,12 @@ def fit(
     if state:
         log.info("going on after epoch %d, from %s", state["records"][-1]["epoch"], resume.path)
         captioner.load_state_dict(state["weights"])
+        averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
         records, best = state["records"], state["best"]
     elif start_is_candidate:
-        records.append({"epoch": 0, **_dev_record(captioner, dev, vocabulary, scorer, dev_beam, device)})
-        best = copy.deepcopy(captioner.state_dict())
+        records.append({"epoch": 0, **_dev_record(averaged, dev, vocabulary, scorer, dev_beam, device)})
+        best = copy.deepcopy(averaged.state_dict())
         log.info(_line(records[-1], epochs))
     if rank() == 0:
         on_epoch(records)
@@ -238,12 +270,13 @@ def fit(
         began = time.monotonic()
         torch.manual_seed(_epoch_seed(seed, epoch))
         order = torch.randperm(len(training))
+        view = torch.randint(training.views.shape[1], (len(training),))
         diverge()
         captioner.train()
         losses: list[Tensor] = []
         measured: list[Tensor] = []
         progress = tqdm(
-            training.batches(order, batch, device),
+            training.batches(order, batch, device, view=view, crop=crop),
             total=steps,
             desc=f"epoch {epoch}",
             unit="batch",
@@ -251,7 +284,8 @@ def fit(
             leave=False,
         )
         for step, images in enumerate(progress, 1):
-            scale = rate_scale((epoch - 1) * steps + step - 1, epochs * steps, round(warmup * steps))
+            done = (epoch - 1) * steps + step - 1
+            scale = rate_scale(done, epochs * steps, round(warmup * steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * scale
             optimizer.zero_grad(set_to_none=True)
@@ -269,20 +303,22 @@ def fit(
                 progress.set_postfix({objective.measure: f"{measure:.3f}"})
                 log.debug("epoch %d, batch %d/%d: %s %.4f", epoch, step, steps, objective.measure, measure)
             optimizer.step()
+            _follow(averaged, captioner, min(ema, (1 + done) / (10 + done)))
         records.append(
             {
                 "epoch": epoch,
                 objective.measure: round(torch.stack(measured).mean().item(), 5),
-                **_dev_record(captioner, dev, vocabulary, scorer, dev_beam, device),
+                **_dev_record(averaged, dev, vocabulary, scorer, dev_beam, device),
                 "learning rate": groups[0]["peak"] * scale,
             }
         )
         if best_record(records) is records[-1]:
-            best = copy.deepcopy(captioner.state_dict())
+            best = copy.deepcopy(averaged.state_dict())
         if rank() == 0:
             resume.save(
                 {
                     "weights": captioner.state_dict(),
+                    "averaged": averaged.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "records": records,
                     "best": best,
@@ -316,6 +352,12 @@ def _epoch_seed(seed: int, epoch: int) -> int:
 def _line(record: dict[str, float], epochs: int) -> str:
     shown = ", ".join(f"{key} {value:.4f}" for key, value in record.items() if key not in ("epoch", "learning rate"))
     return f"epoch {record['epoch']:.0f}/{epochs}: {shown}"
+
+
+def _follow(averaged: Captioner, captioner: Captioner, kept: float) -> None:
+    """Move the averaged weights towards the captioner's, of which 1 - `kept` comes in."""
+    pair = ([each for each in of.parameters() if each.requires_grad] for of in (averaged, captioner))
+    get_ema_multi_avg_fn(kept)(*pair, None)
 
 
 def _check_finite(losses: list[Tensor], norm: Tensor, captioner: Captioner, epoch: int, step: int) -> None:
@@ -357,7 +399,7 @@ def _dev_captions(
         else generate(
             captioner,
             [dev.images[at] for at in mine.tolist()],
-            lambda chosen: dev.read(mine[chosen]),
+            lambda chosen: dev.read(dev.views[mine[chosen], 0]),
             vocabulary,
             beam=beam,
             length_penalty=1.0,

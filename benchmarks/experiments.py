@@ -61,7 +61,11 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "no weight decay": {"train.weight_decay": 0.0},
         "half the width": {"decoder.width": 256},
         "fine-tuned on the next word": {"finetune.objective": "cross-entropy"},
-        "twice the fine-tuning": {"finetune.epochs": 10},
+        "no averaging": {"train.ema": 0.0, "finetune.ema": 0.0},
+        "no flipped views": {"views.flip": False},
+        "no crops": {"finetune.crop": 1.0},
+        "crops for the decoder too": {"train.crop": 0.7},
+        "encoder's rate a fifth": {"finetune.encoder_lr": 0.00001},
     },
 }
 

@@ -112,25 +112,26 @@ def needs(record: dict[str, Any], times: dict[str, Any], splits: tuple[int, int,
     """Return what a dataset of so many training, dev and test images needs: sizes in bytes, times in seconds."""
     train, dev, test = splits
     images = sum(splits)
+    rows = images + train  # training photos have a mirrored view
     each = record["bytes an image"]
     seconds = {name: times[name]["ours"] for name in ("features", "train_epoch", "finetune_step", "beam_search")}
-    stores = images * (each["grid.h5"] + each["boundary.h5, layer4"])
+    stores = rows * (each["grid.h5"] + each["boundary.h5, layer4"])
     side = math.sqrt(min(PHOTO_PIXELS, ALL_PIXELS // max(1, test)))
     return {
         "photos": images * PHOTO_BYTES,
-        "grid.h5": images * each["grid.h5"],
-        "boundary.h5, layer4": images * each["boundary.h5, layer4"],
-        "boundary.h5, conv1": images * each["boundary.h5, conv1"],
+        "grid.h5": rows * each["grid.h5"],
+        "boundary.h5, layer4": rows * each["boundary.h5, layer4"],
+        "boundary.h5, conv1": rows * each["boundary.h5, conv1"],
         "captions.jsonl": images * each["captions.jsonl"],
         "memory for captions": images * each["captions as Python has them"] + (train + dev) * each["ids, padded"],
         "memory for archives": images * each["directory of the archives"],
         "memory for CIDEr": train * each["n-grams of the references"],
-        "features": images * seconds["features"],
+        "features": rows * seconds["features"],
         "training epoch": train * seconds["train_epoch"],
         "fine-tuning epoch": train * seconds["finetune_step"],
         "test captions": test * seconds["beam_search"],
         "MD5 of both stores": stores / record["MD5 bytes/s"],
-        "features on a GPU": images * record["encoder operations"]["forward"] / GPU_RATE,
+        "features on a GPU": rows * record["encoder operations"]["forward"] / GPU_RATE,
         "layer4 on a GPU": train * record["encoder operations"]["layer4, forward and backward"] / GPU_RATE,
         "report": side,
     }

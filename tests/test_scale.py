@@ -87,10 +87,10 @@ def test_needs_are_those_of_an_image_times_the_images():
     record = read_json(scale.RECORD)
     each = record["bytes an image"]
     found = scale.needs(record, TIMES, (700, 200, 100))
-    assert found["grid.h5"] == 1000 * each["grid.h5"]
+    assert found["grid.h5"] == 1700 * each["grid.h5"]  # those of training twice, for the mirrored ones
     assert found["memory for CIDEr"] == 700 * each["n-grams of the references"]
     assert found["memory for captions"] == 1000 * each["captions as Python has them"] + 900 * each["ids, padded"]
-    assert (found["features"], found["training epoch"], found["test captions"]) == pytest.approx((10, 7, 1))
+    assert (found["features"], found["training epoch"], found["test captions"]) == pytest.approx((17, 7, 1))
     twice = scale.needs(record, TIMES, (1400, 400, 200))
     assert {key: twice[key] / found[key] for key in found if key != "report"} == pytest.approx(
         dict.fromkeys(set(found) - {"report"}, 2)

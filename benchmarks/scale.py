@@ -152,7 +152,7 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         ("CPU: features", "features", _time),
         ("CPU: an epoch of training", "training epoch", _time),
         ("CPU: an epoch of fine-tuning layer4 on the next word", "fine-tuning epoch", _time),
-        ("CPU: test captions, beam 3", "test captions", _time),
+        ("CPU: test captions", "test captions", _time),
         ("CPU: DVC's MD5 of both stores", "MD5 of both stores", _time),
         ("GPU, assumed: the encoder's operations for the features", "features on a GPU", _time),
         ("GPU, assumed: layer4's operations in an epoch of fine-tuning", "layer4 on a GPU", _time),

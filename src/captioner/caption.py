@@ -40,7 +40,7 @@ class PhotoCaptioner:
         self.device = device or select_device()
         self.captioner = captioner.to(self.device)
 
-    def __call__(self, photos: Sequence[str | Path], *, beam: int = 3, length_penalty: float = 1.0) -> list[str]:
+    def __call__(self, photos: Sequence[str | Path], *, beam: int = 4, length_penalty: float = 1.0) -> list[str]:
         """Return a caption for each photo; raises CaptionerError that names the first that cannot be read."""
         captions = []
         for _, caption in self.each(photos, beam=beam, length_penalty=length_penalty):
@@ -50,7 +50,7 @@ class PhotoCaptioner:
         return captions
 
     def each(
-        self, photos: Sequence[str | Path], *, beam: int = 3, length_penalty: float = 1.0
+        self, photos: Sequence[str | Path], *, beam: int = 4, length_penalty: float = 1.0
     ) -> Iterator[tuple[str | Path, str | CaptionerError]]:
         """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches."""
         with ThreadPoolExecutor(decoding_threads()) as pool:

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--model", default="models/captioner.safetensors", help="a fine-tuned model (default: %(default)s)"
     )
     beam = argparse.ArgumentParser(add_help=False)
-    beam.add_argument("--beam", type=_positive, default=3, help="beams of the search (default: %(default)s)")
+    beam.add_argument("--beam", type=_positive, default=4, help="beams of the search (default: %(default)s)")
 
     command = commands.add_parser(
         "caption",

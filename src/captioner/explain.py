@@ -25,7 +25,7 @@ DPI = 120
 
 @torch.inference_mode()
 def explain(
-    describe: PhotoCaptioner, photo: str | Path, picture: str | Path, *, beam: int = 3, length_penalty: float = 1.0
+    describe: PhotoCaptioner, photo: str | Path, picture: str | Path, *, beam: int = 4, length_penalty: float = 1.0
 ) -> str:
     """Write a PNG about the caption of `photo` and return the caption.
 

@@ -45,7 +45,7 @@ From Python, in this folder:
 
     describe = OnnxCaptioner(".")
     pixels = load_photo(Path("dog.jpg").read_bytes(), **describe.image)  # uint8 [{size}, {size}, 3], RGB
-    print(describe(pixels[None], beam=3))
+    print(describe(pixels[None]))
 
 `encode.onnx` takes in photos, `step.onnx` scores the next word; the top of `caption.py` says what goes in and out, and
 its `search` is the loop around them, to be followed in another language. `captioner.json` holds the words.

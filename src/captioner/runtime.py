@@ -38,7 +38,7 @@ class OnnxCaptioner:
             for name in ("encode.onnx", "step.onnx")
         )
 
-    def __call__(self, photos: np.ndarray, *, beam: int = 3, length_penalty: float = 1.0) -> list[str]:
+    def __call__(self, photos: np.ndarray, *, beam: int = 4, length_penalty: float = 1.0) -> list[str]:
         """Return the best caption of each of the photos, uint8 [B, size, size, 3]; a beam of 1 is greedy search."""
         found, _ = self.search(photos, beam=beam, length_penalty=length_penalty)
         return [self.words(ids) for ids in found[:, 0]]

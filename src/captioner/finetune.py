@@ -1,10 +1,14 @@
 """Trains the decoder and the last blocks of the encoder together, from the stored boundary on."""
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from captioner.curves import write_curve, write_summary
 from captioner.dataset import read_captions
@@ -20,6 +24,10 @@ from captioner.self_critical import SelfCritical
 from captioner.store import FeatureStore
 from captioner.training import DEV_BEAM, CaptionSet, NextWord, Objective, dev_scores, fit, parameter_groups
 from captioner.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+SHARES = (60, 80, 100)  # percent of the way from the first weights to the trained ones
 
 
 def finetune(
@@ -49,8 +57,9 @@ def finetune(
     Only the unfrozen blocks are computed: the rows of the boundary store are what they take in, so their
     gradients are those of the whole network but for the rows' half precision. `objective` is "cider"
     (`captioner.self_critical`, of `samples` captions an image) or "cross-entropy" (of the next word, with
-    `label_smoothing`). Raises CaptionerError where
-    the decoder was trained with another vocabulary or another encoder, or the store holds another boundary.
+    `label_smoothing`). At the end the model is moved back towards where it started, as far as `interpolate` finds
+    best. Raises CaptionerError where the decoder was trained with another vocabulary or another encoder, or the store
+    holds another boundary.
     """
     make_deterministic(seed)
     captioner, card = load_model(decoder)
@@ -72,6 +81,7 @@ def finetune(
         else NextWord(label_smoothing=label_smoothing)
     )
     device = select_device()
+    start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
     resume = Resume("finetune", made)
     records = fit(
         captioner,
@@ -89,10 +99,45 @@ def finetune(
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure, SelfCritical.measure]),
         **recipe,
     )
-    found = dev_scores(captioner, splits["dev"], card.vocabulary, device)
+    share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], card.vocabulary, device))
     if rank() != 0:
         return
     save_model(model, captioner, replace(card, start=unfreeze_from, made=provenance(made)))
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
-    write_summary(summary, records, **{"trained parameters": trained, "dev, beam 3": found})
+    tried = {f"{each} %": found["CIDEr"] for each, found in scores.items()}
+    write_summary(
+        summary,
+        records,
+        **{
+            "trained parameters": trained,
+            "dev, beam 3": scores[share],
+            "interpolation": {"share": share, "dev CIDEr": tried},
+        },
+    )
     resume.remove()
+
+
+@torch.no_grad()
+def interpolate(
+    captioner: torch.nn.Module, start: Mapping[str, Tensor], measure: Callable[[], dict[str, float]]
+) -> tuple[int, dict[int, dict[str, float]]]:
+    """Set each parameter between its value in `start` and its own, at the share of the way with the best dev CIDEr.
+
+    Fine-tuning fits the training photos further than others; weights on the way there describe others better than
+    those at its end (WiSE-FT, Wortsman et al. 2022). `measure` returns the scores of the captioner as it is, of them
+    "CIDEr". Returns the share in percent, of those that do equally well the largest, and the scores of all shares.
+    """
+    trained = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
+
+    def move(share: int) -> None:
+        for name, parameter in captioner.named_parameters():
+            parameter.copy_(torch.lerp(start[name].to(parameter.device), trained[name], share / 100))
+
+    scores = {}
+    for share in SHARES:
+        move(share)
+        scores[share] = measure()
+        log.info("%d %% of the way from the first weights: dev CIDEr %.4f", share, scores[share]["CIDEr"])
+    best = max(reversed(SHARES), key=lambda share: scores[share]["CIDEr"])
+    move(best)
+    return best, scores

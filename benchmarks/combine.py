@@ -1,10 +1,11 @@
 """Dev scores of fine-tuned models of several seeds, on the way from where fine-tuning started, alone and together.
 
-    python benchmarks/combine.py REVISION REVISION ... [--out benchmarks/combine.csv]
+    python -m benchmarks.combine REVISION REVISION ... [--out benchmarks/combine.csv]
 
 Run it from the project's folder after `dvc repro`. A revision is a commit, or an experiment of another seed; where
 `finetune` moved the weights back, the way is the shorter. The test split is not touched. A row is the share of the way
-in percent and a seed, or the mean of the seeds' probabilities; the beam is that of the ablation table.
+in percent and a seed, or the mean of the seeds' probabilities; the beam is that of the ablation table. The table of
+docs/experiments.md follows.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks.page import put, table
 from captioner.dataset import read_captions
 from captioner.decoder import Memory, State
 from captioner.device import select_device
@@ -34,6 +36,8 @@ from captioner.scores import diversity, score
 from captioner.store import FeatureStore
 from captioner.training import DEV_BEAM
 
+PAGE = Path(__file__).parent.parent / "docs/experiments.md"
+ALL = "all"
 FILES = ("models/decoder.safetensors", "models/captioner.safetensors")
 
 
@@ -130,7 +134,7 @@ def main() -> None:
         for share in SHARES:
             captioners = {revision: between(*pair, share) for revision, pair in files.items()}
             groups = {revision: [captioner] for revision, captioner in captioners.items()}
-            groups["all"] = list(captioners.values())
+            groups[ALL] = list(captioners.values())
             for name, group in groups.items():
                 found = generate(
                     Ensemble(group),  # type: ignore[arg-type]  # a captioner in all that is asked of it here
@@ -145,7 +149,25 @@ def main() -> None:
                 told = diversity(found, [caption for item in items if item.split == "train" for caption in item.raw])
                 records.append({"share": share, "model": name, **corpus, **told})
                 print(records[-1], flush=True)
-    write_text(options.out, pd.DataFrame(records).round(5).to_csv(index=False, lineterminator="\n"))
+    frame = pd.DataFrame(records).round(5)
+    write_text(options.out, frame.to_csv(index=False, lineterminator="\n"))
+    put(PAGE, "combine", table_of(frame))
+
+
+def table_of(frame: pd.DataFrame) -> str:
+    """Return the table of docs/experiments.md: a line a share of the way."""
+    rows = []
+    for share, of in frame.groupby("share"):
+        singles, together = of[of["model"] != ALL], of[of["model"] == ALL].iloc[0]
+        means = [
+            f"{100 * each.mean():.1f} ({100 * each.min():.1f} to {100 * each.max():.1f})"
+            for each in (singles["CIDEr"], singles["BLEU-4"])
+        ]
+        words = f"{singles['vocabulary'].mean():.0f}"
+        scores = [f"{100 * together[name]:.1f}" for name in ("CIDEr", "BLEU-4")]
+        rows.append([f"{share} %", *means, words, *scores, f"{together['vocabulary']:.0f}"])
+    head = ["share of the way", "alone: CIDEr", "BLEU-4", "words used", "all together: CIDEr", "BLEU-4", "words used"]
+    return table(head, rows)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 python -m benchmarks.experiments --on shapes              every row on the built-in dataset, in .experiments
 python -m benchmarks.experiments --on flickr8k ROW ...    some rows in this project, as its params.yaml says
 
-The runs end after the stage `finetune`: the test split is never read. A row that was run with the same params and seed
-is not run again (`--again` does). Search has a table of its own, by benchmarks/search.py.
+The runs end after the stage `finetune`, or `train` (`--until train`, for choices of the decoder, in half the time): the
+test split is never read. A row that was run with the same params and seed is not run again (`--again` does). Search has
+a table of its own, by benchmarks/search.py.
 
 experiments.json: {scale: [{"row", "changes": {param: value}, "seed", "params": MD5 of all params that count,
 "scores": {stage: {"CIDEr", "BLEU-4"}} of dev captions found by a beam of 3, "minutes": {stage: float} of the stages
@@ -21,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all of the scale")
     parser.add_argument("--on", choices=list(ROWS), help="without it the page is written anew, and nothing is run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of train and finetune (default: 42)")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run (default: finetune)")
     parser.add_argument("--again", action="store_true", help="run also what is there")
     options = parser.parse_args()
     records: dict[str, list[dict[str, Any]]] = read_json(RECORDS) if RECORDS.exists() else {}
@@ -89,10 +92,11 @@ def main() -> None:
             for name in options.rows or known:
                 for seed in options.seeds:
                     there = known_record(records.get(options.on, []), name, seed)
-                    if there and there["params"] == params_hash(options.on, known[name], seed) and not options.again:
+                    same = there and there["params"] == params_hash(options.on, known[name], seed)
+                    if same and options.until in there["scores"] and not options.again:
                         print(f"{name}, seed {seed}: is there")
                         continue
-                    record = run(folder, options.on, name, seed)
+                    record = run(folder, options.on, name, seed, options.until)
                     records[options.on] = [each for each in records.get(options.on, []) if each is not there] + [record]
                     write_json(RECORDS, records)
                     put(PAGE, options.on, table_of(options.on, records[options.on]))
@@ -121,14 +125,14 @@ def shapes_workspace(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, scale: str, name: str, seed: int) -> dict[str, Any]:
-    """Run a row as an experiment in a copy of `folder`'s project; return its record."""
+def run(folder: Path, scale: str, name: str, seed: int, until: str = STAGES[-1]) -> dict[str, Any]:
+    """Run a row as an experiment in a copy of `folder`'s project, up to the stage `until`; return its record."""
     changes = ROWS[scale][name]
     experiment = re.sub(r"[^a-z0-9]+", "-", f"{name}-seed-{seed}".lower())
     dvc(folder, "exp", "remove", experiment)  # one of an earlier time; where there is none, it says so
     settings = [part for key, value in {**changes, "seed": seed}.items() for part in ("-S", f"{key}={_yaml(value)}")]
-    print(f"{name}, seed {seed}: dvc exp run --temp --name {experiment} {' '.join(settings)} finetune", flush=True)
-    said, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, "finetune")
+    print(f"{name}, seed {seed}: dvc exp run --temp --name {experiment} {' '.join(settings)} {until}", flush=True)
+    said, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, until)
     if code:
         raise CaptionerError(f"{name}, seed {seed}: dvc ended with {code}:\n{said[-2000:]}")
     shown = json.loads(dvc(folder, "exp", "show", "--json", "--num", "1").stdout)
@@ -137,21 +141,27 @@ def run(folder: Path, scale: str, name: str, seed: int) -> dict[str, Any]:
         "changes": changes,
         "seed": seed,
         "params": params_hash(scale, changes, seed),
-        "scores": scores_of(shown, experiment),
+        "scores": scores_of(shown, experiment, STAGES[: STAGES.index(until) + 1]),
         "minutes": {stage: minutes[stage] for stage in STAGES if stage in minutes},
         "machine": machine(),
     }
 
 
-def scores_of(shown: list[dict[str, Any]], experiment: str) -> dict[str, dict[str, float]]:
-    """Return the dev scores of an experiment in what `dvc exp show --json` says; raises CaptionerError without them."""
+def scores_of(
+    shown: list[dict[str, Any]], experiment: str, stages: Sequence[str] = STAGES
+) -> dict[str, dict[str, float]]:
+    """Return the dev scores of an experiment's stages in what `dvc exp show --json` says.
+
+    Raises CaptionerError where one is missing. Of a stage that was not run, the metrics are those of the last commit.
+    """
     for each in (each for commit in shown for each in commit["experiments"] or []):
         if each["name"] == experiment:
             metrics = each["revs"][0]["data"]["metrics"]
-            found = {stage: metrics[f"metrics/{stage}.json"].get("data", {}).get(BEAM_SCORES) for stage in STAGES}
+            found = {stage: metrics[f"metrics/{stage}.json"].get("data", {}).get(BEAM_SCORES) for stage in stages}
             if all(found.values()):
                 return found
-    raise CaptionerError(f"dvc exp show: no {BEAM_SCORES!r} of {experiment} in metrics/train.json and finetune.json")
+    files = " and ".join(f"metrics/{stage}.json" for stage in stages)
+    raise CaptionerError(f"dvc exp show: no {BEAM_SCORES!r} of {experiment} in {files}")
 
 
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -222,7 +232,7 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
         old = old or stale
         changes = ", ".join(f"`{key}={_yaml(value)}`" for key, value in runs[0]["changes"].items())
         cells = [
-            _mean([100 * each["scores"][stage][score] for each in runs])
+            _mean([100 * each["scores"][stage][score] for each in runs if stage in each["scores"]])
             for stage in STAGES
             for score in ("CIDEr", "BLEU-4")
         ]
@@ -242,10 +252,12 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
     ]
     machines = "; ".join(sorted({each["machine"] for each in records}))
     stars = "\n\n\\* of other params or code than this commit's." if old else ""
-    return f"{table(head, rows)}\n\nOn {machines}; a stage taken from the cache has no minutes.{stars}"
+    return f"{table(head, rows)}\n\nOn {machines}; a stage taken from the cache, or not run, has no minutes.{stars}"
 
 
 def _mean(values: list[float]) -> str:
+    if not values:
+        return "-"
     mean = f"{statistics.mean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
 

@@ -101,9 +101,12 @@ def test_rows_of_other_params_are_marked():
 def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
     ran = []
 
-    def run(folder, scale, name, seed):
+    def run(folder, scale, name, seed, until):
         ran.append((name, seed))
-        return record(name, seed, 0.5, scale=scale)
+        found = record(name, seed, 0.5, scale=scale)
+        if until == "train":
+            del found["scores"]["finetune"], found["minutes"]["finetune"]
+        return found
 
     page = tmp_path / "page.md"
     page.write_text("<!-- flickr8k -->\n<!-- end of flickr8k -->\n")
@@ -122,6 +125,10 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
     kept = [(each["row"], each["seed"]) for each in read_json(tmp_path / "records.json")["flickr8k"]]
     assert sorted(kept) == [("default", 42), ("default", 43), ("half the width", 43)]
     assert "| half the width | `decoder.width=256` | 50.0 |" in page.read_text()
+    assert call("no crops", "--until", "train") == [("no crops", 42)]
+    assert "| no crops | `finetune.crop=1.0` | 50.0 | 10.0 | - | - | 42 | 1.2 + - |" in page.read_text()
+    assert call("no crops", "default", "--until", "train") == []
+    assert call("no crops") == [("no crops", 42)]
     with pytest.raises(SystemExit, match="no row is named 'x'; there are 'default'"):
         call("x")
 
@@ -130,8 +137,9 @@ def test_an_experiment_without_scores_is_told():
     metrics = {"metrics/train.json": {"data": {experiments.BEAM_SCORES: {"CIDEr": 1}}}, "metrics/finetune.json": {}}
     shown = [{"rev": "workspace", "experiments": [{"name": "a", "revs": [{"data": {"metrics": metrics}}]}]}]
     for name in ("a", "b"):
-        with pytest.raises(CaptionerError, match=f"of {name} in metrics/train"):
+        with pytest.raises(CaptionerError, match=f"of {name} in metrics/train.json and metrics/finetune.json"):
             experiments.scores_of(shown, name)
+    assert experiments.scores_of(shown, "a", ["train"]) == {"train": {"CIDEr": 1}}
 
 
 @pytest.mark.pipeline
@@ -143,6 +151,7 @@ def test_a_row_is_run_by_dvc_and_its_scores_and_minutes_are_read(tmp_path, monke
     assert set(first["minutes"]) == {"train", "finetune"}
     for scores in first["scores"].values():
         assert set(scores) == {"BLEU-4", "CIDEr"}
+    assert experiments.run(folder, "shapes", "small", 7, "train")["scores"] == {"train": first["scores"]["train"]}
     second = experiments.run(folder, "shapes", "small", 7)
     assert set(second["minutes"]) == {"finetune"}  # the decoder came from the cache
     assert second["scores"]["train"] == first["scores"]["train"]

@@ -121,7 +121,7 @@ def test_rows_are_what_the_encoder_computes_from_the_photos(tmp_path, encoder, p
 
 @pytest.mark.parametrize("boundary", ["layer4", "conv1"])
 @torch.no_grad()
-def test_flipped_views_are_rows_of_the_mirrored_photo(tmp_path, encoder, photos, boundary, monkeypatch):
+def test_flipped_views_are_rows_of_the_mirrored_photo(tmp_path, encoder, photos, boundary, monkeypatch, caplog):
     monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
     names = list(photos)[:4]
     photos[names[1]] = b"<html>gone</html>"
@@ -130,6 +130,7 @@ def test_flipped_views_are_rows_of_the_mirrored_photo(tmp_path, encoder, photos,
     summary = run(tmp_path, archive, views, encoder, boundary=boundary, on_bad="skip")
     assert (summary["images"], summary["flipped"]) == (3, 1)
     assert summary["skipped"] == [names[1]]
+    assert caplog.text.count("skipped: ") == 1
     grids, boundaries = FeatureStore(tmp_path / "grid.h5"), FeatureStore(tmp_path / "boundary.h5")
     assert grids.views == boundaries.views == {names[0]: [0, 4], names[2]: [2], names[3]: [3]}
     pixels = torch.from_numpy(load_photo(photos[names[0]], size=64, fit="squash").copy())[None]

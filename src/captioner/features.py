@@ -128,7 +128,8 @@ def extract(
                         if isinstance(photo, CaptionerError):
                             if on_bad == "error":
                                 raise CaptionerError(f"{photo}; mend it, or set dataset.on_bad to skip in params.yaml")
-                            log.warning("skipped: %s", photo)
+                            if not some[row].flipped:
+                                log.warning("skipped: %s", photo)
                             grids.leave_out(row)
                             boundaries.leave_out(row)
                             photo = blank

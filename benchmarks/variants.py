@@ -11,13 +11,16 @@ import logging
 import statistics
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import tutorials
@@ -26,13 +29,16 @@ from benchmarks.world import (
     CPU,
     ROUNDING,
     SIZE,
+    caption_set,
     decoding_problem,
+    epoch,
     random_encoder,
     random_pixels,
     single_precision,
     step,
     training_items,
 )
+from captioner import decoder as captioner_decoder
 from captioner.decoder import Decoder, Memory
 from captioner.device import half_precision
 from captioner.encoder import Encoder, fused
@@ -40,6 +46,7 @@ from captioner.features import BATCH
 from captioner.photos import load_photo
 from captioner.scores import Cider
 from captioner.training import next_word_losses
+from captioner.vocabulary import PAD
 
 IMAGES = 64
 MATRIX = 2048
@@ -51,6 +58,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     return {
         "encoder, s per image": _encoder(folder, rounds),
         "decoder step, s per image": _decoder(rounds),
+        "decoder steps of an epoch, no batch twice, s per image": _epoch(rounds),
         f"photo of {PHOTO[0]} x {PHOTO[1]}, s per photo": _photo(rounds),
         "CIDEr of 1,000 images, s": _cider(rounds),
         "machine": machine(),
@@ -149,7 +157,7 @@ def _decoder(rounds: int) -> dict[str, float]:
     def padded() -> Tensor:
         hidden, _ = decoder(decoder.encode(captioner.features(batch.rows)), batch.inputs)
         logits = decoder.logits(hidden).flatten(0, 2)[batch.packed.places]
-        return F.cross_entropy(logits.float(), batch.targets)
+        return F.cross_entropy(logits.float(), batch.targets, ignore_index=PAD)
 
     losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
         "in use": (captioner, lambda: next_word_losses(captioner, batch)[0]),
@@ -169,6 +177,35 @@ def _decoder(rounds: int) -> dict[str, float]:
     forms = {name: step(part, loss) for name, (part, loss) in losses.items()}
     forms["in float32"] = step(*losses["in use"], single_precision)
     return _medians(forms, images, rounds)
+
+
+def _epoch(rounds: int) -> dict[str, float]:
+    captioner, _, _ = decoding_problem(32)
+    items = training_items()[:320]
+    rows = torch.randn(len(items), 7, 7, 512, generator=torch.Generator().manual_seed(2)).relu().half()
+    training = caption_set(items, lambda chosen: rows[chosen])
+    seeds = count()
+
+    def run() -> None:
+        order = torch.randperm(len(items), generator=torch.Generator().manual_seed(next(seeds)))
+        epoch(captioner, training.batches(order, 32, CPU))
+
+    def changed(name: str, value: Any) -> Callable[[], None]:
+        def run_changed() -> None:
+            with mock.patch.object(captioner_decoder, name, value):
+                run()
+
+        return run_changed
+
+    def torchs(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> Tensor:
+        return lstm(PackedSequence(x, sizes), (h.unsqueeze(0), c.unsqueeze(0)))[0].data
+
+    forms = {
+        "in use": run,
+        "torch's LSTM": changed("run_packed", torchs),
+        "time steps of as many captions as go on": changed("PACKED_BY", 1),
+    }
+    return _medians(forms, len(items), rounds)
 
 
 def _photo(rounds: int) -> dict[str, float]:

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from captioner.decoder import Decoder, Dropout, pack
+from captioner.decoder import PACKED_BY, Decoder, Dropout, pack
 from captioner.vocabulary import BOS, PAD
 
 B, K, L, V, P, D = 3, 2, 5, 11, 4, 6
@@ -64,10 +66,30 @@ def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attentio
         packed = pack(lengths, padded)
         valid = torch.arange(padded) < lengths.unsqueeze(-1)
         given = tokens[:, :, :padded]
+        words = valid.flatten()[packed.places]  # the rest is padding
         for each in (given, given.masked_fill(~valid, PAD)):
             found = decoder.logits(decoder.read(memory, each, packed))
-            assert_close(found, wanted[:, :, :padded].flatten(0, 2)[packed.places], **CLOSE)
-        assert sorted(packed.places.tolist()) == valid.flatten().nonzero().squeeze(1).tolist()
+            assert_close(found[words], wanted[:, :, :padded].flatten(0, 2)[packed.places[words]], **CLOSE)
+        assert sorted(packed.places[words].tolist()) == valid.flatten().nonzero().squeeze(1).tolist()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=150).filter(any), more=st.integers(0, 2))
+def test_packing_keeps_every_token_in_steps_of_few_sizes(lengths, more):
+    padded = max(lengths) + more
+    packed = pack(torch.tensor([lengths]), padded)
+    sizes = packed.sizes.tolist()
+    assert len(set(packed.places.tolist())) == len(packed.places) == sum(sizes)
+    assert all(size % PACKED_BY == 0 or size == len(lengths) for size in sizes)
+    at = 0
+    for step, size in enumerate(sizes):
+        captions = packed.order[:size]
+        assert packed.places[at : at + size].tolist() == (captions * padded + step).tolist()
+        at += size
+        running = {number for number, length in enumerate(lengths) if length > step}
+        assert running <= set(captions.tolist())
+        assert size < len(running) + PACKED_BY
+    assert len(sizes) == max(lengths)
 
 
 @both

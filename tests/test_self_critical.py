@@ -102,7 +102,7 @@ VOCABULARY = Vocabulary(words=("a", "dog", "runs", "snow", "man", "sits", "bench
 
 def batch_of(images, rows):
     nothing = torch.zeros(0, dtype=torch.int64)
-    return Batch(images=images, rows=rows, inputs=nothing, packed=None, targets=nothing)
+    return Batch(images=images, rows=rows, inputs=nothing, packed=None, targets=nothing, words=0)
 
 
 def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypatch):

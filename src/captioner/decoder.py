@@ -5,7 +5,7 @@ Dimensions
     K  captions of an image      D  width of an image feature
     L  tokens of a caption       P  grid positions
     V  words of the vocabulary   H  attention heads
-    T  tokens of all captions
+    T  tokens of all captions, packed
 
 The captions of an image are a dimension of their own, so that its features are projected once and not once
 a caption, in training (K references) as in search (K beams).
@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from captioner.lstm import run_packed
+
 State = tuple[Tensor, ...]  # each [B, K, W]
 
 
@@ -39,12 +41,19 @@ class Memory(NamedTuple):
         return Memory(tuple(part[images] for part in self.start), keys, values)
 
 
+PACKED_BY = 32  # captions
+
+
 class Packed(NamedTuple):
-    """Where the tokens of a batch [B, K, L] lie, in the order of time and at each step the longest captions first."""
+    """Where the tokens of a batch [B, K, L] lie, in the order of time and at each step the longest captions first.
+
+    Each step has a multiple of PACKED_BY captions (or all of them), some of which have ended and have padding there:
+    matrix products of few shapes come again and again, and a CPU prepares one for each shape.
+    """
 
     places: Tensor  # [T] int64: of each token in B*K*L
-    order: Tensor  # [N] int64: those of the B*K captions that have tokens, by falling length
-    sizes: Tensor  # [L] int64, on the CPU: how many captions have a token, at each step
+    order: Tensor  # [N] int64: those of the B*K captions that have a place in the first step, by falling length
+    sizes: Tensor  # [L] int64, on the CPU: how many captions have a place in each step
 
     def to(self, move: Callable[[Tensor], Tensor]) -> "Packed":
         """Return it with its places and its order moved; torch wants the sizes on the CPU."""
@@ -55,8 +64,10 @@ def pack(lengths: Tensor, padded: int) -> Packed:
     """Pack captions of `lengths` [B, K] int64, on the CPU, each padded to so many tokens; not all are empty."""
     falling, order = lengths.flatten().sort(descending=True, stable=True)
     steps = torch.arange(int(falling[0])).unsqueeze(1)  # [L, 1]
-    running = falling > steps  # [L, B*K]
-    return Packed((order * padded + steps)[running], order[running[0]], running.sum(1))
+    sizes = (falling > steps).sum(1)
+    sizes = (-(sizes // -PACKED_BY) * PACKED_BY).clamp(max=len(order))
+    taken = torch.arange(len(order)) < sizes.unsqueeze(1)  # [L, B*K]
+    return Packed((order * padded + steps)[taken], order[: sizes[0]], sizes)
 
 
 class Dropout(nn.Dropout):
@@ -141,9 +152,9 @@ class Decoder(nn.Module):
         return hidden, tuple(part.view(batch, captions, self.width) for part in new)
 
     def read(self, memory: Memory, tokens: Tensor, packed: Packed) -> Tensor:
-        """Read whole captions [B, K, L] of different lengths from the start, computing nothing for their padding.
+        """Read whole captions [B, K, L] of different lengths from the start, computing little for their padding.
 
-        Returns what predicts the token after each, packed: [T, W].
+        Returns what predicts the token after each, packed: [T, W]; what stands where a caption has ended says nothing.
         """
         batch, captions, length = tokens.shape
         start = [part.expand(batch, captions, self.width).flatten(0, 1)[packed.order] for part in memory.start]
@@ -192,6 +203,8 @@ class Decoder(nn.Module):
     @staticmethod
     def _run_packed(lstm: nn.LSTM, x: Tensor, state: list[Tensor], sizes: Tensor) -> Tensor:
         """Run over packed x [T, *] from a state of two [N, W]; returns [T, W]."""
-        h, c = (part.unsqueeze(0) for part in state)
-        hidden, _ = lstm(PackedSequence(x, sizes), (h, c))
+        h, c = state
+        if x.device.type == "cpu":
+            return run_packed(lstm, x, h, c, sizes)
+        hidden, _ = lstm(PackedSequence(x, sizes), (h.unsqueeze(0), c.unsqueeze(0)))
         return hidden.data

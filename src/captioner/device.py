@@ -21,7 +21,7 @@ def select_device() -> torch.device:
     # A CPU's compiled bfloat16 products are kept by shape, up to 1024 in each of two caches: gigabytes, as the lengths
     # of captions differ. The variables are read at the first product.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, "32")
+        os.environ.setdefault(cache, "512")
     wanted = os.environ.get("CAPTIONER_DEVICE", "auto")
     local = os.environ.get("LOCAL_RANK")  # of several processes on this machine
     if wanted == "auto":
@@ -97,6 +97,7 @@ def make_deterministic(seed: int) -> None:
     """Seed torch and ask for the deterministic form of every operation that has one."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # none is read
     torch.backends.cudnn.benchmark = False
     torch.manual_seed(seed)
 

@@ -64,16 +64,17 @@ class SelfCritical:
         advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape)
 
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
-        packed = pack((tokens != PAD).sum(-1).cpu(), tokens.shape[-1]).to(
-            functools.partial(to_device, device=tokens.device)
-        )
+        lengths = (tokens != PAD).sum(-1).cpu()
+        packed = pack(lengths, tokens.shape[-1]).to(functools.partial(to_device, device=tokens.device))
         hidden = captioner.decoder.read(captioner.decoder.encode(features), inputs, packed)  # [T, W]
         logits = captioner.decoder.logits(hidden).float()  # [T, V]
         logits = logits.index_fill(1, torch.tensor(NEVER, device=logits.device), -torch.inf)
         targets = tokens.flatten()[packed.places]
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
-        gained = to_device(advantages.flatten(), tokens.device)[packed.places] * log_p
-        return Mean(-gained.mean(), len(targets)), Mean(rewards.mean(), rewards.numel())
+        log_p = log_p.masked_fill(targets == PAD, 0.0)
+        words = int(lengths.sum())
+        gained = to_device(advantages.flatten(), tokens.device)[packed.places] @ log_p / words
+        return Mean(-gained, words), Mean(rewards.mean(), rewards.numel())
 
 
 class Reward:

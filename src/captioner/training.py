@@ -119,6 +119,7 @@ class CaptionSet:
                 inputs=move(ids[:, :, :-1].contiguous()),
                 packed=packed.to(move),
                 targets=move(ids[:, :, 1:].flatten()[packed.places]),
+                words=int(lengths.sum()),
             )
 
 
@@ -146,7 +147,8 @@ class Batch(NamedTuple):
     rows: Tensor  # [B, h, w, C] as the store has them
     inputs: Tensor  # [B, K, L] int64, padded
     packed: Packed  # of the inputs
-    targets: Tensor  # [T] int64, packed
+    targets: Tensor  # [T] int64, packed, padding where a caption has ended
+    words: int  # that are not padding
 
 
 class Objective(Protocol):
@@ -170,7 +172,7 @@ class NextWord:
         """Return the smoothed loss and the plain one."""
         loss, uniform = next_word_losses(captioner, batch)
         smoothed = (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
-        return Mean(smoothed, len(batch.targets)), Mean(loss.detach(), len(batch.targets))
+        return Mean(smoothed, batch.words), Mean(loss.detach(), batch.words)
 
 
 def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -178,7 +180,8 @@ def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor
     memory = captioner.decoder.encode(captioner.features(batch.rows))
     logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed))  # [T, V]
     log_p = logits.float().log_softmax(-1)
-    return -log_p.gather(1, batch.targets.unsqueeze(1)).mean(), -log_p.mean()
+    shares = (batch.targets != PAD).to(log_p.dtype) / batch.words  # [T]
+    return -shares @ log_p.gather(1, batch.targets.unsqueeze(1)).squeeze(1), -shares @ log_p.mean(1)
 
 
 def parameter_groups(modules: Sequence[nn.Module], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -382,7 +385,7 @@ def _dev_record(
     for images in dev.batches(torch.arange(len(dev)), DEV_BATCH * processes(), device):
         if images:
             loss, _ = next_word_losses(captioner, images)
-            total, words = total + loss.item() * len(images.targets), words + len(images.targets)
+            total, words = total + loss.item() * images.words, words + images.words
     total, words = map(sum, zip(*gather((total, words)), strict=True))
     captions = _dev_captions(captioner, dev, vocabulary, beam, device)
     return from_first(lambda: {"dev loss": round(total / words, 5), "dev CIDEr": round(scorer.score(captions)[0], 5)})

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from captioner.decoder import PACKED_BY, Decoder, Dropout, pack
+from captioner.decoder import PACKED_BY, TOKENS_BY, Decoder, Dropout, pack
 from captioner.vocabulary import BOS, PAD
 
 B, K, L, V, P, D = 3, 2, 5, 11, 4, 6
@@ -88,8 +88,17 @@ def test_packing_keeps_every_token_in_steps_of_few_sizes(lengths, more):
         at += size
         running = {number for number, length in enumerate(lengths) if length > step}
         assert running <= set(captions.tolist())
-        assert size < len(running) + PACKED_BY
     assert len(sizes) == max(lengths)
+    words = sum(-(sum(length > step for length in lengths) // -PACKED_BY) * PACKED_BY for step in range(len(sizes)))
+    assert len(packed.places) < words + TOKENS_BY
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_batch_of_many_captions_has_one_of_few_numbers_of_tokens():
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(20):
+        lengths = torch.randint(5, 25, (32, 5), generator=generator)
+        assert len(pack(lengths, 24).places) % TOKENS_BY == 0
 
 
 @both

@@ -41,14 +41,16 @@ class Memory(NamedTuple):
         return Memory(tuple(part[images] for part in self.start), keys, values)
 
 
-PACKED_BY = 32  # captions
+PACKED_BY = 32  # captions of a time step
+TOKENS_BY = 256  # tokens of a batch
 
 
 class Packed(NamedTuple):
     """Where the tokens of a batch [B, K, L] lie, in the order of time and at each step the longest captions first.
 
-    Each step has a multiple of PACKED_BY captions (or all of them), some of which have ended and have padding there:
-    matrix products of few shapes come again and again, and a CPU prepares one for each shape.
+    Each step has a multiple of PACKED_BY captions, or all of them, and all steps together a multiple of TOKENS_BY
+    tokens, where there is room; so some captions have ended and have padding there. That makes few shapes of matrix
+    products, which come again and again, and a CPU prepares one for each shape.
     """
 
     places: Tensor  # [T] int64: of each token in B*K*L
@@ -66,6 +68,11 @@ def pack(lengths: Tensor, padded: int) -> Packed:
     steps = torch.arange(int(falling[0])).unsqueeze(1)  # [L, 1]
     sizes = (falling > steps).sum(1)
     sizes = (-(sizes // -PACKED_BY) * PACKED_BY).clamp(max=len(order))
+    lacking = int(-sizes.sum() % TOKENS_BY)
+    for step in range(1, len(sizes)):
+        more = min(int(sizes[step - 1] - sizes[step]), lacking // PACKED_BY * PACKED_BY)
+        sizes[step] += more
+        lacking -= more
     taken = torch.arange(len(order)) < sizes.unsqueeze(1)  # [L, B*K]
     return Packed((order * padded + steps)[taken], order[: sizes[0]], sizes)
 

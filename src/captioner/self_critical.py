@@ -73,8 +73,8 @@ class SelfCritical:
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
         log_p = log_p.masked_fill(targets == PAD, 0.0)
         words = int(lengths.sum())
-        gained = to_device(advantages.flatten(), tokens.device)[packed.places] @ log_p / words
-        return Mean(-gained, words), Mean(rewards.mean(), rewards.numel())
+        gained = to_device(advantages.flatten(), tokens.device)[packed.places] * log_p
+        return Mean(-gained.sum() / words, words), Mean(rewards.mean(), rewards.numel())
 
 
 class Reward:

@@ -182,7 +182,8 @@ def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor
     logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed))  # [T, V]
     log_p = logits.float().log_softmax(-1)
     shares = (batch.targets != PAD).to(log_p.dtype) / batch.words  # [T]
-    return -shares @ log_p.gather(1, batch.targets.unsqueeze(1)).squeeze(1), -shares @ log_p.mean(1)
+    target = log_p.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
+    return -(shares * target).sum(), -(shares * log_p.mean(1)).sum()  # no product of matrices: autocast would round it
 
 
 def parameter_groups(modules: Sequence[nn.Module], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import memory, page, profiling, scaling, variants
 from benchmarks.measure import Mismatch, compare
 from benchmarks.pairs import PAIRS
+from captioner.device import select_device
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json
 
@@ -34,6 +35,7 @@ def main() -> int:
             parser.error(f"no benchmark is named {name}; there are {', '.join(names)}")
     if arguments.rounds < 1:
         parser.error("--rounds: expected 1 or more")
+    select_device()  # limits what a CPU compiles and keeps, as in the stages
     failed = []
     for name in arguments.names or [name for name in names if name not in ON_REQUEST]:
         began = time.perf_counter()

@@ -190,9 +190,9 @@ def _epoch(rounds: int) -> dict[str, float]:
         order = torch.randperm(len(items), generator=torch.Generator().manual_seed(next(seeds)))
         epoch(captioner, training.batches(order, 32, CPU))
 
-    def changed(name: str, value: Any) -> Callable[[], None]:
+    def changed(**values: Any) -> Callable[[], None]:
         def run_changed() -> None:
-            with mock.patch.object(captioner_decoder, name, value):
+            with mock.patch.multiple(captioner_decoder, **values):
                 run()
 
         return run_changed
@@ -200,10 +200,12 @@ def _epoch(rounds: int) -> dict[str, float]:
     def torchs(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> Tensor:
         return lstm(PackedSequence(x, sizes), (h.unsqueeze(0), c.unsqueeze(0)))[0].data
 
+    both = {"run_packed": torchs, "PACKED_BY": 1, "TOKENS_BY": 1}
     forms = {
         "in use": run,
-        "torch's LSTM": changed("run_packed", torchs),
-        "time steps of as many captions as go on": changed("PACKED_BY", 1),
+        "torch's LSTM": changed(run_packed=torchs),
+        "packed without a word of padding": changed(PACKED_BY=1, TOKENS_BY=1),
+        "both": changed(**both),
     }
     return _medians(forms, len(items), rounds)
 

@@ -73,13 +73,14 @@ class Ensemble(nn.Module):
         parts = tuple(each.decoder.encode(one) for each, one in zip(self.captioners, features, strict=True))
         return Memories(tuple(state for part in parts for state in part.start), parts)
 
-    def forward(self, memory: Memories, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Read tokens [B, K, L]; returns [B, K, L, W of all] and the states of all."""
+    def step(
+        self, memory: Memories, words: Tensor, places: Tensor, captions: int, state: State
+    ) -> tuple[Tensor, State]:
+        """Read one more word of some captions, as `Decoder.step`; returns [n, W of all] and the states of all."""
         size = len(memory.start) // len(memory.parts)
         hidden, states = [], []
         for at, (each, part) in enumerate(zip(self.captioners, memory.parts, strict=True)):
-            own = None if state is None else state[at * size : (at + 1) * size]
-            one, new = each.decoder(part, tokens, own)
+            one, new = each.decoder.step(part, words, places, captions, state[at * size : (at + 1) * size])
             hidden.append(one)
             states += new
         return torch.cat(hidden, dim=-1), tuple(states)

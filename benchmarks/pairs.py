@@ -35,6 +35,7 @@ from benchmarks.world import (
     random_encoder,
     random_pixels,
     require_same_gradients,
+    search_problem,
     single_precision,
     some_rows,
     step,
@@ -42,12 +43,12 @@ from benchmarks.world import (
     training_items,
     vocabulary,
 )
-from captioner.dataset import CaptionedImage, read_captions
+from captioner.dataset import CaptionedImage
 from captioner.device import mixed_precision
 from captioner.encoder import END, load_encoder
 from captioner.errors import CaptionerError
 from captioner.generate import generate
-from captioner.model import Captioner, load_model
+from captioner.model import Captioner
 from captioner.params import read_params
 from captioner.search import beam_search as search
 from captioner.store import FeatureStore
@@ -260,11 +261,7 @@ def _finetune_step(folder: Path, images: int, precision: Precision) -> Pair:
 
 @_pair("beam search over batches of images and beams", "one image at a time", 8)
 def beam_search(folder: Path, images: int = 100) -> Pair:
-    captioner, card = load_model("models/decoder.safetensors")
-    store = FeatureStore("data/features/grid.h5", layer=card.start, encoder=card.encoder, **card.image)
-    names = [item.image for item in read_captions("data/captions.jsonl") if item.split == "dev"]
-    names = [name for name in names if name in store.rows][:images]
-    rows = np.array([store.rows[name] for name in names])
+    captioner, card, names, store, rows = search_problem(images)
     setting = {"beam": read_params().search.beam, "length_penalty": read_params().search.length_penalty}
     longest = card.vocabulary.max_length
 

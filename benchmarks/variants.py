@@ -34,6 +34,7 @@ from benchmarks.world import (
     epoch,
     random_encoder,
     random_pixels,
+    search_problem,
     single_precision,
     step,
     training_items,
@@ -43,8 +44,10 @@ from captioner.decoder import Decoder, Memory
 from captioner.device import half_precision
 from captioner.encoder import Encoder, fused
 from captioner.features import BATCH
+from captioner.params import read_params
 from captioner.photos import load_photo
 from captioner.scores import Cider
+from captioner.search import beam_search
 from captioner.training import next_word_losses
 from captioner.vocabulary import PAD
 
@@ -59,6 +62,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
         "encoder, s per image": _encoder(folder, rounds),
         "decoder step, s per image": _decoder(rounds),
         "decoder steps of an epoch, no batch twice, s per image": _epoch(rounds),
+        "beam search, s per image": _search(rounds),
         f"photo of {PHOTO[0]} x {PHOTO[1]}, s per photo": _photo(rounds),
         "CIDEr of 1,000 images, s": _cider(rounds),
         "machine": machine(),
@@ -104,16 +108,20 @@ def _encoder(folder: Path, rounds: int) -> dict[str, float]:
     forms = {f"in use: {precision()}, folded, channels last, batches of {BATCH}": in_use}
     forms |= {f"float32, {name}": run for name, run in single.items()}
     times = _medians(forms, IMAGES, rounds)
-    with FlopCounterMode(display=False) as counter:
-        folded(pixels[:1])
     for kind in (torch.float32, torch.bfloat16):
-        matrix = torch.randn(MATRIX, MATRIX).to(kind)
-        seconds = _medians({"": lambda matrix=matrix: matrix @ matrix}, 1, rounds)[""]
-        name = str(kind).removeprefix("torch.")
-        times[f"limit: its operations at the rate of {name} matrix products"] = significant(
-            counter.get_total_flops() * seconds / (2 * MATRIX**3)
-        )
+        times |= _limit(lambda: folded(pixels[:1]), 1, kind, rounds)
     return times
+
+
+def _limit(run: Callable[[], object], count: int, kind: torch.dtype, rounds: int) -> dict[str, float]:
+    """Return how long the operations of `run` would take a unit if all were parts of one large matrix product."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    matrix = torch.randn(MATRIX, MATRIX).to(kind)
+    seconds = _medians({"": lambda: matrix @ matrix}, count, rounds)[""]
+    name = str(kind).removeprefix("torch.")
+    taken = counter.get_total_flops() * seconds / (2 * MATRIX**3)
+    return {f"limit: its operations at the rate of {name} matrix products": significant(taken)}
 
 
 def _frozen(network: Encoder, example: Tensor) -> Callable[[Tensor], Tensor]:
@@ -208,6 +216,33 @@ def _epoch(rounds: int) -> dict[str, float]:
         "both": changed(**both),
     }
     return _medians(forms, len(items), rounds)
+
+
+@torch.no_grad()
+def _search(rounds: int) -> dict[str, float]:
+    captioner, card, names, store, rows = search_problem(100)
+    captioner.eval()
+    features = captioner.features(store.read(rows))
+    setting = read_params().search
+
+    def run() -> Tensor:
+        memory = captioner.decoder.encode(features)
+        found = beam_search(
+            captioner.decoder,
+            memory,
+            beam=setting.beam,
+            max_length=card.vocabulary.max_length,
+            length_penalty=setting.length_penalty,
+        )
+        return found.tokens[:, 0]
+
+    def in_half() -> Tensor:
+        with half_precision(CPU):
+            return run()
+
+    others = int((run() != in_half()).any(1).sum())
+    forms = {"in use: float32": run, f"{precision()}, with other captions for {others} of {len(names)} images": in_half}
+    return _medians(forms, len(names), rounds) | _limit(run, len(names), torch.float32, rounds)
 
 
 def _photo(rounds: int) -> dict[str, float]:

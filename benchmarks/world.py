@@ -20,7 +20,7 @@ from captioner.device import mixed_precision
 from captioner.encoder import Encoder, calibrate, load_encoder
 from captioner.features import extract, join
 from captioner.files import read_json
-from captioner.model import Captioner
+from captioner.model import Captioner, Card, load_model
 from captioner.params import read_params
 from captioner.store import FeatureStore, View, new_store
 from captioner.training import Batch, CaptionSet, next_word_losses
@@ -168,3 +168,12 @@ def some_rows(rows: np.ndarray | list[int], store: FeatureStore) -> Callable[[Te
     """Return a `read` of these rows of a store by their places."""
     chosen = np.asarray(rows)
     return lambda places: store.read(chosen[places.numpy()])
+
+
+def search_problem(images: int) -> tuple[Captioner, Card, list[str], FeatureStore, np.ndarray]:
+    """Return the trained decoder, its card, some dev images and where their grids are: the store and its rows."""
+    captioner, card = load_model("models/decoder.safetensors")
+    store = FeatureStore("data/features/grid.h5", layer=card.start, encoder=card.encoder, **card.image)
+    names = [item.image for item in read_captions("data/captions.jsonl") if item.split == "dev"]
+    names = [name for name in names if name in store.rows][:images]
+    return captioner, card, names, store, np.array([store.rows[name] for name in names])

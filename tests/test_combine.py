@@ -37,15 +37,16 @@ def test_an_ensemble_predicts_the_mean_of_the_probabilities_at_every_step():
     features = torch.randn(2, 2, 2, FEATURES)
     memory = ensemble.encode(ensemble.features(features))
     memories = [model.decoder.encode(model.features(features)) for model in models]
-    state, states = None, [None] * 3
+    states = [None] * 3
+    places, state = torch.arange(2), tuple(part.flatten(0, 1) for part in memory.start)
     for word in (BOS, 5, 6):
         token = torch.full((2, 1, 1), word)
-        hidden, state = ensemble(memory, token, state)
+        hidden, state = ensemble.step(memory, token.flatten(), places, 1, state)
         each = []
         for at, model in enumerate(models):
             own, states[at] = model.decoder(memories[at], token, states[at])
             each.append(model.decoder.logits(own).softmax(-1))
-        torch.testing.assert_close(ensemble.logits(hidden).exp(), torch.stack(each).mean(0))
+        torch.testing.assert_close(ensemble.logits(hidden).exp(), torch.stack(each).mean(0)[:, 0, 0])
     some = torch.tensor([1])
     for part, whole in zip(memory.of(some).parts, memories, strict=True):
         assert torch.equal(part.keys, whole.keys[some])

@@ -54,6 +54,21 @@ def test_reading_token_by_token_equals_reading_all_at_once(attention, tied):
         assert_close(one, other, **CLOSE)
 
 
+@both
+def test_a_step_of_some_captions_is_that_of_all(attention):
+    decoder, (features, tokens) = make(attention), data()
+    memory = decoder.encode(features)
+    _, before = decoder(memory, tokens[:, :, :2])
+    wanted, after = decoder(memory, tokens[:, :, 2:3], before)
+    for chosen in ([0], [5, 2], [1, 3, 4], range(B * K)):
+        places = torch.tensor(chosen)
+        state = tuple(part.flatten(0, 1)[places] for part in before)
+        hidden, new = decoder.step(memory, tokens[:, :, 2].flatten()[places], places, K, state)
+        assert_close(hidden, wanted.flatten(0, 2)[places], **CLOSE)
+        for one, other in zip(new, after, strict=True):
+            assert_close(one, other.flatten(0, 1)[places], **CLOSE)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("lengths", [[[5, 2], [1, 4], [3, 3]], [[4, 0], [0, 1], [4, 4]], [[1, 1], [1, 1], [1, 1]]])
 @both

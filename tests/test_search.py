@@ -36,12 +36,13 @@ class Table:
     def encode(self, images):
         return Memory(start=(torch.tensor(images).view(-1, 1, 1),), keys=None, values=None)
 
-    def __call__(self, memory, tokens, state=None):
-        batch, beams, _ = tokens.shape
-        read = memory.start[0].expand(batch, beams, 1) if state is None else state[0]
-        read = torch.cat((read, tokens), dim=-1)
-        rows = [self.log_p(image, tuple(beginning)) for image, *beginning in read.flatten(0, 1).tolist()]
-        return torch.stack(rows).view(batch, beams, 1, self.size), (read,)
+    def step(self, memory, words, places, captions, state):
+        [read] = state
+        assert len(words) == len(places) == len(read) > 0
+        assert (read[:, 0] == memory.start[0].flatten()[places // captions]).all()  # each after its own image's state
+        assert not (read[:, 1:] == EOS).any()  # what is finished is computed no more
+        read = torch.cat((read, words.unsqueeze(-1)), dim=-1)
+        return torch.stack([self.log_p(image, tuple(beginning)) for image, *beginning in read.tolist()]), (read,)
 
     def logits(self, hidden):
         return hidden

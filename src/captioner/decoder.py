@@ -158,6 +158,20 @@ class Decoder(nn.Module):
         hidden = self.output_norm(hidden).view(batch, captions, length, self.width)
         return hidden, tuple(part.view(batch, captions, self.width) for part in new)
 
+    def step(self, memory: Memory, words: Tensor, places: Tensor, captions: int, state: State) -> tuple[Tensor, State]:
+        """Read one more word of some captions only: words [n] int64 of those at `places` [n] int64 of all B*K, where
+        K is `captions`, each after its own state, [n, W].
+
+        Returns what predicts the next word of each, [n, W], and the new states.
+        """
+        hidden, cell = torch.lstm_cell(self.dropout(self.embedding(words)), state[:2], *self.lstm.all_weights[0])
+        if not self.attention:
+            return self.output_norm(hidden), (hidden, cell)
+        seen = self._see(memory, self.query(hidden), places, captions)
+        both = self.dropout(torch.cat((hidden, seen), dim=-1))  # [n, 2W]
+        after = torch.lstm_cell(both, state[2:], *self.language.all_weights[0])
+        return self.output_norm(hidden + after[0]), (hidden, cell, *after)
+
     def read(self, memory: Memory, tokens: Tensor, packed: Packed) -> Tensor:
         """Read whole captions [B, K, L] of different lengths from the start, computing little for their padding.
 
@@ -168,10 +182,8 @@ class Decoder(nn.Module):
         words = self.dropout(self.embedding(tokens.flatten()[packed.places]))  # [T, W]
         hidden = self._run_packed(self.lstm, words, start[:2], packed.sizes)
         if self.attention:
-            queries = self.query(hidden)
-            padded = queries.new_zeros(batch * captions * length, self.width).index_copy(0, packed.places, queries)
-            seen = self._attend(memory, padded.view(batch, captions * length, self.width))  # [B, K*L, W]
-            both = torch.cat((hidden, seen.flatten(0, 1)[packed.places]), dim=-1)  # [T, 2W]
+            seen = self._see(memory, self.query(hidden), packed.places, captions * length)
+            both = torch.cat((hidden, seen), dim=-1)  # [T, 2W]
             hidden = hidden + self._run_packed(self.language, self.dropout(both), start[2:], packed.sizes)
         return self.output_norm(hidden)
 
@@ -188,6 +200,12 @@ class Decoder(nn.Module):
         assert memory.keys is not None
         queries = self._split_heads(queries)  # [B, H, T, W / H]
         return (queries @ memory.keys.transpose(-1, -2) * queries.shape[-1] ** -0.5).softmax(-1)
+
+    def _see(self, memory: Memory, queries: Tensor, places: Tensor, each: int) -> Tensor:
+        """Return what queries [n, W] at `places` [n] int64 of all, `each` of an image, see of their image, [n, W]."""
+        assert memory.keys is not None
+        padded = queries.new_zeros(len(memory.keys) * each, self.width).index_copy(0, places, queries)
+        return self._attend(memory, padded.view(-1, each, self.width)).flatten(0, 1)[places]
 
     def _attend(self, memory: Memory, queries: Tensor) -> Tensor:
         """Return what queries [B, T, W] see of their image, [B, T, W]."""

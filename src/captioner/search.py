@@ -36,20 +36,26 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
     found = Found(torch.full((*shape, max_length), PAD, device=device), torch.full(shape, -torch.inf, device=device))
     images = torch.arange(shape[0], device=device)  # that are still searched
     tokens = found.tokens.clone()
-    log_p = torch.zeros(shape, device=device)
-    log_p[:, 1:] = -torch.inf  # all start alike
+    log_p = found.scores.clone()
+    log_p[:, 0] = 0.0  # all would start alike
     lengths = torch.zeros(shape, device=device)
-    finished = torch.zeros(shape, dtype=torch.bool, device=device)
+    finished = log_p.isneginf()
     last = torch.full(shape, BOS, device=device)
-    state = None
+    state = tuple(part.squeeze(1) for part in memory.start)  # [n, W], of the beams that were computed
+    row = torch.arange(shape[0], device=device).unsqueeze(1).expand(shape)  # of each beam in the state
     for step in range(max_length):
-        hidden, state = decoder(memory, last.unsqueeze(-1), state)
-        words = decoder.logits(hidden[:, :, 0]).float().log_softmax(-1)  # [B, K, V]
-        words[..., NEVER] = -torch.inf
-        gained, word = words.topk(min(beam, words.shape[-1]))  # [B, K, beam]: no other can be among the best of all
-        gained = gained.masked_fill(finished.unsqueeze(-1), -torch.inf)
-        gained[..., 0] = gained[..., 0].masked_fill(finished, 0.0)  # the one way on for a finished caption: as it is
-        word = word.masked_fill(finished.unsqueeze(-1), PAD)
+        places = (~finished).flatten().nonzero().squeeze(1)  # [n] of the beams that go on: only these are computed
+        kept = row.flatten()[places]
+        state = tuple(part.index_select(0, kept) for part in state)
+        hidden, state = decoder.step(memory, last.flatten()[places], places, beam, state)
+        words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
+        words[:, NEVER] = -torch.inf
+        best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
+
+        gained = _spread(best, places, finished.shape, -torch.inf)  # [B, K, beam]
+        gained[..., 0].masked_fill_(finished, 0.0)  # the one way on for a finished caption: as it is
+        word = _spread(ids, places, finished.shape, PAD)
+        row = _spread(torch.arange(len(places), device=device), places, finished.shape, 0)
 
         candidates = log_p.unsqueeze(-1) + gained  # [B, K, beam]
         grown = lengths + ~finished  # [B, K]
@@ -61,21 +67,27 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
         lengths = grown.gather(1, parent)
         tokens = tokens.gather(1, parent.unsqueeze(-1).expand_as(tokens))
         tokens[:, :, step] = last
-        state = tuple(part.gather(1, parent.unsqueeze(-1).expand_as(part)) for part in state)
+        row = row.gather(1, parent)
         finished = finished.gather(1, parent) | (last == EOS) | scores.isneginf()
 
         going = (~finished.all(1)).nonzero().squeeze(1)
         if 2 * len(going) > len(images) and step + 1 < max_length:
             continue
-        # long captions are few: most steps would be spent on images whose captions have ended
+        # not at every step: it copies what the decoder keeps of the images
         found.tokens[images], found.scores[images] = tokens, scores
         if not len(going):
             break
-        images, tokens, log_p, lengths, finished, last = (
-            part[going] for part in (images, tokens, log_p, lengths, finished, last)
+        images, tokens, log_p, lengths, finished, last, row = (
+            part[going] for part in (images, tokens, log_p, lengths, finished, last, row)
         )
-        state, memory = tuple(part[going] for part in state), memory.of(going)
+        memory = memory.of(going)
     return found
+
+
+def _spread(values: Tensor, places: Tensor, shape: torch.Size, fill: float) -> Tensor:
+    """Return values [n, *] at their `places` [n] of `shape`, [B, K, *], and `fill` elsewhere."""
+    every = values.new_full((shape.numel(), *values.shape[1:]), fill)
+    return every.index_copy_(0, places, values).view(*shape, *values.shape[1:])
 
 
 @torch.no_grad()

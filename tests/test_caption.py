@@ -88,7 +88,16 @@ def test_a_decoder_of_stored_features_is_refused(photos, tmp_path, capsys):
 
 def test_a_missing_model_is_an_error(photos, capsys):
     assert main(["caption", str(photos), "--model", "none.safetensors"]) == 1
-    assert "none.safetensors: not found" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "none.safetensors: not found" in said
+    assert "--model .demo/models/captioner.safetensors" in said  # after `make demo` alone
+
+
+@pytest.mark.parametrize("beam", ["0", "-1", "x", "1.5", "\N{SUPERSCRIPT TWO}"])
+def test_a_beam_that_is_none_is_named(model, capsys, beam):
+    with pytest.raises(SystemExit):
+        main(["caption", "x.jpg", "--model", str(model), f"--beam={beam}"])
+    assert f"is {beam!r}, expected a whole number from 1 on" in capsys.readouterr().err
 
 
 def test_a_wrong_call_exits_with_2(model):

@@ -79,6 +79,18 @@ def test_what_is_not_official_is_said_loudly(run):
     assert "not the official files" in head["model-index"][0]["results"][0]["dataset"]["name"]
 
 
+def test_what_the_pipeline_made_itself_has_no_official_file(run):
+    made = {"source": "drawn", "official": True, "md5": "0", "bytes": 1}
+    change(run / "download.json", dataset="shapes", images=made, captions=made)
+    change(run / "weights.json", source="random", official=False)
+    head, text = written(run)
+    assert "NOT MADE FROM" not in text
+    assert "official files" not in head["model-index"][0]["results"][0]["dataset"]["name"]
+    assert "| ResNet-18's first weights | random numbers | - |" in text
+    assert "ImageNet" not in text
+    assert "annotators" not in text
+
+
 def test_a_machine_without_java_has_no_meteor(run):
     scores = json.loads((run / "evaluate.json").read_text())
     for model in ("frozen", "finetuned"):

@@ -23,6 +23,20 @@ SOURCES = {
     "file": "a file of the user's",
     "own": "files of the user's",
 }
+MADE_HERE = ("drawn", "random")  # sources of what has no official file
+LEARNED_FROM = {
+    "shapes": "It learned from pictures drawn by a program and sentences made by it, and knows nothing else."
+}
+PEOPLE = (
+    "It learned from one kind of picture and what some annotators said of it, with their mistakes and their guesses "
+    "about people; do not use it to describe or judge people, nor where an error could hurt."
+)
+TERMS = {
+    "flickr8k": "Flickr8k is for research use, which goes for weights trained on it.",
+    "shapes": "The pictures and their sentences are made by the same code.",
+    "own": "The photos and captions keep their own terms, which may go for weights trained on them.",
+}
+IMAGENET = "torchvision's ResNet-18 was trained on ImageNet, for non-commercial research."
 PARTS = {"images": "photos", "captions": "captions", "weights": "ResNet-18's first weights"}
 
 
@@ -47,8 +61,9 @@ def write_card(
     data = NAMES.get(download["dataset"], download["dataset"])
     files = {part: download[part] for part in ("images", "captions") if isinstance(download.get(part), dict)}
     files["weights"] = found["weights"]
-    foreign = [PARTS[part] for part, record in files.items() if record["source"] != "drawn" and not record["official"]]
-    note = f"not the official files: {', '.join(foreign)}" if foreign else "official files"
+    given = {part: record for part, record in files.items() if record["source"] not in MADE_HERE}
+    foreign = [PARTS[part] for part, record in given.items() if not record["official"]]
+    note = f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)" if given else ""
     measured = [name for name in METRICS if name in scores["finetuned"]]
     head = {
         "license": "mit",
@@ -65,7 +80,7 @@ def write_card(
                     {
                         "task": {"type": "image-to-text", "name": "Image captioning"},
                         "dataset": {
-                            "name": f"{data} ({note})",
+                            "name": data + note,
                             "type": download["dataset"],
                             "split": "test",
                         },
@@ -135,7 +150,7 @@ def write_card(
                 [
                     PARTS[part],
                     SOURCES.get(record["source"], record["source"]),
-                    _yes(record["official"]),
+                    ("yes" if record["official"] else "NO") if part in given else "-",
                     f"`{record['md5']}`",
                 ]
                 for part, record in files.items()
@@ -160,15 +175,14 @@ def write_card(
         f"- It knows {len(tuned.vocabulary)} tokens, those of its training captions, and writes "
         f"{tuned.vocabulary.max_length} at most. It does not read text, count reliably or know names, and says "
         "something about any picture.",
-        "- It learned from one kind of picture and what some annotators said of it, with their mistakes and their "
-        "guesses about people; do not use it to describe or judge people, nor where an error could hurt.",
+        f"- {LEARNED_FROM.get(download['dataset'], PEOPLE)}",
         f"- {100 * scores['finetuned']['copied from training']:.1f}% of its test captions stand word by word among its "
         "training captions.",
         "",
         "## Licence",
         "",
-        "The code is under the MIT licence. The data keep their own terms: Flickr8k is for research use, which goes "
-        "for weights trained on it; torchvision's ResNet-18 was trained on ImageNet, for non-commercial research.",
+        f"The code is under the MIT licence. {TERMS[download['dataset']]}"
+        + (f" {IMAGENET}" if "weights" in given else ""),
     ]
     yaml = YAML()
     yaml.width = 1000
@@ -192,7 +206,3 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def _counts(by_split: Mapping[str, int]) -> str:
     return " / ".join(f"{by_split[split]:,}" for split in ("train", "dev", "test"))
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "NO"

@@ -116,6 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
+        if not Path(options.model).exists():
+            raise CaptionerError(
+                f"{options.model}: not found; `dvc repro` makes models/captioner.safetensors, and `make demo` a model "
+                "of drawn shapes: --model .demo/models/captioner.safetensors"
+            )
         return options.run(options)
     except (CaptionerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -125,10 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected a whole number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -78,5 +78,7 @@ def draw_samples(
 
 
 def _wrap(who: str, text: str, cider: float | None = None) -> str:
+    # a reference's full stop is a word of its own, and would stand on a line of its own
     start, lines = (who, 2) if cider is None else (f"{who} (CIDEr {100 * cider:.0f}):", 3)
-    return "\n".join(textwrap.wrap(f"{start} {text}", LETTERS, subsequent_indent="  ", max_lines=lines))
+    kept = text.replace(" .", "\N{NO-BREAK SPACE}.")
+    return "\n".join(textwrap.wrap(f"{start} {kept}", LETTERS, subsequent_indent="  ", max_lines=lines))

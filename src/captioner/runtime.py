@@ -95,7 +95,7 @@ def main() -> None:
         try:
             pixels = load_photo(Path(path).read_bytes(), **describe.image)
         except (OSError, ValueError) as error:
-            sys.exit(f"error: {path}: {error}")
+            sys.exit(f"error: {path}: {getattr(error, 'strerror', None) or error}")
         print(path, describe(pixels[None])[0], sep="\t")
 
 

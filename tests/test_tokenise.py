@@ -22,7 +22,14 @@ RAW = [
     "d.jpg#0\ttwo dogs",
     "e.jpg#0\tnobody trains on this",
 ]
-LEMMA = ["a.jpg#0\ttwo dog play .", "b.jpg#0\ttwo cat", "c.jpg#0\tonly dev word", "d.jpg#0\ttwo dog"]
+LEMMA = [
+    "a.jpg#1\ta dog 's ball",  # in an order of their own
+    "a.jpg#0\ttwo dog play .",
+    "b.jpg#0\ttwo cat",
+    "c.jpg#0\tonly dev word here",
+    "d.jpg#0\ttwo dog",
+    "e.jpg#0\tnobody train on this",
+]
 FILES = ("images.csv", "captions.jsonl", "vocabulary.json")
 USUAL = {"form": "raw", "lowercase": True, "punctuation": False, "min_count": 1, "max_length": 24, "on_bad": "error"}
 USUAL |= {"dev": 0.1, "test": 0.1, "seed": 1}
@@ -88,11 +95,32 @@ def test_the_summary_counts_what_was_read(tmp_path):
     }
 
 
-def test_the_lemma_form_is_read_from_its_own_file(tmp_path):
+def test_lemmas_are_learnt_and_the_references_stay_as_people_wrote_them(tmp_path):
     data, summary = run(tmp_path, form="lemma")
-    assert spoken(data)["a.jpg"] == ["two dog play"]
     assert summary["form"] == "lemma"
-    assert "no file Flickr8k.lemma.token.txt" in refused(tmp_path / "without", form="lemma", lemma=None)
+    assert spoken(data)["a.jpg"] == ["two dog play", "a dog 's ball"]
+    plain = read_captions(run(tmp_path / "raw")[0] / "captions.jsonl")
+    assert [each.raw for each in read_captions(data / "captions.jsonl")] == [each.raw for each in plain]
+
+
+def test_lemmas_of_a_caption_under_a_duplicates_name_are_found(tmp_path):
+    data, summary = run(
+        tmp_path,
+        captions=[*RAW, "b.jpg.1#1\tthe cat sleeps"],
+        lemma=[*LEMMA, "b.jpg#1\tthe cat sleep", "gone.jpg#0\tno"],
+        form="lemma",
+    )
+    assert spoken(data)["b.jpg"] == ["two cat", "the cat sleep"]
+    assert read_captions(data / "captions.jsonl")[1].raw == ["two cats", "the cat sleeps"]
+    assert summary["blemishes"]["lines with a duplicate's name"] == 1
+
+
+def test_a_caption_without_its_lemmas_is_refused(tmp_path):
+    assert "no file Flickr8k.lemma.token.txt" in refused(tmp_path / "file", form="lemma", lemma=None)
+    said = refused(tmp_path / "line", form="lemma", lemma=[each for each in LEMMA if "a.jpg#1" not in each])
+    assert "captions.zip: Flickr8k.token.txt, line 2: a.jpg#1 is not in Flickr8k.lemma.token.txt" in said
+    said = refused(tmp_path / "form", form="lemma", lemma=[*LEMMA, "a.jpg#2 no tab"])
+    assert "captions.zip: Flickr8k.lemma.token.txt, line 7: 'a.jpg#2 no tab' is not of the form" in said
 
 
 @pytest.mark.parametrize(
@@ -111,10 +139,10 @@ def test_case_and_punctuation_are_kept_as_the_params_say(tmp_path, lowercase, pu
 
 
 def test_images_csv_does_not_depend_on_the_caption_params(tmp_path):
-    captions = [*RAW, "d.jpg#1\t.", "d.jpg#2\t!! ..."]
+    captions, lemma = ([*lines, "d.jpg#1\t.", "d.jpg#2\t!! ..."] for lines in (RAW, LEMMA))
     changes = [{}, {"lowercase": False}, {"punctuation": True}, {"min_count": 2}, {"max_length": 2}, {"form": "lemma"}]
     found = {
-        (run(tmp_path / str(number), captions=captions, **change)[0] / "images.csv").read_bytes()
+        (run(tmp_path / str(number), captions=captions, lemma=lemma, **change)[0] / "images.csv").read_bytes()
         for number, change in enumerate(changes)
     }
     assert len(found) == 1

@@ -16,7 +16,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -45,6 +45,8 @@ class Listing:
     """(photo, the place that names it) of each split, in the files' order."""
     captions: dict[str, list[str]] = field(default_factory=dict)
     """The captions of each photo, in their order, control characters and runs of spaces made one space."""
+    lemmas: dict[str, list[str]] = field(default_factory=dict)
+    """The lemmas of each caption, in the same order, where they were asked for."""
     tokenised: bool = False  # the captions are PTB tokens already
     all_named: bool = False  # every photo should be named
     renamed: int = 0  # captions that name their photo by a duplicate's name
@@ -123,30 +125,51 @@ def _lines(texts: Archive, name: str) -> list[tuple[int, str]]:
 
 
 def _read_flickr8k(texts: Archive, photos: Archive, form: str) -> Listing:
+    file = CAPTION_FILES["raw"]
     listing = Listing(
-        file=f"{texts.path}: {CAPTION_FILES[form]}",
-        split_files={split: f"{texts.path}: {file}" for split, file in SPLIT_FILES.items()},
+        file=f"{texts.path}: {file}",
+        split_files={split: f"{texts.path}: {name}" for split, name in SPLIT_FILES.items()},
         tokenised=True,
     )
-    for split, file in SPLIT_FILES.items():
+    for split, name in SPLIT_FILES.items():
         listing.splits[split] = [
-            (line.strip(), f"{texts.path}: {file}, line {number}") for number, line in _lines(texts, file)
+            (line.strip(), f"{texts.path}: {name}, line {number}") for number, line in _lines(texts, name)
         ]
-    for number, line in _lines(texts, CAPTION_FILES[form]):
-        key, tab, text = line.partition("\t")
-        name, mark, index = key.rpartition("#")
-        if not tab or not mark or not index.strip().isdigit():
-            raise CaptionerError(
-                f"{listing.file}, line {number}: {line[:80]!r} is not of the form name.jpg#0<TAB>caption"
-            )
-        if photos.find(name) is None and (twin := _DUPLICATE_SUFFIX.fullmatch(name)):
-            name = twin[1]  # Flickr8k: 2258277193_586949ec62.jpg.1
-            listing.renamed += 1
-        if photos.find(name) is None:
+    lemmas = {}
+    if form == "lemma":
+        for _, name, number, text in _numbered(texts, CAPTION_FILES[form]):
+            lemmas[_image(photos, name), number] = text
+    for place, name, number, text in _numbered(texts, file):
+        image = _image(photos, name)
+        listing.renamed += image != name
+        if photos.find(image) is None:
             listing.orphans += 1  # its photo is in no split, or that will stop the stage: nobody needs it
             continue
-        listing.captions.setdefault(name, []).append(_tidy(text))
+        listing.captions.setdefault(image, []).append(text)
+        if form == "lemma":
+            if (image, number) not in lemmas:
+                raise CaptionerError(
+                    f"{place}: {image}#{number} is not in {CAPTION_FILES[form]}; expected the lemmas of each caption"
+                )
+            listing.lemmas.setdefault(image, []).append(lemmas[image, number])
     return listing
+
+
+def _numbered(texts: Archive, file: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (place, photo as it is named there, number, text) of each caption in a file of Flickr8k's."""
+    for at, line in _lines(texts, file):
+        place = f"{texts.path}: {file}, line {at}"
+        key, tab, text = line.partition("\t")
+        name, mark, number = key.rpartition("#")
+        if not tab or not mark or not number.strip().isdigit():
+            raise CaptionerError(f"{place}: {line[:80]!r} is not of the form name.jpg#0<TAB>caption")
+        yield place, name, number.strip(), _tidy(text)
+
+
+def _image(photos: Archive, name: str) -> str:
+    """Return the name, or what it is without a duplicate's suffix (2258277193_586949ec62.jpg.1) if no photo has it."""
+    twin = _DUPLICATE_SUFFIX.fullmatch(name)
+    return twin[1] if twin and photos.find(name) is None else name
 
 
 Given = dict[str, tuple[str, str]]  # image: its split ("" where none is given), the place that names it

@@ -57,7 +57,7 @@ def tokenise(
     words: dict[str, list[list[str]]] = {}
     empty = 0
     for name, texts in raw.items():
-        tokens_of = [text if listing.tokenised else separated(text) for text in texts]
+        tokens_of = [text if listing.tokenised else separated(text) for text in listing.lemmas.get(name, texts)]
         cleaned = [
             (text, clean(tokens, lowercase=lowercase, punctuation=punctuation))
             for text, tokens in zip(texts, tokens_of, strict=True)

@@ -24,8 +24,8 @@ def main(params: Any) -> None:
             size=params.shapes.size,
             seed=params.shapes.seed,
         )
-        images = provenance(None, drawn, source="drawn") | {"official": True}  # as the program defines it
-        captions = provenance(None, CAPTIONS, source="drawn") | {"official": True}
+        images = provenance(None, drawn, source="drawn")
+        captions = provenance(None, CAPTIONS, source="drawn")
     elif params.dataset.name == "own":
         images = provide_own(params.own.folder, params.own.captions, images=IMAGES, captions=CAPTIONS)
         captions = provenance(None, CAPTIONS, source="own")

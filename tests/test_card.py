@@ -80,9 +80,9 @@ def test_what_is_not_official_is_said_loudly(run):
 
 
 def test_what_the_pipeline_made_itself_has_no_official_file(run):
-    made = {"source": "drawn", "official": True, "md5": "0", "bytes": 1}
+    made = {"source": "drawn", "official": None, "md5": "0", "bytes": 1}
     change(run / "download.json", dataset="shapes", images=made, captions=made)
-    change(run / "weights.json", source="random", official=False)
+    change(run / "weights.json", source="random", official=None)
     head, text = written(run)
     assert "NOT MADE FROM" not in text
     assert "official files" not in head["model-index"][0]["results"][0]["dataset"]["name"]

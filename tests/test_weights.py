@@ -56,7 +56,7 @@ def test_random_weights_are_torchvisions_from_the_seed(drawn, state):
     path, record = drawn
     content = path.read_bytes()
     md5 = hashlib.md5(content).hexdigest()
-    assert record == {"source": "random", "md5": md5, "bytes": len(content), "official": False}
+    assert record == {"source": "random", "md5": md5, "bytes": len(content), "official": None}
 
 
 def test_random_weights_have_the_same_bytes_in_any_folder_and_draw_from_no_other_stream(drawn, goal):
@@ -70,7 +70,7 @@ def test_random_weights_have_the_same_bytes_in_any_folder_and_draw_from_no_other
 
 def test_a_path_is_copied(drawn, goal, tmp_path):
     record = provide_weights(str(drawn[0]), 0, goal)
-    assert record == drawn[1] | {"source": "file"}
+    assert record == drawn[1] | {"source": "file", "official": False}
     assert goal.read_bytes() == drawn[0].read_bytes()
     assert not goal.is_symlink()
     assert str(drawn[0].parent) not in json.dumps(record)
@@ -139,8 +139,9 @@ def test_imagenet_comes_from_the_mirror_and_must_be_a_resnet18(drawn, goal, monk
     shutil.copyfile(drawn[0], "mirror/resnet18.pth")
     Path("mirror/MD5SUMS").write_text(f"{drawn[1]['md5']}  resnet18.pth\n")
     monkeypatch.setenv("CAPTIONER_MIRROR", "mirror")
-    assert provide_weights("imagenet", 0, goal) == drawn[1] | {"source": "mirror"}
+    assert provide_weights("imagenet", 0, goal) == drawn[1] | {"source": "mirror", "official": False}
     assert "not the official file" in caplog.text
+    assert f"this one  sha256 {hashlib.sha256(drawn[0].read_bytes()).hexdigest()[:8]}\n" in caplog.text
     save({"conv1.weight": torch.zeros(1)}, "mirror/resnet18.pth")
     md5 = hashlib.md5(Path("mirror/resnet18.pth").read_bytes()).hexdigest()
     Path("mirror/MD5SUMS").write_text(f"{md5}  resnet18.pth\n")

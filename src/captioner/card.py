@@ -23,7 +23,6 @@ SOURCES = {
     "file": "a file of the user's",
     "own": "files of the user's",
 }
-MADE_HERE = ("drawn", "random")  # sources of what has no official file
 LEARNED_FROM = {
     "shapes": "It learned from pictures drawn by a program and sentences made by it, and knows nothing else."
 }
@@ -61,7 +60,7 @@ def write_card(
     data = NAMES.get(download["dataset"], download["dataset"])
     files = {part: download[part] for part in ("images", "captions") if isinstance(download.get(part), dict)}
     files["weights"] = found["weights"]
-    given = {part: record for part, record in files.items() if record["source"] not in MADE_HERE}
+    given = {part: record for part, record in files.items() if record["official"] is not None}
     foreign = [PARTS[part] for part, record in given.items() if not record["official"]]
     note = f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)" if given else ""
     measured = [name for name in METRICS if name in scores["finetuned"]]
@@ -150,7 +149,7 @@ def write_card(
                 [
                     PARTS[part],
                     SOURCES.get(record["source"], record["source"]),
-                    ("yes" if record["official"] else "NO") if part in given else "-",
+                    {True: "yes", False: "NO", None: "-"}[record["official"]],
                     f"`{record['md5']}`",
                 ]
                 for part, record in files.items()

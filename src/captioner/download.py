@@ -19,7 +19,7 @@ the pieces make the file: it is compared before the file is renamed to its desti
     source    "official" or "mirror" (other modules also write "drawn", "own", "random" and "file")
     md5       32 hexadecimal digits
     bytes     int
-    official  bool: the bytes are those at the official address
+    official  bool: the bytes are those at the official address; null where there is none
 """
 
 import errno
@@ -112,7 +112,7 @@ def obtain(
         raise CaptionerError(f"{name}: {error}; mend that (space, rights) and run again") from error
     record = provenance(name, destination, source="mirror" if mirror else "official", official=official)
     if not record["official"]:
-        _warn(name, record["md5"], official[name])
+        _warn(name, destination, official[name])
     return record
 
 
@@ -121,10 +121,10 @@ def provenance(
 ) -> dict[str, Any]:
     """Return the record of the file at `path`: see the module's text.
 
-    `name` is its name in `OFFICIAL`, or None for what has no official form: then `official` is false.
+    `name` is its name in `OFFICIAL`, or None for what has no official form: then `official` is None.
     """
     wanted = official[name] if name else None
-    same = wanted is not None and digest(path, wanted.algorithm).startswith(wanted.digest)
+    same = digest(path, wanted.algorithm).startswith(wanted.digest) if wanted else None
     return {"source": source, "md5": digest(path), "bytes": Path(path).stat().st_size, "official": same}
 
 
@@ -299,12 +299,13 @@ def _entry(name: str, text: str, where: str | Path) -> str:
     raise CaptionerError(f"{where}: has no line `md5  {name}`; write it there (`md5sum {name} >> MD5SUMS`)")
 
 
-def _warn(name: str, md5: str, wanted: Official) -> None:
+def _warn(name: str, path: Path, wanted: Official) -> None:
+    found = digest(path, wanted.algorithm)[: len(wanted.digest)]
     line = "*" * 78
     text = (
         f"WARNING: {name} from CAPTIONER_MIRROR is not the official file.\n"
         f"  official  {wanted.algorithm} {wanted.digest}\n"
-        f"  this one  md5 {md5}\n"
+        f"  this one  {wanted.algorithm} {found}\n"
         "Results made from it cannot be compared with those on the official data."
     )
     logging.warning("%s\n%s\n%s", line, text, line)

@@ -67,7 +67,7 @@ def provide_own(folder: str | Path, captions_name: str, *, images: str | Path, c
         "source": "own",
         "md5": hashlib.md5(lines.encode()).hexdigest(),
         "bytes": sum(path.stat().st_size for path in made),
-        "official": False,
+        "official": None,
     }
 
 

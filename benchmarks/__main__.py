@@ -2,7 +2,8 @@
 
 From the project's folder, after `dvc repro`. Without a name all but `memory`, which takes as long as the pipeline with
 one epoch. Records go to results.json (the pairs), variants.json, profiling.json, scaling.json, memory.json in FOLDER,
-in place of the older records of the same name; with the default folder the tables of docs/performance.md follow.
+in place of the older records of the same name; with the default folder the tables of docs/performance.md and
+docs/scale.md follow.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import memory, page, profiling, scaling, variants
+from benchmarks import memory, page, profiling, scale, scaling, variants
 from benchmarks.measure import Mismatch, compare
 from benchmarks.pairs import PAIRS
 from captioner.device import select_device
@@ -61,6 +62,7 @@ def main() -> int:
         print(f", took {time.perf_counter() - began:.0f} s", flush=True)
     if arguments.out.resolve() == page.FOLDER.resolve():
         page.update()
+        scale.update()
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))

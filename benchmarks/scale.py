@@ -200,7 +200,12 @@ def main() -> None:
     except CaptionerError as error:
         raise SystemExit(f"error: {error}") from None
     write_json(RECORD, record)
-    put(PAGE, "scale", table_of(record, read_json(TIMES)))
+    update()
+
+
+def update() -> None:
+    """Renew the page's table, from the records."""
+    put(PAGE, "scale", table_of(read_json(RECORD), read_json(TIMES)))
 
 
 if __name__ == "__main__":

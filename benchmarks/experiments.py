@@ -89,6 +89,7 @@ def main() -> None:
                 if name not in known:
                     raise CaptionerError(f"no row is named {name!r}; there are {', '.join(map(repr, known))}")
             folder = shapes_workspace(ROOT / ".experiments") if options.on == "shapes" else ROOT
+            print(f"experiments of the project in {os.path.relpath(folder)}")
             for name in options.rows or known:
                 for seed in options.seeds:
                     there = known_record(records.get(options.on, []), name, seed)

@@ -27,6 +27,7 @@ def main(params):
         warmup=params.train.warmup,
         weight_decay=params.train.weight_decay,
         label_smoothing=params.train.label_smoothing,
+        scheduled_sampling=params.train.scheduled_sampling,
         clip=params.train.clip,
         patience=params.train.patience,
         ema=params.train.ema,

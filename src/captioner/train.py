@@ -34,6 +34,7 @@ def train_decoder(
     lr: float,
     weight_decay: float,
     label_smoothing: float,
+    scheduled_sampling: float,
     seed: int,
     **recipe: Any,
 ) -> None:
@@ -59,7 +60,7 @@ def train_decoder(
         splits["train"],
         splits["dev"],
         words,
-        NextWord(label_smoothing=label_smoothing),
+        NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling),
         seed=seed,
         start_is_candidate=False,
         dev_beam=1,

@@ -31,7 +31,7 @@ from captioner.generate import generate
 from captioner.model import Captioner
 from captioner.resume import Resume
 from captioner.scores import Cider, score
-from captioner.vocabulary import PAD, Vocabulary
+from captioner.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -162,18 +162,40 @@ class Objective(Protocol):
 
 
 class NextWord:
-    """Teacher forcing: the cross-entropy of the next word, with a share of it from all words alike."""
+    """Teacher forcing: the cross-entropy of the next word, with a share of it from all words alike.
+
+    With `own_words` that share of the words read are drawn from what the model predicted there after the captions
+    themselves: scheduled sampling (Bengio et al. 2015) in two passes (Mihaylova and Martins 2019), at a constant share.
+    """
 
     measure = "train loss"
 
-    def __init__(self, *, label_smoothing: float):
-        self.label_smoothing = label_smoothing
+    def __init__(self, *, label_smoothing: float, own_words: float = 0.0):
+        self.label_smoothing, self.own_words = label_smoothing, own_words
 
     def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return the smoothed loss and the plain one."""
+        if self.own_words:
+            batch = batch._replace(inputs=_with_own_words(captioner, batch, self.own_words))
         loss, uniform = next_word_losses(captioner, batch)
         smoothed = (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
         return Mean(smoothed, batch.words), Mean(loss.detach(), batch.words)
+
+
+@torch.no_grad()
+def _with_own_words(captioner: Captioner, batch: Batch, share: float) -> Tensor:
+    """Return the inputs [B, K, L] with a share of the words after <bos> drawn from the model."""
+    memory = captioner.decoder.encode(captioner.features(batch.rows))
+    logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed)).float()  # [T, V]
+    logits[:, [PAD, BOS, EOS, UNK]] = -torch.inf
+    drawn = (logits - torch.empty_like(logits).exponential_().log()).argmax(1)
+    step = batch.packed.places % batch.inputs.shape[-1]
+    going = (batch.targets != PAD) & (batch.targets != EOS)  # what is predicted there is read next,
+    going &= step < batch.inputs.shape[-1] - 1  # but for the last word of a caption that was cut
+    chosen = going & (torch.rand(going.shape, device=going.device) < share)
+    inputs = batch.inputs.flatten().clone()
+    inputs[batch.packed.places[chosen] + 1] = drawn[chosen]
+    return inputs.view_as(batch.inputs)
 
 
 def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:

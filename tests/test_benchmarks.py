@@ -190,8 +190,8 @@ def test_a_store_larger_than_memory_is_trained_on(tmp_path):
         train_decoder(
             captions="captions.jsonl", vocabulary="vocabulary.json", grid_store="grid.h5", model="m.safetensors",
             curve="c.csv", summary="s.json", made={}, attention=True, width=16, heads=2, tied=True, dropout=0.1,
-            epochs=1, batch=4, lr=0.001, warmup=0, weight_decay=0.0, label_smoothing=0.0, clip=1.0, patience=1, ema=0.0,
-            crop=1.0, seed=1,
+            epochs=1, batch=4, lr=0.001, warmup=0, weight_decay=0.0, label_smoothing=0.0, scheduled_sampling=0.0,
+            clip=1.0, patience=1, ema=0.0, crop=1.0, seed=1,
         )
         print("trained", Path("m.safetensors").exists())
     """

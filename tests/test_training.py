@@ -22,6 +22,7 @@ from captioner import train as train_stage
 from captioner import training
 from captioner.dataset import CaptionedImage, read_captions
 from captioner.decoder import Decoder
+from captioner.device import mixed_precision
 from captioner.encoder import END, Encoder, blocks_between, calibrate, fingerprint, save_encoder
 from captioner.errors import CaptionerError
 from captioner.files import read_json, write_json, write_text
@@ -32,8 +33,17 @@ from captioner.scores import score
 from captioner.search import beam_search
 from captioner.store import FeatureStore, View, new_store
 from captioner.train import train_decoder
-from captioner.training import CaptionSet, NextWord, cropped, fit, next_word_losses, parameter_groups, rate_scale
-from captioner.vocabulary import BOS, EOS, PAD, Vocabulary
+from captioner.training import (
+    CaptionSet,
+    NextWord,
+    cropped,
+    fit,
+    next_word_losses,
+    parameter_groups,
+    rate_scale,
+    with_own_words,
+)
+from captioner.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 CPU = torch.device("cpu")
 COLOURS, ANIMALS, VERBS = ("red", "blue"), ("dog", "cat"), ("runs", "sits")
@@ -202,6 +212,49 @@ def test_losses_are_those_of_each_caption_alone(counts):
         torch.testing.assert_close(next_word_losses(captioner, batch), wanted)
 
 
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_words_read_are_what_the_decoder_predicts_in_their_place(share):
+    items, features = toy(captions=lambda number: 3)
+    items[2].ids[0] = [BOS, 4, 6, 8, 5, 7]  # cut: without <eos>, and what follows its last word is read by nobody
+    captioner = captioner_of(tied=False).eval()
+    (batch,) = sets_of(items, features)[0].batches(torch.arange(16), 16, CPU)
+    memory = captioner.decoder.encode(captioner.features(batch.rows))
+    own = 9
+    with torch.no_grad():
+        captioner.decoder.output.weight.zero_()
+        captioner.decoder.output.bias.fill_(-50.0)[own] = 50.0  # always this word
+        captioner.decoder.output.bias[[PAD, BOS, UNK, EOS]] = 99.0  # which are likelier, and never read
+    inputs = with_own_words(captioner.decoder, memory, batch, share)
+    changed = inputs != batch.inputs
+    assert set(inputs[changed].tolist()) == {own}
+    follow = (batch.inputs != PAD) & (batch.inputs != BOS) & (batch.inputs != EOS)  # words
+    assert not (changed & ~follow).any()
+    differing = (batch.inputs[follow] != own).sum()
+    if share == 1:
+        assert changed.sum() == differing
+    else:
+        assert 0.1 * differing < changed.sum() < 0.4 * differing
+    assert (with_own_words(captioner.decoder, memory, batch, share) != inputs).any() == (share < 1)  # drawn anew
+
+
+def test_reading_own_words_leaves_every_gradient_in_mixed_precision(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.delenv("CAPTIONER_PRECISION", raising=False)
+    captioner = captioner_of()
+    (batch,) = sets_of(*toy())[0].batches(torch.arange(16), 16, CPU)
+    with mixed_precision(CPU):  # keeps weights that it has rounded, those of a pass without gradients too
+        mean, _ = NextWord(label_smoothing=0.1, own_words=0.5)(captioner, batch)
+    mean.value.backward()
+    for name, parameter in captioner.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_a_decoder_learns_from_its_own_words():
+    _, records = run(objective=NextWord(label_smoothing=0.1, own_words=0.5), epochs=8)
+    assert records[-1]["train loss"] < 0.8 * records[0]["train loss"]
+
+
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     captions=st.lists(
@@ -304,7 +357,7 @@ def test_training_images_are_cropped_and_dev_images_never(monkeypatch):
             trained.add(tuple(batch.rows.shape[1:3]))
             return super().__call__(captioner, batch)
 
-    def losses(captioner, batch):
+    def losses(captioner, batch, own_words=0.0):
         if not captioner.training:
             measured.append(tuple(batch.rows.shape[1:3]))
         return next_word_losses(captioner, batch)
@@ -656,7 +709,7 @@ def train_on(world, out, **changes):
         "weight_decay": 0.05,
         "seed": 5,
     }
-    train_decoder(**arguments | RECIPE | {"label_smoothing": 0.1} | changes)
+    train_decoder(**arguments | RECIPE | {"label_smoothing": 0.1, "scheduled_sampling": 0.0} | changes)
 
 
 def finetune_on(world, out, boundary, **changes):
@@ -673,7 +726,9 @@ def finetune_on(world, out, boundary, **changes):
         "unfreeze_from": boundary,
         "objective": "cross-entropy",
         "samples": 3,
+        "next_word_epochs": 0,
         "label_smoothing": 0.1,
+        "scheduled_sampling": 0.0,
         "lr": 1e-3,
         "encoder_lr": 1e-3,
         "weight_decay": 0.05,
@@ -795,15 +850,28 @@ def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_en
     (tmp_path / "captioner.safetensors").unlink()  # 45 MB
 
 
-@pytest.mark.parametrize("objective", ["cross-entropy", "cider"])
-def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch, objective):
-    finetune_on(world, tmp_path / "whole", "layer4", epochs=2, objective=objective)
+@pytest.mark.parametrize(
+    ("objective", "next_word_epochs", "lowered"),
+    [
+        ("cross-entropy", 0, ["train loss"] * 2),
+        ("cider", 0, ["sampled CIDEr"] * 2),
+        ("cider", 1, ["train loss", "sampled CIDEr"]),
+    ],
+)
+def test_finetune_interrupted_and_run_again_gives_the_same_files(
+    world, tmp_path, monkeypatch, objective, next_word_epochs, lowered
+):
+    epochs = {"next_word_epochs": next_word_epochs, "epochs": 2 - next_word_epochs}
+    recipe = {"objective": objective, "scheduled_sampling": 0.5, **epochs}
+    finetune_on(world, tmp_path / "whole", "layer4", **recipe)
     stop_in(finetune_stage, 1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        finetune_on(world, tmp_path / "cut", "layer4", epochs=2, objective=objective)
+        finetune_on(world, tmp_path / "cut", "layer4", **recipe)
     assert list(Path(".resume").iterdir()) != []
     assert not (tmp_path / "cut" / "captioner.safetensors").exists()
-    finetune_on(world, tmp_path / "cut", "layer4", epochs=2, objective=objective)
+    finetune_on(world, tmp_path / "cut", "layer4", **recipe)
+    for row, measure in zip(curve_of(tmp_path / "cut" / "finetune.csv")[1:], lowered, strict=True):
+        assert [name for name in ("train loss", "sampled CIDEr") if row[name]] == [measure]
     for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
         whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert cut.read_bytes() == whole.read_bytes()

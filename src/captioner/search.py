@@ -101,14 +101,18 @@ def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -
     state = None
     for _ in range(max_length):
         hidden, state = decoder(memory, last.unsqueeze(-1), state)
-        logits = decoder.logits(hidden[:, :, 0]).float()  # [B, K, V]
-        logits[..., NEVER] = -torch.inf
-        below = logits.softmax(-1).cumsum(-1)  # inverted at one random number a caption; multinomial() draws V of them
-        at = torch.rand_like(below[..., :1]) * below[..., -1:]
-        last = torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=below.shape[-1] - 1)
-        last = last.masked_fill(finished, PAD)
+        last = draw(decoder.logits(hidden[:, :, 0]), NEVER).masked_fill(finished, PAD)  # [B, K]
         tokens.append(last)
         finished |= last == EOS
         if finished.all():
             break
     return torch.stack(tokens, dim=-1)
+
+
+def draw(logits: Tensor, never: list[int]) -> Tensor:
+    """Draw a word [...] int64 by each row of logits [..., V], none of `never`, from torch's generator."""
+    logits = logits.float()
+    logits[..., never] = -torch.inf
+    below = logits.softmax(-1).cumsum(-1)  # inverted at one random number a row; multinomial() draws V of them
+    at = torch.rand_like(below[..., :1]) * below[..., -1:]
+    return torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=below.shape[-1] - 1)

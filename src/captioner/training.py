@@ -23,7 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from captioner.dataset import CaptionedImage
-from captioner.decoder import Packed, pack
+from captioner.decoder import Decoder, Memory, Packed, pack
 from captioner.device import mixed_precision, to_device
 from captioner.distributed import Mean, average, diverge, from_first, gather, processes, rank, share
 from captioner.errors import CaptionerError
@@ -31,7 +31,8 @@ from captioner.generate import generate
 from captioner.model import Captioner
 from captioner.resume import Resume
 from captioner.scores import Cider, score
-from captioner.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from captioner.search import NEVER, draw
+from captioner.vocabulary import EOS, PAD, Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +165,7 @@ class Objective(Protocol):
 class NextWord:
     """Teacher forcing: the cross-entropy of the next word, with a share of it from all words alike.
 
-    With `own_words` that share of the words read are drawn from what the model predicted there after the captions
-    themselves: scheduled sampling (Bengio et al. 2015) in two passes (Mihaylova and Martins 2019), at a constant share.
+    `own_words` is the share of the words read that are the decoder's own, as `with_own_words` draws them.
     """
 
     measure = "train loss"
@@ -175,37 +175,38 @@ class NextWord:
 
     def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return the smoothed loss and the plain one."""
-        if self.own_words:
-            batch = batch._replace(inputs=_with_own_words(captioner, batch, self.own_words))
-        loss, uniform = next_word_losses(captioner, batch)
+        loss, uniform = next_word_losses(captioner, batch, self.own_words)
         smoothed = (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
         return Mean(smoothed, batch.words), Mean(loss.detach(), batch.words)
 
 
-@torch.no_grad()
-def _with_own_words(captioner: Captioner, batch: Batch, share: float) -> Tensor:
-    """Return the inputs [B, K, L] with a share of the words after <bos> drawn from the model."""
-    memory = captioner.decoder.encode(captioner.features(batch.rows))
-    logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed)).float()  # [T, V]
-    logits[:, [PAD, BOS, EOS, UNK]] = -torch.inf
-    drawn = (logits - torch.empty_like(logits).exponential_().log()).argmax(1)
-    step = batch.packed.places % batch.inputs.shape[-1]
-    going = (batch.targets != PAD) & (batch.targets != EOS)  # what is predicted there is read next,
-    going &= step < batch.inputs.shape[-1] - 1  # but for the last word of a caption that was cut
-    chosen = going & (torch.rand(going.shape, device=going.device) < share)
-    inputs = batch.inputs.flatten().clone()
-    inputs[batch.packed.places[chosen] + 1] = drawn[chosen]
-    return inputs.view_as(batch.inputs)
-
-
-def next_word_losses(captioner: Captioner, batch: Batch) -> tuple[Tensor, Tensor]:
+def next_word_losses(captioner: Captioner, batch: Batch, own_words: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return the mean cross-entropy of the targets, and of all words alike (what label smoothing mixes in)."""
-    memory = captioner.decoder.encode(captioner.features(batch.rows))
-    logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed))  # [T, V]
+    decoder = captioner.decoder
+    memory = decoder.encode(captioner.features(batch.rows))
+    inputs = with_own_words(decoder, memory, batch, own_words) if own_words else batch.inputs
+    logits = decoder.logits(decoder.read(memory, inputs, batch.packed))  # [T, V]
     log_p = logits.float().log_softmax(-1)
     shares = (batch.targets != PAD).to(log_p.dtype) / batch.words  # [T]
     target = log_p.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
     return -(shares * target).sum(), -(shares * log_p.mean(1)).sum()  # no product of matrices: autocast would round it
+
+
+@torch.no_grad()
+def with_own_words(decoder: Decoder, memory: Memory, batch: Batch, share: float) -> Tensor:
+    """Return the batch's inputs [B, K, L], `share` of the words drawn from what the decoder predicts in their place.
+
+    Scheduled sampling (Bengio et al. 2015) at a constant share, and in two passes (Mihaylova and Martins 2019): what is
+    predicted follows the captions themselves, so that all time steps are still computed at once.
+    """
+    places, length = batch.packed.places, batch.inputs.shape[-1]
+    hidden = decoder.read(memory, batch.inputs, batch.packed)  # [T, W]
+    chosen = torch.randperm(len(places), device=places.device)[: round(share * len(places))]
+    words = draw(decoder.logits(hidden[chosen]), [*NEVER, EOS])
+    places, targets = places[chosen], batch.targets[chosen]
+    read = (targets != PAD) & (targets != EOS) & (places % length != length - 1)  # at the next step
+    inputs = nn.functional.pad(batch.inputs.flatten(), (0, 1))  # and a place for the words that nobody reads
+    return inputs.scatter(0, torch.where(read, places + 1, len(inputs) - 1), words)[:-1].view_as(batch.inputs)
 
 
 def parameter_groups(modules: Sequence[nn.Module], *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -234,6 +235,7 @@ def fit(
     vocabulary: Vocabulary,
     objective: Objective,
     *,
+    before: tuple[Objective, int] | None = None,
     epochs: int,
     batch: int,
     warmup: float,
@@ -249,6 +251,8 @@ def fit(
     on_epoch: Callable[[list[dict[str, float]]], None],
 ) -> list[dict[str, float]]:
     """Lower the objective, keep the weights of the epoch with the best dev CIDEr, return all records.
+
+    `before` is another objective and the number of epochs, the first of all, that are for it.
 
     The weights that are measured and kept are an exponential average of those of all steps, of which each step keeps
     the share `ema` (Polyak and Juditsky 1992; less in the first steps, as in TensorFlow's ExponentialMovingAverage);
@@ -300,6 +304,7 @@ def fit(
         view = torch.randint(training.views.shape[1], (len(training),))
         diverge()
         captioner.train()
+        aim = before[0] if before and epoch <= before[1] else objective
         losses: list[Tensor] = []
         measured: list[Tensor] = []
         progress = tqdm(
@@ -319,7 +324,7 @@ def fit(
             means = nothing, nothing
             if images:
                 with mixed_precision(device):
-                    means = objective(captioner, images)
+                    means = aim(captioner, images)
                 means[0].value.backward()
             loss, measure = average(trained, *means)
             norm = nn.utils.clip_grad_norm_(trained, clip)
@@ -327,14 +332,14 @@ def fit(
             measured.append(measure)
             if step % CHECK_EVERY == 0 or step == steps:
                 _check_finite(losses[-CHECK_EVERY:], norm, captioner, epoch, step)
-                progress.set_postfix({objective.measure: f"{measure:.3f}"})
-                log.debug("epoch %d, batch %d/%d: %s %.4f", epoch, step, steps, objective.measure, measure)
+                progress.set_postfix({aim.measure: f"{measure:.3f}"})
+                log.debug("epoch %d, batch %d/%d: %s %.4f", epoch, step, steps, aim.measure, measure)
             optimizer.step()
             _follow(averaged, captioner, min(ema, (1 + done) / (10 + done)))
         records.append(
             {
                 "epoch": epoch,
-                objective.measure: round(torch.stack(measured).mean().item(), 5),
+                aim.measure: round(torch.stack(measured).mean().item(), 5),
                 **_dev_record(averaged, dev, vocabulary, scorer, dev_beam, device),
                 "learning rate": groups[0]["peak"] * scale,
             }

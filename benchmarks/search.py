@@ -21,7 +21,6 @@ from captioner.store import FeatureStore
 
 BEAMS = (1, 2, 3, 4, 5, 7)
 PENALTIES = (0.7, 1.0)
-BLOCKED = (0, 2, 3)  # n-grams that may not come twice
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     rows = np.array([store.rows[item.image] for item in dev])
     device = select_device()
     records = []
-    for beam, penalty, block in [*product(BEAMS, PENALTIES, [0]), *product(BEAMS, [1.0], BLOCKED[1:])]:
+    for beam, penalty in product(BEAMS, PENALTIES):
         found = generate(
             captioner,
             [item.image for item in dev],
@@ -44,10 +43,9 @@ def main() -> None:
             beam=beam,
             length_penalty=penalty,
             device=device,
-            block=block,
         )
         corpus, _ = score({item.image: item.raw for item in dev}, found, meteor=False)
-        record = {"beam": beam, "length penalty": penalty, "blocked": block, **corpus, "mean length": diversity(found, [])["mean length"]}
+        record = {"beam": beam, "length penalty": penalty, **corpus, "mean length": diversity(found, [])["mean length"]}
         records.append({key: round(value, 5) for key, value in record.items()})
         print(records[-1], flush=True)
     write_text(out, pd.DataFrame(records).to_csv(index=False, lineterminator="\n"))

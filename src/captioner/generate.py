@@ -24,7 +24,6 @@ def generate(
     length_penalty: float,
     device: torch.device,
     batch: int = BATCH,
-    block: int = 0,
 ) -> dict[str, str]:
     """Return the best caption that beam search finds for each image; `read` turns positions [B]
     into what the captioner takes in, [B, h, w, C]."""
@@ -38,7 +37,6 @@ def generate(
             beam=beam,
             max_length=vocabulary.max_length,
             length_penalty=length_penalty,
-            block=block,
         )
         captions += [vocabulary.decode(ids) for ids in found.tokens[:, 0].tolist()]
     return dict(zip(images, captions, strict=True))

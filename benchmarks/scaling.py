@@ -66,7 +66,7 @@ def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
                 training,
                 dev,
                 words,
-                NextWord(label_smoothing=0.1, own_words=0.25),
+                NextWord(label_smoothing=0.1),
                 epochs=1,
                 batch=batch,
                 warmup=0,

@@ -23,7 +23,7 @@ from captioner.files import read_json
 from captioner.model import Captioner, Card, load_model
 from captioner.params import read_params
 from captioner.store import FeatureStore, View, new_store
-from captioner.training import Batch, CaptionSet, NextWord
+from captioner.training import Batch, CaptionSet, next_word_losses
 from captioner.vocabulary import Vocabulary
 
 CPU = torch.device("cpu")
@@ -116,13 +116,13 @@ def extract_to(folder: Path, archive: Archive, names: list[str], encoder: Encode
 def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision = mixed_precision) -> None:
     """Train on the batches as `captioner.training.fit` does in an epoch, without what it does between epochs."""
     captioner.train()
-    objective = NextWord(label_smoothing=0.1, own_words=0.25)
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.001, fused=True)
     for batch in batches:
         with precision(CPU):
-            loss, _ = objective(captioner, batch)
+            loss, uniform = next_word_losses(captioner, batch)
+            objective = 0.9 * loss + 0.1 * uniform
         optimizer.zero_grad(set_to_none=True)
-        loss.value.backward()
+        objective.backward()
         nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)
         optimizer.step()
 

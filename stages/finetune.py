@@ -21,7 +21,6 @@ def main(params):
         unfreeze_from=params.finetune.unfreeze_from,
         objective=params.finetune.objective,
         samples=params.finetune.samples,
-        next_word_epochs=params.finetune.next_word_epochs,
         epochs=params.finetune.epochs,
         batch=params.finetune.batch,
         lr=params.finetune.lr,

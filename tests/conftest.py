@@ -24,8 +24,8 @@ TINY = {
     "train.epochs": 2,
     "train.batch": 8,
     "finetune.unfreeze_from": "layer3",
-    "finetune.next_word_epochs": 1,
-    "finetune.epochs": 1,
+    "train.scheduled_sampling": 0.25,
+    "finetune.epochs": 2,
     "finetune.batch": 8,
     "pictures.each": 2,
 }

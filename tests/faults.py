@@ -41,7 +41,7 @@ SMALL = TINY | {
     "train.lr": 0.02,
     "train.warmup": 0.2,
     "train.label_smoothing": 0.0,
-    "finetune.epochs": 2,
+    "finetune.epochs": 3,
     "finetune.lr": 0.005,
     "finetune.encoder_lr": 0.0003,
     "finetune.label_smoothing": 0.0,

@@ -726,7 +726,6 @@ def finetune_on(world, out, boundary, **changes):
         "unfreeze_from": boundary,
         "objective": "cross-entropy",
         "samples": 3,
-        "next_word_epochs": 0,
         "label_smoothing": 0.1,
         "scheduled_sampling": 0.0,
         "lr": 1e-3,
@@ -850,19 +849,9 @@ def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_en
     (tmp_path / "captioner.safetensors").unlink()  # 45 MB
 
 
-@pytest.mark.parametrize(
-    ("objective", "next_word_epochs", "lowered"),
-    [
-        ("cross-entropy", 0, ["train loss"] * 2),
-        ("cider", 0, ["sampled CIDEr"] * 2),
-        ("cider", 1, ["train loss", "sampled CIDEr"]),
-    ],
-)
-def test_finetune_interrupted_and_run_again_gives_the_same_files(
-    world, tmp_path, monkeypatch, objective, next_word_epochs, lowered
-):
-    epochs = {"next_word_epochs": next_word_epochs, "epochs": 2 - next_word_epochs}
-    recipe = {"objective": objective, "scheduled_sampling": 0.5, **epochs}
+@pytest.mark.parametrize("objective", ["cross-entropy", "cider"])
+def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch, objective):
+    recipe = {"objective": objective, "scheduled_sampling": 0.5, "epochs": 2}
     finetune_on(world, tmp_path / "whole", "layer4", **recipe)
     stop_in(finetune_stage, 1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -870,8 +859,6 @@ def test_finetune_interrupted_and_run_again_gives_the_same_files(
     assert list(Path(".resume").iterdir()) != []
     assert not (tmp_path / "cut" / "captioner.safetensors").exists()
     finetune_on(world, tmp_path / "cut", "layer4", **recipe)
-    for row, measure in zip(curve_of(tmp_path / "cut" / "finetune.csv")[1:], lowered, strict=True):
-        assert [name for name in ("train loss", "sampled CIDEr") if row[name]] == [measure]
     for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
         whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
         assert cut.read_bytes() == whole.read_bytes()

@@ -44,8 +44,6 @@ def finetune(
     unfreeze_from: str,
     objective: str,
     samples: int,
-    next_word_epochs: int,
-    epochs: int,
     label_smoothing: float,
     scheduled_sampling: float,
     lr: float,
@@ -60,10 +58,9 @@ def finetune(
     Only the unfrozen blocks are computed: the rows of the boundary store are what they take in, so their
     gradients are those of the whole network but for the rows' half precision. `objective` is "cider"
     (`captioner.self_critical`, of `samples` captions an image) or "cross-entropy" (of the next word, with
-    `label_smoothing` and `scheduled_sampling`, see `captioner.training.with_own_words`). Before its
-    `epochs` come `next_word_epochs` on the next word. At the end the model is moved back towards where it started, as
-    far as `interpolate` finds best. Raises CaptionerError where the decoder was trained with another vocabulary or
-    another encoder, or the store holds another boundary.
+    `label_smoothing` and `scheduled_sampling`, see `captioner.training.with_own_words`). At the end the model is moved
+    back towards where it started, as far as `interpolate` finds best. Raises CaptionerError where the decoder was
+    trained with another vocabulary or another encoder, or the store holds another boundary.
     """
     make_deterministic(seed)
     captioner, card = load_model(decoder)
@@ -79,11 +76,10 @@ def finetune(
     unfrozen = network.block_modules(unfreeze_from)
     for module in network.block_modules(BLOCKS[0], unfreeze_from):
         module.requires_grad_(False)
-    next_word = NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling)
     aim: Objective = (
         SelfCritical(splits["train"].references, card.vocabulary, samples=samples)
         if objective == "cider"
-        else next_word
+        else NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling)
     )
     device = select_device()
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
@@ -96,8 +92,6 @@ def finetune(
         splits["dev"],
         card.vocabulary,
         aim,
-        before=(next_word, next_word_epochs),
-        epochs=next_word_epochs + epochs,
         seed=seed,
         start_is_candidate=True,
         dev_beam=DEV_BEAM,  # what fine-tuning gains is less than what greedy search loses at random

@@ -235,7 +235,6 @@ def fit(
     vocabulary: Vocabulary,
     objective: Objective,
     *,
-    before: tuple[Objective, int] | None = None,
     epochs: int,
     batch: int,
     warmup: float,
@@ -251,8 +250,6 @@ def fit(
     on_epoch: Callable[[list[dict[str, float]]], None],
 ) -> list[dict[str, float]]:
     """Lower the objective, keep the weights of the epoch with the best dev CIDEr, return all records.
-
-    `before` is another objective and the number of epochs, the first of all, that are for it.
 
     The weights that are measured and kept are an exponential average of those of all steps, of which each step keeps
     the share `ema` (Polyak and Juditsky 1992; less in the first steps, as in TensorFlow's ExponentialMovingAverage);
@@ -304,7 +301,6 @@ def fit(
         view = torch.randint(training.views.shape[1], (len(training),))
         diverge()
         captioner.train()
-        aim = before[0] if before and epoch <= before[1] else objective
         losses: list[Tensor] = []
         measured: list[Tensor] = []
         progress = tqdm(
@@ -324,7 +320,7 @@ def fit(
             means = nothing, nothing
             if images:
                 with mixed_precision(device):
-                    means = aim(captioner, images)
+                    means = objective(captioner, images)
                 means[0].value.backward()
             loss, measure = average(trained, *means)
             norm = nn.utils.clip_grad_norm_(trained, clip)
@@ -332,14 +328,14 @@ def fit(
             measured.append(measure)
             if step % CHECK_EVERY == 0 or step == steps:
                 _check_finite(losses[-CHECK_EVERY:], norm, captioner, epoch, step)
-                progress.set_postfix({aim.measure: f"{measure:.3f}"})
-                log.debug("epoch %d, batch %d/%d: %s %.4f", epoch, step, steps, aim.measure, measure)
+                progress.set_postfix({objective.measure: f"{measure:.3f}"})
+                log.debug("epoch %d, batch %d/%d: %s %.4f", epoch, step, steps, objective.measure, measure)
             optimizer.step()
             _follow(averaged, captioner, min(ema, (1 + done) / (10 + done)))
         records.append(
             {
                 "epoch": epoch,
-                aim.measure: round(torch.stack(measured).mean().item(), 5),
+                objective.measure: round(torch.stack(measured).mean().item(), 5),
                 **_dev_record(averaged, dev, vocabulary, scorer, dev_beam, device),
                 "learning rate": groups[0]["peak"] * scale,
             }

@@ -61,6 +61,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         **BOTH,
         "dropout 0.3": {"decoder.dropout": 0.3},
         "no weight decay": {"train.weight_decay": 0.0},
+        "scheduled sampling": {"train.scheduled_sampling": 0.25},
         "half the width": {"decoder.width": 256},
         "fine-tuned on the next word": {"finetune.objective": "cross-entropy"},
         "no averaging": {"train.ema": 0.0, "finetune.ema": 0.0},

@@ -44,14 +44,14 @@ def test_every_stage_worked_on_it(walked):
     assert "Running stage 'pictures'" in walked.printed
     assert "image,caption\n" in walked.printed  # what `head` showed
     results = json.loads((walked.folder / "metrics/evaluate.json").read_text())
-    assert results["images"] == 8
+    assert results["images"] == 40
     assert results["finetuned"]["BLEU-1"] > 0
     table = pd.read_csv(walked.folder / "metrics/test_captions.csv")
     assert table["image"].str.fullmatch(r"photos/\d{4}\.jpg").all()
     with Image.open(walked.folder / "pictures/samples.png") as picture:
         assert picture.width > 400
     captions = json.loads((walked.folder / "metrics/captions.json").read_text())
-    assert captions["images"] == {"train": 64, "dev": 8, "test": 8, "in no split": 0}
+    assert captions["images"] == {"train": 320, "dev": 40, "test": 40, "in no split": 0}
     counts = {len(json.loads(line)["raw"]) for line in (walked.folder / "data/captions.jsonl").open()}
     assert counts == {1, 2, 3, 4, 5}
     assert json.loads((walked.folder / "metrics/download.json").read_text())["dataset"] == "own"

@@ -11,7 +11,8 @@ docs/experiments.md follows.
 """
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def nearest(known: Tensor, asked: Tensor, count: int) -> list[list[int]]:
     return (sides[0] @ sides[1].T).topk(count).indices.tolist()
 
 
-def agreed(captions: Sequence[str], neighbours: Sequence[str], reward: Reward) -> str:
+def agreed(captions: Sequence[str], neighbours: Sequence[str], reward: Callable[[str, str], float]) -> str:
     """Return the caption with the highest mean reward over the neighbours (names of images); the first of equals."""
     if not neighbours:
         return captions[0]
@@ -84,7 +85,9 @@ def main() -> None:
     items = [item for item in read_captions("data/captions.jsonl") if item.image in store.rows]
     train, dev = ([item for item in items if item.split == split] for split in ("train", "dev"))
     rows = [np.array([store.rows[item.image] for item in part]) for part in (train, dev)]
-    reward = Reward({item.image: item.raw for item in train})
+    reward = functools.cache(
+        Reward({item.image: item.raw for item in train})
+    )  # widths and counts ask for the same again
     known, _ = pooled_and_beams(captioner, store, rows[0], card.vocabulary, ())
     asked, found = pooled_and_beams(captioner, store, rows[1], card.vocabulary, BEAMS)
     near = nearest(known, asked, max(NEIGHBOURS))

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from worlds import some_examples
 
 from captioner.decoder import Decoder
 from captioner.encoder import END, Encoder
@@ -31,6 +32,7 @@ def make(*, tied=False, attention=True, encoder=None, start=END, seed=1):
     shape = {"vocabulary": len(VOCABULARY), "features": 512 if encoder else 6, "width": 8, "heads": 2}
     shape |= {"attention": attention, "tied": tied, "dropout": 0.5}
     captioner = Captioner(Decoder(**shape), encoder, start)
+    captioner.examples = some_examples(VOCABULARY, features=shape["features"])
     card = Card(
         encoder="abc123",
         start=start,
@@ -71,6 +73,9 @@ def test_a_decoder_comes_back_as_it_was(tied, attention):
     assert not found.training
     assert not found.decoder.training
     assert (found.decoder.output.weight is found.decoder.embedding.weight) == tied
+    for name, wanted in captioner.examples._asdict().items():
+        assert torch.equal(getattr(found.examples, name), wanted)
+        assert getattr(found.examples, name).dtype == wanted.dtype
     rows = torch.randn(2, 2, 2, 6).half()
     assert torch.equal(outputs(found, rows), outputs(captioner.eval(), rows))
 
@@ -106,7 +111,7 @@ def test_a_file_tells_its_vocabulary_transform_params_inputs_and_versions():
         assert list(file.metadata()) == ["captioner"]
         record = json.loads(file.metadata()["captioner"])
         assert "decoder.output.weight" not in file.keys()  # noqa: SIM118 - not a dict
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["encoder"] == "abc123"
     assert record["start"] == "end"
     assert record["image"] == {"size": 64, "fit": "crop"}
@@ -213,7 +218,7 @@ def test_a_card_that_lacks_a_field_or_has_another_is_refused(key):
 
 
 def test_another_schema_is_refused_before_anything_else():
-    rewrite(lambda tensors, record: (record.update(schema=2, new=1), record.pop("vocabulary")))
+    rewrite(lambda tensors, record: (record.update(schema=1, new=1), record.pop("vocabulary")))
     assert "another version" in refused()
 
 
@@ -231,6 +236,17 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed():
     assert "of another shape: decoder.image.weight" in text
     rewrite(change, tied=True)
     assert "missing: decoder.query.weight;" in refused()  # of a tied one, the output layer is the embedding
+
+
+@pytest.mark.parametrize("name", ["features", "captions"])
+def test_examples_that_are_missing_or_do_not_fit_are_refused(name):
+    rewrite(lambda tensors, record: tensors.pop(f"examples.{name}"))
+    assert f"not a captioner's model file (KeyError('examples.{name}'" in refused()
+    for wrong in (torch.zeros(5, 3), torch.zeros(3, 2, 4), torch.zeros(0, 6)):
+        rewrite(lambda tensors, record, wrong=wrong: tensors.update({f"examples.{name}": wrong}))
+        text = refused()
+        assert "of its examples" in text
+        assert str(tuple(wrong.shape)) in text
 
 
 def test_an_encoder_that_the_card_does_not_tell_of_is_refused():

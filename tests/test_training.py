@@ -760,7 +760,21 @@ def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, atte
     assert summary["dev CIDEr"] == float(best["dev CIDEr"])
     assert summary["parameters"] == sum(parameter.numel() for parameter in captioner.parameters())
     assert summary["dev, beam 3"] == dev_scores_of(world, captioner, card)
+    require_examples_of_the_training_images(world, captioner, FeatureStore(world / "end.h5"))
     assert list(Path(".resume").iterdir()) == []
+
+
+def require_examples_of_the_training_images(world, captioner, store):
+    """Each with its captions and its mean feature, by this captioner's encoder and of the view that is not mirrored."""
+    images = [item for item in read_captions(world / "captions.jsonl") if item.split == "train"]
+    rows = store.read([store.rows[item.image] for item in images])
+    with torch.no_grad():
+        wanted = captioner.features(rows).float().mean(1)
+    torch.testing.assert_close(captioner.examples.features.float(), wanted, rtol=1e-2, atol=1e-3)
+    assert captioner.examples.captions.dtype == torch.int32
+    for item, captions in zip(images, captioner.examples.captions.tolist(), strict=True):
+        kept = [[id for id in caption if id != PAD] for caption in captions]
+        assert [caption for caption in kept if caption] == [ids[1:] for ids in item.ids]
 
 
 def dev_scores_of(world, captioner, card):
@@ -834,6 +848,7 @@ def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_en
     unfrozen = {*blocks_between(boundary)} | ({"bn1"} if boundary == "conv1" else set())
     assert changed == {name for name in parameters if name.split(".")[0] in unfrozen}
     assert not torch.equal(captioner.decoder.embedding.weight, frozen.decoder.embedding.weight)
+    require_examples_of_the_training_images(world, captioner, FeatureStore(world / f"{boundary}.h5"))
 
     rows = curve_of(tmp_path / "finetune.csv")
     assert [row["epoch"] for row in rows] == ["0", "1"]

@@ -9,8 +9,8 @@ from PIL import Image
 from captioner.decoder import Decoder
 from captioner.encoder import END, Encoder
 from captioner.layouts import CAPTION_FILES, SPLIT_FILES
-from captioner.model import Captioner, Card, save_model
-from captioner.vocabulary import EOS, Vocabulary
+from captioner.model import Captioner, Card, Examples, save_model
+from captioner.vocabulary import EOS, PAD, SPECIAL, Vocabulary
 
 PHOTO_FOLDER = "Flicker8k_Dataset"  # so spelt in the archive
 WORDS = Vocabulary(words=("a", "dog", "cat", "runs", "sleeps"), max_length=6)
@@ -56,6 +56,14 @@ def flickr_archives(folder, photos, captions, splits, lemma=None):
     )
 
 
+def some_examples(vocabulary, *, images=7, features=512):
+    """Return training images of random features, each with two captions of random words; the last has one."""
+    captions = torch.randint(len(SPECIAL), len(vocabulary), (images, 2, 4), dtype=torch.int32)
+    captions[:, :, -1] = EOS
+    captions[-1, 1] = PAD
+    return Examples(torch.randn(images, features).half(), captions)
+
+
 def captioner_file(path, *, encoder=True, attention=True, seed=None, made=None):
     """Write a model file of random weights that knows WORDS, with an encoder for photos or without; return its path."""
     if seed is None:
@@ -68,6 +76,7 @@ def captioner_file(path, *, encoder=True, attention=True, seed=None, made=None):
         captioner.decoder.image.weight *= 100
         captioner.decoder.embedding.weight *= 5
         captioner.decoder.output.bias[EOS] -= 3
+    captioner.examples = some_examples(WORDS)
     image = {"size": 64, "fit": "squash"}
     save_model(path, captioner, Card("hash", captioner.start, image, shape, WORDS, made or {"params": {}}))
     return path

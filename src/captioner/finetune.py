@@ -22,7 +22,16 @@ from captioner.model import Captioner, load_model, provenance, save_model
 from captioner.resume import Resume
 from captioner.self_critical import SelfCritical
 from captioner.store import FeatureStore
-from captioner.training import DEV_BEAM, CaptionSet, NextWord, Objective, dev_scores, fit, parameter_groups
+from captioner.training import (
+    DEV_BEAM,
+    CaptionSet,
+    NextWord,
+    Objective,
+    dev_scores,
+    examples_of,
+    fit,
+    parameter_groups,
+)
 from captioner.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -103,6 +112,7 @@ def finetune(
     share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], card.vocabulary, device))
     if rank() != 0:
         return
+    captioner.examples = examples_of(captioner, splits["train"], device)
     save_model(model, captioner, replace(card, start=unfreeze_from, made=provenance(made)))
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
     tried = {f"{each} %": found["CIDEr"] for each, found in scores.items()}

@@ -1,7 +1,8 @@
 """Captions for images: the encoder's blocks, beam search, words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,20 +24,31 @@ def generate(
     beam: int,
     length_penalty: float,
     device: torch.device,
+    choose: Callable[[np.ndarray, np.ndarray, np.ndarray], Sequence[int]] | None = None,
     batch: int = BATCH,
 ) -> dict[str, str]:
-    """Return the best caption that beam search finds for each image; `read` turns positions [B]
-    into what the captioner takes in, [B, h, w, C]."""
+    """Return the caption of each image that beam search finds; `read` turns positions [B] into what the captioner
+    takes in, [B, h, w, C].
+
+    Of the beams it is the likeliest, or the one whose place `choose` returns for each image, as
+    `captioner.consensus.Consensus` does, from the images' features averaged over positions, float32 [B, D], and the
+    tokens [B, K, T] and scores [B, K] of their beams.
+    """
     captioner.to(device).eval()
     captions: list[str] = []
     for chosen in torch.arange(len(images)).split(batch):
-        memory = captioner.decoder.encode(captioner.features(to_device(read(chosen), device)))
+        features = captioner.features(to_device(read(chosen), device))
         found = beam_search(
             captioner.decoder,
-            memory,
+            captioner.decoder.encode(features),
             beam=beam,
             max_length=vocabulary.max_length,
             length_penalty=length_penalty,
         )
-        captions += [vocabulary.decode(ids) for ids in found.tokens[:, 0].tolist()]
+        places: Sequence[int] = [0] * len(chosen)
+        if choose:
+            places = choose(*(part.cpu().numpy() for part in (features.float().mean(1), found.tokens, found.scores)))
+        captions += [
+            vocabulary.decode(beams[place]) for beams, place in zip(found.tokens.tolist(), places, strict=True)
+        ]
     return dict(zip(images, captions, strict=True))

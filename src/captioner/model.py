@@ -1,9 +1,10 @@
 """A captioner and its file.
 
-Format (schema 1): safetensors, which holds numbers and text only, so that loading runs no code of the file's.
-    tensors     decoder.*, and in a captioner that can take photos encoder.* with torchvision's names
+Format (schema 2): safetensors, which holds numbers and text only, so that loading runs no code of the file's.
+    tensors     decoder.*, in a captioner that can take photos encoder.* with torchvision's names, and of the images
+                that it was trained on examples.features and examples.captions, see `Examples`
     metadata    one key, "captioner": JSON with
-        schema       1
+        schema       2
         encoder      SHA-256 of the frozen encoder whose features it starts from
         start        the first block of ResNet-18 that the file's own encoder is used for; "end": none,
                      the decoder takes in the frozen grid
@@ -18,7 +19,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,16 +31,26 @@ from captioner.errors import CaptionerError
 from captioner.files import whole
 from captioner.vocabulary import Vocabulary
 
-SCHEMA = 1
+SCHEMA = 2
 TIED = "decoder.output.weight"  # in the file once, as the embedding
+EXAMPLES = "examples."  # before the names of their tensors in the file
+
+
+class Examples(NamedTuple):
+    """The training images, of which generated captions can be chosen by (`captioner.consensus`)."""
+
+    features: Tensor  # [N, D] float16, image features by this captioner's encoder, averaged over positions
+    captions: Tensor  # [N, K, L] int32, word ids with the <eos>, without the <bos>; then <pad>
 
 
 class Captioner(nn.Module):
-    """The blocks of the encoder from `start` on (none for the end) and a decoder."""
+    """The blocks of the encoder from `start` on (none for the end) and a decoder; once trained, with its examples."""
 
-    def __init__(self, decoder: Decoder, encoder: Encoder | None = None, start: str = END):
+    def __init__(
+        self, decoder: Decoder, encoder: Encoder | None = None, start: str = END, examples: Examples | None = None
+    ):
         super().__init__()
-        self.decoder, self.encoder, self.start = decoder, encoder, start
+        self.decoder, self.encoder, self.start, self.examples = decoder, encoder, start, examples
 
     def features(self, rows: Tensor) -> Tensor:
         """Turn store rows [B, h, w, C], what `start` takes in, into image features [B, P, D]."""
@@ -67,8 +78,10 @@ def provenance(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def save_model(path: str | Path, captioner: Captioner, card: Card) -> None:
-    """Write a model file, whole or not at all; the same weights and card give the same bytes."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in captioner.state_dict().items()}
+    """Write a model file, whole or not at all; the same weights, examples and card give the same bytes."""
+    assert captioner.examples is not None
+    tensors = captioner.state_dict() | {EXAMPLES + key: value for key, value in captioner.examples._asdict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     if card.decoder["tied"]:
         del tensors[TIED]
     record = {"schema": SCHEMA, **vars(card), "vocabulary": card.vocabulary.as_dict()}
@@ -96,7 +109,8 @@ def load_model(path: str | Path) -> tuple[Captioner, Card]:
             raise CaptionerError(f"{path}: made by another version of this program; make it anew: `dvc repro`")
         card = Card(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
         decoder = Decoder(**card.decoder)
-        captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start)
+        examples = Examples(**{name: tensors.pop(EXAMPLES + name) for name in Examples._fields})
+        captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start, examples)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
     if card.decoder["vocabulary"] != len(card.vocabulary):
@@ -104,6 +118,9 @@ def load_model(path: str | Path) -> tuple[Captioner, Card]:
             f"{path}: its decoder knows {card.decoder['vocabulary']} words and its vocabulary {len(card.vocabulary)}; "
             "the file is damaged"
         )
+    shapes = [tuple(tensor.shape) for tensor in examples]
+    if len(shapes[1]) != 3 or shapes[0] != (shapes[1][0], card.decoder["features"]) or not shapes[1][0]:
+        raise CaptionerError(f"{path}: features {shapes[0]} and captions {shapes[1]} of its examples; it is damaged")
     load_tensors(captioner, tensors, path, optional={TIED} if card.decoder["tied"] else set())
     return captioner.eval(), card
 

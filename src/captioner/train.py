@@ -13,7 +13,7 @@ from captioner.files import read_json
 from captioner.model import Captioner, Card, provenance, save_model
 from captioner.resume import Resume
 from captioner.store import FeatureStore
-from captioner.training import CaptionSet, NextWord, dev_scores, fit, parameter_groups
+from captioner.training import CaptionSet, NextWord, dev_scores, examples_of, fit, parameter_groups
 from captioner.vocabulary import Vocabulary
 
 
@@ -80,6 +80,7 @@ def train_decoder(
         vocabulary=words,
         made=provenance(made),
     )
+    captioner.examples = examples_of(captioner, splits["train"], device)
     save_model(model, captioner, card)
     write_summary(
         summary,

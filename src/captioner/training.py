@@ -28,7 +28,7 @@ from captioner.device import mixed_precision, to_device
 from captioner.distributed import Mean, average, diverge, from_first, gather, processes, rank, share
 from captioner.errors import CaptionerError
 from captioner.generate import generate
-from captioner.model import Captioner
+from captioner.model import Captioner, Examples
 from captioner.resume import Resume
 from captioner.scores import Cider, score
 from captioner.search import NEVER, draw
@@ -365,6 +365,17 @@ def dev_scores(captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, de
     captions = _dev_captions(captioner, dev, vocabulary, DEV_BEAM, device)
     corpus, _ = score(dev.references, captions, meteor=False)
     return {name: round(corpus[name], 5) for name in ("BLEU-4", "CIDEr")}
+
+
+@torch.inference_mode()
+def examples_of(captioner: Captioner, training: CaptionSet, device: torch.device) -> Examples:
+    """Return what a captioner keeps of the images that it was trained on, of each the view that is not mirrored."""
+    captioner.to(device).eval()
+    features = [
+        captioner.features(to_device(training.read(rows), device)).float().mean(1).half().cpu()
+        for rows in training.views[:, 0].split(DEV_BATCH)
+    ]
+    return Examples(torch.cat(features), training.ids[:, :, 1:].int())
 
 
 def best_record(records: list[dict[str, float]]) -> dict[str, float]:

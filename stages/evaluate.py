@@ -15,6 +15,7 @@ def main(params):
         vocabulary="data/vocabulary.json",
         beam=params.search.beam,
         length_penalty=params.search.length_penalty,
+        consensus=params.search.consensus,
         scores="metrics/evaluate.json",
         generated="metrics/test_captions.csv",
     )

@@ -25,6 +25,7 @@ def main(params):
         },
         beam=params.search.beam,
         length_penalty=params.search.length_penalty,
+        consensus=params.search.consensus,
     )
 
 

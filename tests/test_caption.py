@@ -3,18 +3,23 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from closure import ROOT
 from PIL import Image
 from worlds import WORDS, captioner_file
 
+import captioner.caption
 from captioner.caption import PhotoCaptioner
 from captioner.cli import main
+from captioner.consensus import Consensus
 from captioner.errors import CaptionerError
 from captioner.generate import generate
 from captioner.model import load_model
+from captioner.params import read_params
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +38,35 @@ def photos(tmp_path):
 
 def test_captions_are_those_of_the_whole_network(model, photos):
     paths = sorted(photos.glob("*.png"))
-    captioner, card = load_model(model)
-    captioner.start = "conv1"
+    network, card = load_model(model)
+    network.start = "conv1"
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
-    expected = generate(
-        captioner, list(map(str, paths)), pixels.__getitem__, card.vocabulary, beam=4, length_penalty=1.0,
-        device=torch.device("cpu"),
+    likeliest, chosen = (
+        generate(
+            network, list(map(str, paths)), pixels.__getitem__, card.vocabulary, beam=4, length_penalty=1.0,
+            device=torch.device("cpu"), choose=choose,
+        )
+        for choose in (None, partial(Consensus(*network.examples).choose, weight=9.0))
     )  # fmt: skip
-    assert PhotoCaptioner(model)(paths) == list(expected.values())
+    assert likeliest != chosen
+    describe = PhotoCaptioner(model)
+    assert describe(paths, beam=4, consensus=0.0) == list(likeliest.values())
+    assert describe(paths, beam=4, consensus=9.0) == list(chosen.values())
+
+
+def test_the_defaults_are_those_of_params_yaml(model, photos, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(captioner.caption, "generate", lambda *given, **options: seen.append(options) or {})
+    monkeypatch.setattr(Consensus, "choose", lambda *given, weight: weight)
+    with pytest.raises(KeyError):  # nothing was generated
+        PhotoCaptioner(model)([photos / "00.png"])
+    with pytest.raises(KeyError):
+        main(["caption", str(photos / "00.png"), "--model", str(model)])
+    search = read_params(ROOT / "params.yaml").search
+    for options in seen:
+        found = (options["beam"], options["length_penalty"], options["choose"]())
+        assert found == (search.beam, search.length_penalty, search.consensus)
+    assert len(seen) == 2
 
 
 def test_one_line_a_photo_path_tab_caption(model, photos, capsys):
@@ -98,6 +124,13 @@ def test_a_beam_that_is_none_is_named(model, capsys, beam):
     with pytest.raises(SystemExit):
         main(["caption", "x.jpg", "--model", str(model), f"--beam={beam}"])
     assert f"is {beam!r}, expected a whole number from 1 on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("weight", ["-1", "x", "nan", "inf", ""])
+def test_a_weight_that_is_none_is_named(model, capsys, weight):
+    with pytest.raises(SystemExit):
+        main(["caption", "x.jpg", "--model", str(model), f"--consensus={weight}"])
+    assert f"is {weight!r}, expected a number from 0 on" in capsys.readouterr().err
 
 
 def test_a_wrong_call_exits_with_2(model):

@@ -34,6 +34,7 @@ def written(folder):
         metrics={name: folder / f"{name}.json" for name in NAMES},
         beam=7,
         length_penalty=0.5,
+        consensus=1.5,
     )
     _, head, text = (folder / "CARD.md").read_text().split("---\n", 2)
     return YAML(typ="safe").load(head), text
@@ -58,7 +59,7 @@ def test_the_figures_are_those_of_the_metrics(run):
     assert {"bleu", "cider"} <= set(head["metrics"])
     row = next(line for line in text.splitlines() if line.startswith("| finetuned"))
     assert "| 43.2 |" in row
-    assert "beam 7, length penalty 0.5" in text
+    assert "beam 7, length penalty 0.5, weight of the consensus 1.5" in text
     assert "| `train.lr` | `0.25` |" in text
     assert "| `finetune.lr` | `0.5` |" in text
 

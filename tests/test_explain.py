@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from worlds import captioner_file
 
@@ -48,24 +49,40 @@ def test_bright_is_where_the_weight_is():
     assert cells[3, 0] < 50
 
 
-def test_there_is_a_panel_a_word_and_the_beams_by_their_scores(models, photo, tmp_path, shown):
+@pytest.mark.parametrize("consensus", [0.0, 9.0])
+def test_there_is_a_panel_a_word_and_the_beams_from_the_chosen_one_on(models, photo, tmp_path, shown, consensus):
     describe = PhotoCaptioner(models[True])
-    text = explain(describe, photo, tmp_path / "out.png", beam=4)
-    assert [text] == describe([photo], beam=4)
+    text = explain(describe, photo, tmp_path / "out.png", beam=4, consensus=consensus)
+    assert [text] == describe([photo], beam=4, consensus=consensus)
     panels, lines = shown
     words = [title.split("  ")[1] for title in list(panels)[1:]]
     assert [word for word in words if word != "(end)"] == text.split()
     assert panels["the photo"].shape == (64, 64, 3)
     assert all((panel <= panels["the photo"]).all() for panel in panels.values())
     start = next(place for place, line in enumerate(lines) if "probability" in line) + 1
-    beams = [line.split(maxsplit=2) for line in lines[start:-1]]
-    scores = [float(score) for score, *_ in beams]
-    assert len(beams) == 4
-    assert scores == sorted(scores, reverse=True)
-    assert beams[0][2] == (text or "(no word)")
-    for score, probability, words in beams:
+    beams = [line.split(maxsplit=4) for line in lines[start : start + 4]]
+    totals = [float(total) for *_, total, _ in beams]
+    assert totals == sorted(totals, reverse=True)
+    assert beams[0][-1] == (text or "(no word)")
+    for score, probability, agreement, total, words in beams:
         tokens = min(len(words.split()) + 1, 6) if words != "(no word)" else 1
         assert float(probability) == pytest.approx(math.exp(float(score) * tokens), rel=0.06)
+        assert float(total) == pytest.approx(float(score) + consensus * float(agreement), abs=0.02)
+    assert len({agreement for _, _, agreement, _, _ in beams}) > 1
+    assert lines[start + 4].startswith("score: ")
+
+
+def test_the_captions_of_the_nearest_training_images_are_told(models, photo, tmp_path, shown):
+    describe = PhotoCaptioner(models[True])
+    explain(describe, photo, tmp_path / "out.png")
+    features = describe.captioner.features(torch.tensor(describe.read(photo)[None])).mean(1)
+    near, shares = describe.consensus.nearest(features.detach().numpy())
+    vocabulary = describe.card.vocabulary
+    told = shown[1][-3:]
+    for line, image, share in zip(told, near[0], shares[0], strict=False):
+        captions = describe.captioner.examples.captions[image].tolist()
+        said = " / ".join(vocabulary.decode(caption) for caption in captions if any(caption))
+        assert line.split(maxsplit=1) == [f"{share:.1%}", said]
 
 
 def test_a_decoder_without_attention_is_said_to_have_none(models, photo, tmp_path, shown):
@@ -74,6 +91,7 @@ def test_a_decoder_without_attention_is_said_to_have_none(models, photo, tmp_pat
     assert list(panels) == ["the photo"]
     assert any("no attention" in line for line in lines)
     assert sum("probability" in line for line in lines) == 2  # the beams are there
+    assert sum("agreement" in line for line in lines) == 3
 
 
 def test_the_command_writes_the_picture_and_says_the_caption(models, photo, tmp_path, monkeypatch, capsys):
@@ -85,7 +103,7 @@ def test_the_command_writes_the_picture_and_says_the_caption(models, photo, tmp_
         picture.load()
         assert picture.width > 1000
     first = (tmp_path / "dog-explained.png").read_bytes()
-    assert main(["explain", str(photo), "--model", str(models[True]), "--out", "again.png", "--beam", "4"]) == 0
+    assert main(["explain", str(photo), "--model", str(models[True]), "--out", "again.png", "--beam", "20"]) == 0
     assert (tmp_path / "again.png").read_bytes() == first
 
 

@@ -35,15 +35,19 @@ def photos(tmp_path):
     return sorted(tmp_path.glob("*.png"))
 
 
-@pytest.mark.parametrize("beam", [1, 3, 5])
-def test_captions_are_those_of_the_model(exported, photos, beam):
+@pytest.mark.parametrize(("beam", "consensus"), [(1, 2.0), (3, 0.0), (5, 0.0), (5, 9.0)])
+def test_captions_are_those_of_the_model(exported, photos, beam, consensus):
     model, folder = exported
     describe, ours = PhotoCaptioner(model), OnnxCaptioner(folder)
     pixels = np.stack([describe.read(photo) for photo in photos])
-    expected = describe(photos, beam=beam, length_penalty=0.7)
+    options = {"beam": beam, "length_penalty": 0.7, "consensus": consensus}
+    expected = describe(photos, **options)
     assert len(set(expected)) > 1  # photos make a difference
-    assert ours(pixels, beam=beam, length_penalty=0.7) == expected
-    assert ours(pixels[:1], beam=beam, length_penalty=0.7) == expected[:1]
+    assert ours(pixels, **options) == expected
+    assert ours(pixels[:1], **options) == expected[:1]
+    assert ours(pixels) == describe(photos)
+    if consensus == 9:
+        assert expected != describe(photos, **options | {"consensus": 0})  # the weight does too
 
 
 def test_the_folder_needs_neither_torch_nor_this_package(exported, photos):
@@ -62,7 +66,8 @@ def test_the_folder_needs_neither_torch_nor_this_package(exported, photos):
 def test_the_folder_says_what_it_is(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "caption.py", "captioner.json", "encode.onnx", "photos.py", "step.onnx"
+        "README.md", "caption.py", "captioner.json", "consensus.py", "encode.onnx", "examples.npz", "photos.py",
+        "step.onnx",
     }  # fmt: skip
     settings = json.loads((folder / "captioner.json").read_text())
     assert settings["tokens"][4:] == list(WORDS.words)

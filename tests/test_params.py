@@ -122,6 +122,7 @@ def test_heads_that_do_not_divide_the_width_are_told_with_the_other_problems(tmp
         ("finetune.clip", ".nan"),
         ("search.length_penalty", ".nan"),
         ("search.length_penalty", ".inf"),
+        ("search.consensus", ".inf"),
     ],
 )
 def test_a_value_that_is_no_number_or_makes_none_is_refused(tmp_path, name, value):

@@ -31,7 +31,7 @@ def test_it_is_up_to_date(copied):
 @pytest.mark.parametrize(
     ("file", "old", "new", "row"),
     [
-        ("params.yaml", "beam: 4", "beam: 7", "| `search.beam` | integer, from 1 | `7` | "),
+        ("params.yaml", "beam: 20", "beam: 7", "| `search.beam` | integer, from 1 | `7` | "),
         ("params.yaml", "# attention heads", "# how many | look", r" | how many \| look | train |"),
         ("params.yaml", "# attention heads", "# so many\n             #   look", " | so many look | train |"),
         ("src/captioner/params_schema.json", '"multipleOf": 32', '"multipleOf": 64', ", a multiple of 64 |"),

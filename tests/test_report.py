@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from worlds import encoded, jpeg, zipped
+from worlds import encoded, jpeg, some_examples, zipped
 
 from captioner.attention import attention_weights
 from captioner.decoder import Decoder
@@ -62,6 +62,7 @@ def make_world(folder, attention=True):
         ("decoder", Captioner(decoder), "end"),
         ("captioner", Captioner(decoder, Encoder(), "layer4"), "layer4"),
     ):
+        captioner.examples = some_examples(vocabulary)
         save_model(folder / f"{name}.safetensors", captioner, Card("e", start, IMAGE, shape, vocabulary, made))
     table = list(rows())
     names = [row[0] for row in table]
@@ -107,6 +108,7 @@ def make_world(folder, attention=True):
         "summaries": {name: folder / f"{name}.json" for name in facts},
         "beam": 3,
         "length_penalty": 1.0,
+        "consensus": 2.5,
     }
 
 

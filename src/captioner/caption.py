@@ -8,11 +8,13 @@ print(describe(["dog.jpg"]))
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from captioner.consensus import Consensus
 from captioner.device import decoding_threads, select_device
 from captioner.encoder import BLOCKS, fused
 from captioner.errors import CaptionerError
@@ -21,6 +23,7 @@ from captioner.model import load_model
 from captioner.photos import load_photo
 
 BATCH = 32  # photos
+BEAM, CONSENSUS = 20, 2.0  # as params.yaml has them
 
 
 class PhotoCaptioner:
@@ -40,17 +43,38 @@ class PhotoCaptioner:
         self.device = device or select_device()
         self.captioner = captioner.to(self.device)
 
-    def __call__(self, photos: Sequence[str | Path], *, beam: int = 4, length_penalty: float = 1.0) -> list[str]:
-        """Return a caption for each photo; raises CaptionerError that names the first that cannot be read."""
+    @cached_property
+    def consensus(self) -> Consensus:
+        """The training images that captions are chosen by."""
+        assert self.captioner.examples is not None
+        return Consensus(*self.captioner.examples)
+
+    def __call__(
+        self,
+        photos: Sequence[str | Path],
+        *,
+        beam: int = BEAM,
+        length_penalty: float = 1.0,
+        consensus: float = CONSENSUS,
+    ) -> list[str]:
+        """Return a caption for each photo; raises CaptionerError that names the first that cannot be read.
+
+        The options are those of `search` in params.yaml.
+        """
         captions = []
-        for _, caption in self.each(photos, beam=beam, length_penalty=length_penalty):
+        for _, caption in self.each(photos, beam=beam, length_penalty=length_penalty, consensus=consensus):
             if isinstance(caption, CaptionerError):
                 raise caption
             captions.append(caption)
         return captions
 
     def each(
-        self, photos: Sequence[str | Path], *, beam: int = 4, length_penalty: float = 1.0
+        self,
+        photos: Sequence[str | Path],
+        *,
+        beam: int = BEAM,
+        length_penalty: float = 1.0,
+        consensus: float = CONSENSUS,
     ) -> Iterator[tuple[str | Path, str | CaptionerError]]:
         """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches."""
         with ThreadPoolExecutor(decoding_threads()) as pool:
@@ -70,6 +94,7 @@ class PhotoCaptioner:
                         beam=beam,
                         length_penalty=length_penalty,
                         device=self.device,
+                        choose=partial(self.consensus.choose, weight=consensus) if consensus else None,
                     )
                 for photo, pixels in pairs:
                     yield photo, pixels if isinstance(pixels, CaptionerError) else captions[str(photo)]

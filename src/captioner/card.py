@@ -47,6 +47,7 @@ def write_card(
     metrics: Mapping[str, str | Path],
     beam: int,
     length_penalty: float,
+    consensus: float,
 ) -> None:
     """Write the card of the fine-tuned `model` and the `decoder` it began from, captioned with these search settings.
 
@@ -113,8 +114,8 @@ def write_card(
     lines += [
         "## Scores",
         "",
-        f"{scores['images']} test images, beam search (beam {beam}, length penalty {length_penalty:g}), generated "
-        "captions against all raw references; x100.",
+        f"{scores['images']} test images, beam search (beam {beam}, length penalty {length_penalty:g}, weight of the "
+        f"consensus {consensus:g}), generated captions against all raw references; x100.",
         "",
         *_table(
             ["", *measured], [[n, *(f"{100 * scores[n][m]:.1f}" for m in measured)] for n in ("frozen", "finetuned")]
@@ -142,6 +143,9 @@ def write_card(
         "",
         f"{data}: {_counts(found['captions']['images'])} images, {_counts(found['captions']['captions'])} captions "
         f"(training, dev, test), as the form `{found['captions']['form']}`.",
+        "",
+        "The model file carries the training captions, as word ids, and a feature vector of each training image: "
+        "captions are chosen among the beams by those of the images that look alike.",
         "",
         *_table(
             ["file", "from", "official", "md5"],

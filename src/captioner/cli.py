@@ -3,13 +3,14 @@
 import argparse
 import glob
 import json
+import math
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
 from captioner.archives import PHOTO_SUFFIXES
-from captioner.caption import PhotoCaptioner
+from captioner.caption import BEAM, CONSENSUS, PhotoCaptioner
 from captioner.errors import CaptionerError
 from captioner.explain import explain
 from captioner.export import export
@@ -41,7 +42,7 @@ def caption(options: argparse.Namespace) -> int:
     describe = PhotoCaptioner(options.model)
     broken = 0
     progress = tqdm(total=len(photos), unit="photo", disable=None)
-    for photo, text in describe.each(photos, beam=options.beam):
+    for photo, text in describe.each(photos, beam=options.beam, consensus=options.consensus):
         with tqdm.external_write_mode(file=sys.stdout):
             if isinstance(text, CaptionerError):
                 broken += 1
@@ -62,7 +63,8 @@ def explain_photo(options: argparse.Namespace) -> int:
         raise CaptionerError(f"{picture}: the picture is a PNG; give a name that ends in .png")
     if picture.exists() and Path(options.photo).exists() and picture.samefile(options.photo):
         raise CaptionerError(f"{picture}: is the photo itself; give another name with --out")
-    text = explain(PhotoCaptioner(options.model), options.photo, picture, beam=options.beam)
+    describe = PhotoCaptioner(options.model)
+    text = explain(describe, options.photo, picture, beam=options.beam, consensus=options.consensus)
     print(f"{options.photo}\t{text}\n{picture}")
     return 0
 
@@ -82,12 +84,19 @@ def main(arguments: list[str] | None = None) -> int:
     model.add_argument(
         "--model", default="models/captioner.safetensors", help="a fine-tuned model (default: %(default)s)"
     )
-    beam = argparse.ArgumentParser(add_help=False)
-    beam.add_argument("--beam", type=_positive, default=4, help="beams of the search (default: %(default)s)")
+    search = argparse.ArgumentParser(add_help=False)
+    search.add_argument("--beam", type=_positive, default=BEAM, help="beams of the search (default: %(default)s)")
+    search.add_argument(
+        "--consensus",
+        metavar="WEIGHT",
+        type=_weight,
+        default=CONSENSUS,
+        help="of what was written about photos that look alike; 0: the likeliest caption (default: %(default)s)",
+    )
 
     command = commands.add_parser(
         "caption",
-        parents=[model, beam],
+        parents=[model, search],
         help="print a caption for each photo",
         description="One line a photo: path, tab, caption.",
     )
@@ -97,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     command = commands.add_parser(
         "explain",
-        parents=[model, beam],
+        parents=[model, search],
         help="draw where the model looked at each word, and the beams",
         description="A picture of where the model looked at each word of a photo's caption, and the beams' scores.",
     )
@@ -133,6 +142,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"is {text!r}, expected a whole number from 1 on")
     return int(text)
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected a number from 0 on")
+    return weight
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from captioner.consensus import Consensus
 from captioner.dataset import read_captions
 from captioner.device import make_deterministic, select_device
 from captioner.errors import CaptionerError
@@ -34,11 +35,14 @@ def evaluate(
     vocabulary: str | Path,
     beam: int,
     length_penalty: float,
+    consensus: float,
     scores: str | Path,
     generated: str | Path,
 ) -> None:
     """Evaluate `models`, a model file and the store of what it takes in by name, and write both files.
 
+    `beam`, `length_penalty` and `consensus`, the weight of `captioner.consensus.Consensus.choose`, say how captions are
+    generated; with a consensus of 0 the likeliest beam is taken.
     Raises CaptionerError where a model and a store do not belong together, or a model knows another vocabulary.
     """
     make_deterministic(seed=0)
@@ -51,6 +55,7 @@ def evaluate(
         captioner, card = load_model(model)
         if card.vocabulary != words:
             raise CaptionerError(f"{model}: trained with another vocabulary than {vocabulary}; run `dvc repro`")
+        assert captioner.examples is not None  # a file has them
         store = FeatureStore(store_path, layer=card.start, encoder=card.encoder, **card.image)
         test = [item for item in items if item.split == "test" and item.image in store.rows]
         if not test:
@@ -64,6 +69,7 @@ def evaluate(
             beam=beam,
             length_penalty=length_penalty,
             device=device,
+            choose=partial(Consensus(*captioner.examples).choose, weight=consensus) if consensus else None,
         )
         corpus, each = score({item.image: item.raw for item in test}, found)
         training = [words.decode(ids) for item in items if item.split == "train" for ids in item.ids]

@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,23 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captioner import photos, shapes
-from captioner.caption import PhotoCaptioner
+from captioner import consensus, photos, shapes
+from captioner.caption import BEAM, CONSENSUS, PhotoCaptioner
 from captioner.decoder import Decoder, Memory
 from captioner.errors import CaptionerError
 from captioner.files import write_json, write_text
-from captioner.model import Captioner
+from captioner.model import Captioner, Examples
 from captioner.search import beam_search
 from captioner.vocabulary import SPECIAL
 
 CHECKED = 16  # drawings that both have to caption
-SEARCHES = {"greedy search": 1, "beam search": 4}
+SEARCHES = {"greedy search": (1, 0.0), "beam search": (4, 0.0), "consensus": (BEAM, CONSENSUS)}  # beam, weight
 CLOSE = 1e-3  # nats a token, of two scores of the same caption: float32 sums in another order
 README = """\
 # An image captioner, as ONNX
 
 Made by `captioner export` from {model}, and checked: the same captions as there for {checked} drawings, by greedy and
-by beam search.
+by beam search, and by consensus.
 
     pip install numpy pillow onnxruntime
     python caption.py dog.jpg
@@ -48,7 +49,8 @@ From Python, in this folder:
     print(describe(pixels[None]))
 
 `encode.onnx` takes in photos, `step.onnx` scores the next word; the top of `caption.py` says what goes in and out, and
-its `search` is the loop around them, to be followed in another language. `captioner.json` holds the words.
+its `search` is the loop around them, to be followed in another language. `consensus.py` chooses among what it found by
+`examples.npz`, what was written about the photos that the model learned from. `captioner.json` holds the words.
 """
 
 
@@ -58,8 +60,9 @@ class _Encode(nn.Module):
         self.captioner = captioner
 
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
-        memory = self.captioner.decoder.encode(self.captioner.features(photos))
-        return (torch.stack(memory.start), *_grid(memory))
+        features = self.captioner.features(photos)
+        memory = self.captioner.decoder.encode(features)
+        return (torch.stack(memory.start), features.mean(1), *_grid(memory))
 
 
 class _Step(nn.Module):
@@ -114,7 +117,7 @@ def export(model: str | Path, folder: str | Path) -> None:
             beside / "encode.onnx",
             _Encode(captioner),
             {"photos": (torch.from_numpy(pixels[:2]), {0: images})},
-            ["state", *grid],
+            ["state", "features", *grid],
         )
         _write(
             beside / "step.onnx",
@@ -124,13 +127,16 @@ def export(model: str | Path, folder: str | Path) -> None:
             ["log_p", "next_state"],
         )
         tokens = [*SPECIAL, *card.vocabulary.words]
-        settings = {"image": card.image, "max_length": card.vocabulary.max_length, "tokens": tokens}
+        search = {"beam": BEAM, "length_penalty": 1.0, "consensus": CONSENSUS}
+        settings = {"image": card.image, "search": search, "max_length": card.vocabulary.max_length, "tokens": tokens}
         write_json(beside / "captioner.json", settings)
         text = README.format(model=Path(model).name, checked=len(pixels), size=card.image["size"])
         write_text(beside / "README.md", text)
-        for source, name in ((runtime, "caption.py"), (photos, "photos.py")):
-            write_text(beside / name, Path(str(source.__file__)).read_text(encoding="utf-8"))
-        _check(captioner, runtime.OnnxCaptioner(beside), pixels, model, card.vocabulary.max_length)
+        for source, name in ((runtime, "caption.py"), (photos, "photos.py"), (consensus, "consensus.py")):
+            code = Path(str(source.__file__)).read_text(encoding="utf-8")
+            write_text(beside / name, code.replace("from captioner.", "from "))  # they stand beside each other there
+        _write_arrays(beside / "examples.npz", captioner.examples)
+        _check(describe, runtime.OnnxCaptioner(beside), pixels, model)
         folder.mkdir(exist_ok=True)
         for file in beside.iterdir():
             os.replace(file, folder / file.name)
@@ -158,15 +164,25 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, tuple[Tensor, dict]]
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _check(captioner: Captioner, exported: Any, pixels: np.ndarray, model: str | Path, max_length: int) -> None:
-    memory = captioner.decoder.encode(captioner.features(torch.from_numpy(pixels)))
-    for kind, beam in SEARCHES.items():
-        found = beam_search(captioner.decoder, memory, beam=beam, max_length=max_length, length_penalty=1.0)
-        tokens, scores = exported.search(pixels, beam=beam, length_penalty=1.0)
-        same = [
-            exported.words(ids[0]) == exported.words(wanted[0])
-            for ids, wanted in zip(tokens, found.tokens.numpy(), strict=True)
-        ]
+def _write_arrays(path: Path, examples: Examples | None) -> None:
+    assert examples is not None
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez writes the time into its files
+        for name, tensor in examples._asdict().items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:
+                np.save(file, tensor.numpy())
+
+
+def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: str | Path) -> None:
+    captioner, longest = describe.captioner, describe.card.vocabulary.max_length
+    features = captioner.features(torch.from_numpy(pixels))
+    memory = captioner.decoder.encode(features)
+    for kind, (beam, weight) in SEARCHES.items():
+        found = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=1.0)
+        wanted, _ = parts = [part.numpy() for part in found]
+        places = describe.consensus.choose(features.mean(1).numpy(), *parts, weight=weight)
+        said = exported(pixels, beam=beam, length_penalty=1.0, consensus=weight)
+        same = [text == exported.words(ids[place]) for text, ids, place in zip(said, wanted, places, strict=True)]
+        _, scores, _ = exported.search(pixels, beam=beam, length_penalty=1.0)
         if not all(same) or not np.allclose(scores, found.scores.numpy(), rtol=0, atol=CLOSE):
             raise CaptionerError(
                 f"{model}: as ONNX it does not give the same captions ({kind}: {sum(same)} of {len(same)} the same); "

@@ -61,13 +61,14 @@ def write_report(
     summaries: Mapping[str, str | Path],
     beam: int,
     length_penalty: float,
+    consensus: float,
 ) -> None:
     """Write the page from what the stages left.
 
     `decoder` and `model` are the files of the frozen and the fine-tuned captioner, `generated` the table of test
     captions; `curves` ("train", "finetune") and `summaries` (these and "download", "weights", "captions", "features",
-    "evaluate") are the stages' metrics by name; `beam` and `length_penalty` are those of the search. Raises
-    CaptionerError that names the file where two of them do not belong together or a photo cannot be read.
+    "evaluate") are the stages' metrics by name; `beam`, `length_penalty` and `consensus` are those of the search.
+    Raises CaptionerError that names the file where two of them do not belong together or a photo cannot be read.
     """
     make_deterministic(seed=0)
     table = pd.read_csv(generated, index_col="image", keep_default_na=False)
@@ -94,6 +95,7 @@ def write_report(
         grid=card.image["size"] // STRIDE,
         beam=beam,
         length_penalty=length_penalty,
+        consensus=consensus,
         published=published.PUBLISHED,
         incomparable=_incomparable(facts),
         change=_change(table),

@@ -1,17 +1,20 @@
 """Captions by an exported captioner, with NumPy, Pillow and ONNX Runtime: no PyTorch, no other module of the package.
 
-`captioner export` copies this file into the folder that it makes, as caption.py, with photos.py beside it.
+`captioner export` copies this file into the folder that it makes, as caption.py, with the modules that it imports
+beside it.
 
 The folder's files
     captioner.json    "tokens": every word by its id; "max_length": the most words of a caption; "image": how a photo
-                      becomes a square, {"size": pixels, "fit": "squash" or "crop"}
-    encode.onnx       photos uint8 [B, size, size, 3], RGB -> state float32 [N, B, 1, W], and with attention
-                      keys and values, float32 [B, H, P, W / H]
+                      becomes a square, {"size": pixels, "fit": "squash" or "crop"}; "search": how captions are
+                      generated if the caller does not say, {"beam": int, "length_penalty": float, "consensus": float}
+    encode.onnx       photos uint8 [B, size, size, 3], RGB -> state float32 [N, B, 1, W]; features float32 [B, D],
+                      averaged over the grid; and with attention keys and values, float32 [B, H, P, W / H]
     step.onnx         words int64 [B, K], the last of each beam; state [N, B, K, W]; keys and values as above
                       -> log_p float32 [B, K, V], of each word as the next; next_state [N, B, K, W]
+    examples.npz      of the training images: features float16 [M, D]; captions int32 [M, C, L], token ids, the end, 0
 
-Dimensions: B images, K beams, V words, N LSTM states, W their width, H attention heads, P grid positions, T the most
-words of a caption.
+Dimensions: B images, K beams, V words, N LSTM states, W their width, H attention heads, P grid positions, D features,
+T the most words of a caption.
 """
 
 import json
@@ -20,6 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+
+from captioner.consensus import Consensus
+from captioner.photos import load_photo
 
 PAD, BOS, EOS, UNK = range(4)  # ids of the special tokens
 
@@ -33,27 +39,40 @@ class OnnxCaptioner:
         self.tokens: list[str] = settings["tokens"]
         self.max_length: int = settings["max_length"]
         self.image: dict = settings["image"]
+        self.settings: dict = settings["search"]
+        with np.load(folder / "examples.npz") as examples:
+            self._consensus = Consensus(examples["features"], examples["captions"])
         self._encode, self._step = (
             onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
             for name in ("encode.onnx", "step.onnx")
         )
 
-    def __call__(self, photos: np.ndarray, *, beam: int = 4, length_penalty: float = 1.0) -> list[str]:
-        """Return the best caption of each of the photos, uint8 [B, size, size, 3]; a beam of 1 is greedy search."""
-        found, _ = self.search(photos, beam=beam, length_penalty=length_penalty)
-        return [self.words(ids) for ids in found[:, 0]]
+    def __call__(self, photos: np.ndarray, **settings: float) -> list[str]:
+        """Return the caption of each of the photos, uint8 [B, size, size, 3].
+
+        `settings` replace those of the folder: `beam` (1 is greedy search), `length_penalty` and `consensus`, the
+        weight of what was written about training images that look alike (0: the likeliest caption).
+        """
+        chosen = self.settings | settings
+        weight = chosen.pop("consensus")
+        tokens, scores, features = self.search(photos, **chosen)
+        places = self._consensus.choose(features, tokens, scores, weight=weight) if weight else [0] * len(photos)
+        return [self.words(beams[place]) for beams, place in zip(tokens, places, strict=True)]
 
     def words(self, ids: np.ndarray) -> str:
         """Return a caption's words, of its token ids [T]."""
         words = ids.tolist()
         return " ".join(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
 
-    def search(self, photos: np.ndarray, *, beam: int, length_penalty: float) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, photos: np.ndarray, *, beam: int, length_penalty: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Search as `captioner.search.beam_search` does.
 
-        Returns the beams of each photo, best first: tokens int64 [B, K, T] and scores float32 [B, K].
+        Returns the beams of each photo, best first, tokens int64 [B, K, T] and scores float32 [B, K]; and the photos'
+        features, float32 [B, D].
         """
-        state, *memory = self._encode.run(None, {"photos": photos})
+        state, features, *memory = self._encode.run(None, {"photos": photos})
         grid = dict(zip(("keys", "values"), memory, strict=False))
         images = len(photos)
         tokens = np.full((images, 1, self.max_length), PAD)
@@ -81,13 +100,11 @@ class OnnxCaptioner:
             finished = np.take_along_axis(finished, parent, 1) | (last == EOS)
             if finished.all():
                 break
-        return tokens, scores
+        return tokens, scores, features
 
 
 def main() -> None:
     """Print a line a photo: path, tab, caption."""
-    from photos import load_photo  # beside this file in an exported folder
-
     if len(sys.argv) < 2:
         sys.exit("usage: python caption.py PHOTO...")
     describe = OnnxCaptioner(Path(__file__).parent)

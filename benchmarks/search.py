@@ -1,54 +1,146 @@
-"""Dev scores of the fine-tuned model by beam width and length penalty: what params.yaml's search.* was chosen by.
+"""Dev scores by how captions are searched for and chosen: what params.yaml's search.* was set by.
 
-    python benchmarks/search.py [--out benchmarks/search.csv]
+    python -m benchmarks.search [--out benchmarks/search.csv]
 
-Run it from the project's folder after `dvc repro`. The test split is not touched.
+Run it from the project's folder after `dvc repro`. The test split is not touched. The table of docs/experiments.md
+follows.
 """
 
 import argparse
-from itertools import product
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
+from benchmarks.page import put, table
+from captioner.consensus import NEIGHBOURS, SHARPNESS, Consensus
 from captioner.dataset import read_captions
-from captioner.device import select_device
+from captioner.device import select_device, to_device
 from captioner.files import write_text
-from captioner.generate import generate
-from captioner.model import load_model
+from captioner.model import Captioner, load_model
 from captioner.scores import diversity, score
+from captioner.search import beam_search
 from captioner.store import FeatureStore
 
-BEAMS = (1, 2, 3, 4, 5, 7)
-PENALTIES = (0.7, 1.0)
+PAGE = Path(__file__).parent.parent / "docs/experiments.md"
+MODELS = {
+    "frozen": ("models/decoder.safetensors", "data/features/grid.h5"),
+    "fine-tuned": ("models/captioner.safetensors", "data/features/boundary.h5"),
+}
+BATCH = 100  # images
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row; the names are the table's columns."""
+
+    model: str = "fine-tuned"
+    beam: int = 20
+    penalty: float = 1.0
+    consensus: float = 2.0
+    neighbours: int = NEIGHBOURS
+    sharpness: float = SHARPNESS
+
+
+def settings() -> Iterator[Setting]:
+    """Yield what is compared: the likeliest beams; consensus by beam and weight; by neighbours and sharpness."""
+    for beam in (1, 2, 3, 4, 5, 8, 20):
+        for penalty in (0.7, 1.0):
+            yield Setting(beam=beam, penalty=penalty, consensus=0.0)
+    for beam in (4, 8, 20, 40):
+        for weight in (1.0, 2.0, 4.0):
+            yield Setting(beam=beam, consensus=weight)
+    for neighbours, sharpness in ((20, 0.0), (60, 0.0), (20, SHARPNESS), (100, SHARPNESS), (60, 8.0), (60, 18.0)):
+        yield Setting(neighbours=neighbours, sharpness=sharpness)
+    for beam, weight in ((4, 0.0), (20, 0.0), (4, 2.0), (20, 2.0)):
+        yield Setting("frozen", beam=beam, consensus=weight)
+
+
+class Found(NamedTuple):
+    """What search left of N images."""
+
+    features: np.ndarray  # [N, D] float32, averaged over positions
+    tokens: np.ndarray  # [N, K, T] int64
+    scores: np.ndarray  # [N, K] float32
+
+
+@torch.inference_mode()
+def find(captioner: Captioner, store: FeatureStore, rows: np.ndarray, **search: float) -> Found:
+    """Return the features and beams of the rows' images; `search` goes to `captioner.search.beam_search`."""
+    device = select_device()
+    captioner.to(device).eval()
+    parts = []
+    for at in range(0, len(rows), BATCH):
+        features = captioner.features(to_device(store.read(rows[at : at + BATCH]), device))
+        beams = beam_search(captioner.decoder, captioner.decoder.encode(features), **search)
+        parts.append([part.cpu().numpy() for part in (features.float().mean(1), *beams)])
+    return Found(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def main() -> None:
-    """Score every combination and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Score every setting and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="benchmarks/search.csv")
     out = parser.parse_args().out
-    captioner, card = load_model("models/captioner.safetensors")
-    store = FeatureStore("data/features/boundary.h5", layer=card.start, encoder=card.encoder, **card.image)
-    dev = [item for item in read_captions("data/captions.jsonl") if item.split == "dev" and item.image in store.rows]
-    rows = np.array([store.rows[item.image] for item in dev])
-    device = select_device()
+    items = read_captions("data/captions.jsonl")
+    training = [caption for item in items if item.split == "train" for caption in item.raw]
+    models = {name: load_model(path) for name, (path, _) in MODELS.items()}
+    stores = {
+        name: FeatureStore(path, layer=models[name][1].start, encoder=models[name][1].encoder, **models[name][1].image)
+        for name, (_, path) in MODELS.items()
+    }
+    vocabulary = models["fine-tuned"][1].vocabulary
+    dev = [item for item in items if item.split == "dev" and item.image in stores["fine-tuned"].rows]
+
+    @cache
+    def found(model: str, beam: int, penalty: float) -> Found:
+        rows = np.array([stores[model].rows[item.image] for item in dev])
+        search = {"beam": beam, "length_penalty": penalty, "max_length": vocabulary.max_length}
+        return find(models[model][0], stores[model], rows, **search)
+
     records = []
-    for beam, penalty in product(BEAMS, PENALTIES):
-        found = generate(
-            captioner,
-            [item.image for item in dev],
-            lambda chosen: store.read(rows[chosen]),
-            card.vocabulary,
-            beam=beam,
-            length_penalty=penalty,
-            device=device,
-        )
-        corpus, _ = score({item.image: item.raw for item in dev}, found, meteor=False)
-        record = {"beam": beam, "length penalty": penalty, **corpus, "mean length": diversity(found, [])["mean length"]}
-        records.append({key: round(value, 5) for key, value in record.items()})
+    for each in settings():
+        beams = found(each.model, each.beam, each.penalty)
+        examples = models[each.model][0].examples
+        assert examples is not None
+        consensus = Consensus(*examples, neighbours=each.neighbours, sharpness=each.sharpness)
+        places = consensus.choose(*beams, weight=each.consensus)
+        told = {
+            item.image: vocabulary.decode(tokens[place])
+            for item, tokens, place in zip(dev, beams.tokens.tolist(), places, strict=True)
+        }
+        corpus, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
+        scores = {key: round(value, 5) for key, value in (corpus | diversity(told, training)).items()}
+        records.append(asdict(each) | scores)
         print(records[-1], flush=True)
-    write_text(out, pd.DataFrame(records).to_csv(index=False, lineterminator="\n"))
+    frame = pd.DataFrame(records)
+    write_text(out, frame.to_csv(index=False, lineterminator="\n"))
+    put(PAGE, "search", table_of(frame))
+
+
+def table_of(frame: pd.DataFrame) -> str:
+    """Return the table of docs/experiments.md: a line a setting."""
+    rows = [
+        [
+            line["model"],
+            f"{line['beam']}",
+            f"{line['penalty']:g}",
+            *([f"{line[name]:g}" for name in ("consensus", "neighbours", "sharpness")] if line["consensus"] else "0--"),
+            *(f"{100 * line[name]:.1f}" for name in ("CIDEr", "BLEU-4", "ROUGE-L")),
+            f"{line['vocabulary']:.0f}",
+            f"{100 * line['distinct captions']:.0f} %",
+            f"{line['mean length']:.1f}",
+            f"{100 * line['copied from training']:.1f} %",
+        ]
+        for _, line in frame.iterrows()
+    ]
+    head = ["model", "beam", "length penalty", "consensus", "neighbours", "sharpness"]
+    return table([*head, "CIDEr", "BLEU-4", "ROUGE-L", "words used", "distinct", "mean length", "copied"], rows)
 
 
 if __name__ == "__main__":

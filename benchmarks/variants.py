@@ -44,7 +44,6 @@ from captioner.decoder import Decoder, Memory
 from captioner.device import half_precision
 from captioner.encoder import Encoder, fused
 from captioner.features import BATCH
-from captioner.params import read_params
 from captioner.photos import load_photo
 from captioner.scores import Cider
 from captioner.search import beam_search
@@ -223,16 +222,15 @@ def _search(rounds: int) -> dict[str, float]:
     captioner, card, names, store, rows = search_problem(100)
     captioner.eval()
     features = captioner.features(store.read(rows))
-    setting = read_params().search
 
     def run() -> Tensor:
         memory = captioner.decoder.encode(features)
         found = beam_search(
             captioner.decoder,
             memory,
-            beam=setting.beam,
+            beam=4,
             max_length=card.vocabulary.max_length,
-            length_penalty=setting.length_penalty,
+            length_penalty=1.0,
         )
         return found.tokens[:, 0]
 

@@ -1,5 +1,6 @@
 """`captioner caption` and its library form: outcomes and exit codes."""
 
+import inspect
 import json
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from captioner.caption import PhotoCaptioner
 from captioner.cli import main
 from captioner.consensus import Consensus
 from captioner.errors import CaptionerError
+from captioner.explain import explain
 from captioner.generate import generate
 from captioner.model import load_model
 from captioner.params import read_params
@@ -62,11 +64,28 @@ def test_the_defaults_are_those_of_params_yaml(model, photos, monkeypatch, capsy
         PhotoCaptioner(model)([photos / "00.png"])
     with pytest.raises(KeyError):
         main(["caption", str(photos / "00.png"), "--model", str(model)])
+    defaults = inspect.signature(explain).parameters
+    seen.append({name: defaults[name].default for name in ("beam", "length_penalty")})
+    seen[-1]["choose"] = lambda: defaults["consensus"].default
     search = read_params(ROOT / "params.yaml").search
     for options in seen:
         found = (options["beam"], options["length_penalty"], options["choose"]())
         assert found == (search.beam, search.length_penalty, search.consensus)
-    assert len(seen) == 2
+    assert len(seen) == 3
+
+
+def test_the_weight_of_the_command_is_that_of_the_choice(model, photos, tmp_path_factory, capsys):
+    describe = PhotoCaptioner(model)
+    paths = sorted(photos.glob("*.png"))
+    said = {weight: describe(paths, consensus=weight) for weight in (0.0, 9.0)}
+    assert said[0.0] != said[9.0]
+    differs = next(path for path, *both in zip(paths, *said.values(), strict=True) if both[0] != both[1])
+    for weight, captions in said.items():
+        assert main(["caption", str(photos), "--model", str(model), "--consensus", f"{weight:g}"]) == 0
+        assert [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()] == captions
+        command = ["explain", str(differs), "--model", str(model), "--consensus", f"{weight:g}"]
+        assert main([*command, "--out", str(tmp_path_factory.mktemp("picture") / "out.png")]) == 0
+        assert capsys.readouterr().out.splitlines()[0].split("\t")[1] == captions[paths.index(differs)]
 
 
 def test_one_line_a_photo_path_tab_caption(model, photos, capsys):

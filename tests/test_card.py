@@ -60,6 +60,7 @@ def test_the_figures_are_those_of_the_metrics(run):
     row = next(line for line in text.splitlines() if line.startswith("| finetuned"))
     assert "| 43.2 |" in row
     assert "beam 7, length penalty 0.5, weight of the consensus 1.5" in text
+    assert "captions were chosen among the beams by those of the images that look alike" in text
     assert "| `train.lr` | `0.25` |" in text
     assert "| `finetune.lr` | `0.5` |" in text
 

@@ -1,13 +1,17 @@
 """The choice among beams by the training images that look alike."""
 
+import sys
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from closure import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captioner.caption import BEAM, CONSENSUS
 from captioner.consensus import Consensus
 from captioner.decoder import Decoder
 from captioner.generate import generate
@@ -15,6 +19,10 @@ from captioner.model import Captioner, Examples
 from captioner.search import beam_search
 from captioner.self_critical import Reward
 from captioner.vocabulary import EOS, PAD, Vocabulary
+
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import search
 
 WORDS = Vocabulary(words=tuple("abcdefgh"), max_length=6)
 LONGEST = 6
@@ -71,7 +79,7 @@ def test_beams_of_no_word_or_of_unknown_ones_agree_with_nobody():
 def test_the_nearest_have_the_smallest_angles_between_standardised_features():
     generator = np.random.default_rng(0)
     known, asked = generator.standard_normal((9, 4)), generator.standard_normal((3, 4))
-    scales = np.array([1.0, 100.0, 0.01, 3.0])
+    scales = np.array([1.0, 100.0, 0.2, 3.0])
     consensus = of([["a"]] * 9, known * scales + 5, neighbours=4, sharpness=3.0)
     near, shares = consensus.nearest(asked * scales + 5)
     for row, places, parts in zip(asked, near, shares, strict=True):
@@ -87,6 +95,15 @@ def test_there_may_be_fewer_training_images_than_neighbours():
     assert near.shape == shares.shape == (1, 3)
     assert near[0, 0] == 0
     assert shares.sum() == pytest.approx(1)
+
+
+def test_what_hardly_varies_among_the_training_images_does_not_count():
+    known = np.random.default_rng(1).standard_normal((6, 4))
+    known[:, 2] = 1.0
+    asked = known[3:4] + np.array([0.0, 0.0, 0.1, 0.0])  # as no training image has it
+    near, shares = of([["a"]] * 6, known, neighbours=2).nearest(asked)
+    assert near[0, 0] == 3
+    assert shares[0, 0] > 0.9
 
 
 def test_the_beam_with_the_highest_sum_is_chosen():
@@ -129,3 +146,16 @@ def test_generated_captions_are_the_chosen_beams(attention):
     assert list(told.values()) == [
         WORDS.decode(beams[place]) for beams, place in zip(tokens.tolist(), places, strict=True)
     ]
+
+
+def test_the_page_shows_the_committed_table_of_search():
+    shown = search.table_of(pd.read_csv(ROOT / "benchmarks/search.csv"))
+    assert f"<!-- search -->\n{shown}\n<!-- end of search -->" in search.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_table_of_search_has_the_defaults():
+    rows = list(search.settings())
+    default = search.Setting()
+    assert default in rows
+    assert (default.beam, default.consensus) == (BEAM, CONSENSUS)
+    assert len(rows) == len(set(rows)) == len(pd.read_csv(ROOT / "benchmarks/search.csv"))

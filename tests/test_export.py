@@ -5,16 +5,21 @@ import runpy
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
+import torch
+from closure import ROOT
 from PIL import Image
 from worlds import WORDS, captioner_file
 
 import captioner.export
 from captioner.caption import PhotoCaptioner
 from captioner.cli import main
+from captioner.params import read_params
 from captioner.runtime import OnnxCaptioner
+from captioner.vocabulary import EOS, SPECIAL
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["attention", "pooled"])
@@ -72,6 +77,10 @@ def test_the_folder_says_what_it_is(exported):
     settings = json.loads((folder / "captioner.json").read_text())
     assert settings["tokens"][4:] == list(WORDS.words)
     assert settings["image"] == {"size": 64, "fit": "squash"}
+    assert settings["search"] == vars(read_params(ROOT / "params.yaml").search)
+    with zipfile.ZipFile(folder / "examples.npz") as archive:
+        assert {part.compress_type for part in archive.infolist()} == {zipfile.ZIP_DEFLATED}
+        assert {part.date_time[0] for part in archive.infolist()} == {1980}  # not of the machine's clock
     for name in ("encode.onnx", "step.onnx"):
         assert b'File "' not in (folder / name).read_bytes()  # nothing of the machine it was made on
 
@@ -101,6 +110,22 @@ def test_one_that_says_something_else_is_not_written(exported, tmp_path, monkeyp
     assert main(["export", "--model", str(other), "--out", str(tmp_path / "onnx")]) == 1
     assert "other.safetensors: as ONNX it does not give the same captions" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.safetensors", "same"]
+
+
+def test_one_that_chooses_otherwise_is_not_written(exported, tmp_path, monkeypatch, capsys):
+    model, _ = exported
+    write = captioner.export._write_arrays
+
+    def with_other_captions(path, examples):
+        words = examples.captions > EOS
+        others = (examples.captions - len(SPECIAL) + 1) % len(WORDS.words) + len(SPECIAL)
+        write(path, examples._replace(captions=torch.where(words, others, examples.captions)))
+
+    monkeypatch.setattr(captioner.export, "_write_arrays", with_other_captions)
+    monkeypatch.setitem(captioner.export.SEARCHES, "consensus", (20, 50.0))
+    assert main(["export", "--model", str(model), "--out", str(tmp_path / "onnx")]) == 1
+    assert "does not give the same captions (consensus: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("package", ["onnxscript", "onnxruntime"])

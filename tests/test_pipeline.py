@@ -6,18 +6,23 @@ import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 from faults import Kill, not_whole, outputs, quotas, repro
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
+from captioner.consensus import Consensus
 from captioner.encoder import load_encoder
 from captioner.files import digest
+from captioner.generate import generate
 from captioner.model import load_model
+from captioner.params import read_params
 from captioner.store import FeatureStore
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -49,6 +54,28 @@ def test_every_test_image_has_its_captions(done):
     assert table["image"].tolist() == sorted(f"test_{n:05d}.jpg" for n in range(12))
     results = json.loads((done.folder / "metrics/evaluate.json").read_text())
     assert table["finetuned CIDEr"].mean() == pytest.approx(results["finetuned"]["CIDEr"], abs=1e-4)
+
+
+def test_test_captions_are_the_chosen_beams(done):
+    table = pd.read_csv(done.folder / "metrics/test_captions.csv", index_col="image", keep_default_na=False)
+    captioner, card = load_model(done.folder / "models/captioner.safetensors")
+    store = FeatureStore(done.folder / "data/features/boundary.h5")
+    rows = torch.tensor([store.rows[image] for image in table.index])
+    search = read_params(ROOT / "params.yaml").search
+
+    def told(weight):
+        return generate(
+            captioner,
+            list(table.index),
+            lambda chosen: store.read(rows[chosen]),
+            card.vocabulary,
+            beam=search.beam,
+            length_penalty=search.length_penalty,
+            device=torch.device("cpu"),
+            choose=partial(Consensus(*captioner.examples).choose, weight=weight),
+        )
+
+    assert told(search.consensus) == table["finetuned"].to_dict() != told(0.0)
 
 
 def test_curves_have_a_line_an_epoch(done):

@@ -142,6 +142,17 @@ def test_the_same_inputs_give_the_same_bytes(world, tmp_path):
     assert (tmp_path / "report.html").read_bytes() == (world[0] / "report.html").read_bytes()
 
 
+def test_the_search_is_told(world, html, tmp_path):
+    write_report(tmp_path / "report.html", **world[1] | {"consensus": 0.0})
+    likeliest = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "weight of the consensus 2.5" in html
+    assert "weight of the consensus 0.0" in likeliest
+    assert [" ".join(page.split()).count("photos that look alike help to choose") for page in (html, likeliest)] == [
+        1,
+        0,
+    ]
+
+
 def test_captions_are_escaped_and_nothing_is_loaded(html):
     tags = Tags(html).found
     assert [tag for tag, _ in tags].count("script") == 1

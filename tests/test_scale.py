@@ -76,6 +76,7 @@ def test_rows_have_the_size_that_the_feature_stage_writes(data):
             assert record["bytes an image"][key] == row.nbytes
     assert record["images"] == 3
     assert record["bytes an image"]["ids, padded"] == 5 * (1 + 7 + 1) * 8
+    assert record["bytes an image"]["consensus"] > 2 * scale.WIDTH  # more than the vectors
     assert record["bytes an image"]["example in a model file"] == 512 * 2 + 5 * (7 + 1) * 4
     size = (data / "data/captions.jsonl").stat().st_size
     assert record["bytes an image"]["captions.jsonl"] == pytest.approx(size / 5, rel=1e-3)

@@ -94,7 +94,7 @@ class PhotoCaptioner:
                         beam=beam,
                         length_penalty=length_penalty,
                         device=self.device,
-                        choose=partial(self.consensus.choose, weight=consensus) if consensus else None,
+                        choose=partial(self.consensus.choose, weight=consensus) if consensus and beam > 1 else None,
                     )
                 for photo, pixels in pairs:
                     yield photo, pixels if isinstance(pixels, CaptionerError) else captions[str(photo)]

@@ -31,9 +31,10 @@ PEOPLE = (
     "about people; do not use it to describe or judge people, nor where an error could hurt."
 )
 TERMS = {
-    "flickr8k": "Flickr8k is for research use, which goes for weights trained on it.",
+    "flickr8k": "Flickr8k is for research use, which goes for weights trained on it and for its captions in the file.",
     "shapes": "The pictures and their sentences are made by the same code.",
-    "own": "The photos and captions keep their own terms, which may go for weights trained on them.",
+    "own": "The photos and captions keep their own terms, which may go for weights trained on them and go for the "
+    "captions in the file.",
 }
 IMAGENET = "torchvision's ResNet-18 was trained on ImageNet, for non-commercial research."
 PARTS = {"images": "photos", "captions": "captions", "weights": "ResNet-18's first weights"}
@@ -144,8 +145,8 @@ def write_card(
         f"{data}: {_counts(found['captions']['images'])} images, {_counts(found['captions']['captions'])} captions "
         f"(training, dev, test), as the form `{found['captions']['form']}`.",
         "",
-        "The model file carries the training captions, as word ids, and a feature vector of each training image: "
-        "captions are chosen among the beams by those of the images that look alike.",
+        "The model file carries the training captions, as word ids, and a feature vector of each training image"
+        + (": captions were chosen among the beams by those of the images that look alike." if consensus else "."),
         "",
         *_table(
             ["file", "from", "official", "md5"],

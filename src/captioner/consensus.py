@@ -15,6 +15,7 @@ import numpy.typing as npt
 NEIGHBOURS = 60
 SHARPNESS = 12.0  # a neighbour counts exp(SHARPNESS * cosine)
 PAD = 0  # its id, which only stands after the others
+FLAT = 1e-3  # of the mean deviation: a feature that varies less among the training images tells nothing
 ORDERS = range(1, 5)  # the lengths of the n-grams counted
 SIGMA = 6.0  # tokens, of the penalty for another length than the reference's
 BASE = np.uint64(1 << 16)  # n-grams are numbers to this base; of more words some would share one, which costs little
@@ -40,7 +41,9 @@ class Consensus:
     ):
         known, self.captions = np.asarray(features, np.float32), np.asarray(captions)
         self.sharpness, self.neighbours = sharpness, min(neighbours, len(known))
-        self._mean, self._deviation = known.mean(0), known.std(0) + np.float32(1e-6)
+        self._mean, deviation = known.mean(0), known.std(0)
+        told_apart = deviation > FLAT * deviation.mean()
+        self._deviation = np.where(told_apart, deviation, np.inf).astype(np.float32)
         self._known = self._directions(known)
         self._frequencies = [_document_frequencies(self.captions, order) for order in ORDERS]
 
@@ -54,7 +57,7 @@ class Consensus:
         agreements = [
             self.agreement(beams, *near) for *near, beams in zip(*self.nearest(features), tokens, strict=True)
         ]
-        return (scores + weight * np.stack(agreements)).argmax(1).tolist()
+        return total(scores, np.stack(agreements), weight).argmax(1).tolist()
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return, for features [B, D], the places of the nearest training images [B, R], the nearest first, and the
@@ -105,6 +108,11 @@ class Consensus:
         return np.sqrt(squares.sum(1))
 
 
+def total(scores: np.ndarray, agreements: np.ndarray, weight: float) -> np.ndarray:
+    """Return what the beams are chosen by."""
+    return scores + weight * agreements
+
+
 def _ngrams(captions: np.ndarray, order: int) -> np.ndarray:
     """Return the n-grams [..., L - order + 1] of captions [..., L] as numbers, 0 where the caption has ended."""
     places = captions.shape[-1] - order + 1
@@ -112,13 +120,16 @@ def _ngrams(captions: np.ndarray, order: int) -> np.ndarray:
         return np.zeros((*captions.shape[:-1], 0), np.uint64)
     ngrams = np.zeros((*captions.shape[:-1], places), np.uint64)
     for offset in range(order):
-        ngrams = ngrams * BASE + captions[..., offset : offset + places].astype(np.uint64)
-    return np.where(captions[..., order - 1 :] == PAD, np.uint64(0), ngrams)
+        ngrams *= BASE
+        ngrams += captions[..., offset : offset + places].astype(np.uint64)
+    ngrams[captions[..., order - 1 :] == PAD] = 0
+    return ngrams
 
 
 def _document_frequencies(captions: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the n-grams of captions [N, C, L], sorted, and in how many images each stands; 0 is the first of them."""
-    ngrams = np.sort(_ngrams(captions, order).reshape(len(captions), -1), axis=1)
+    ngrams = _ngrams(captions, order).reshape(len(captions), -1)
+    ngrams.sort(axis=1)
     first = np.ones(ngrams.shape, bool)
     first[:, 1:] = ngrams[:, 1:] != ngrams[:, :-1]
     known, images = np.unique(np.append(ngrams[first], np.uint64(0)), return_counts=True)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from captioner.attention import attention_weights
 from captioner.caption import BEAM, CONSENSUS, PhotoCaptioner
+from captioner.consensus import total
 from captioner.files import whole
 from captioner.search import beam_search
 from captioner.vocabulary import BOS, PAD
@@ -54,7 +55,7 @@ def explain(
     beams, scores = (part[0].cpu().numpy() for part in found)  # [K, T], [K]
     (near,), (shares,) = describe.consensus.nearest(features.float().mean(1).cpu().numpy())  # [R] each
     agreement = describe.consensus.agreement(beams, near, shares)
-    totals = scores + consensus * agreement
+    totals = total(scores, agreement, consensus)
     order = [place for place in np.argsort(-totals, kind="stable") if scores[place] > -math.inf]
     best = [id for id in beams[order[0]].tolist() if id != PAD]
     panels = {"the photo": pixels}

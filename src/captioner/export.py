@@ -50,7 +50,8 @@ From Python, in this folder:
 
 `encode.onnx` takes in photos, `step.onnx` scores the next word; the top of `caption.py` says what goes in and out, and
 its `search` is the loop around them, to be followed in another language. `consensus.py` chooses among what it found by
-`examples.npz`, what was written about the photos that the model learned from. `captioner.json` holds the words.
+`examples.npz`, what was written about the photos that the model learned from, whose terms may go for it too.
+`captioner.json` holds the words.
 """
 
 
@@ -168,7 +169,9 @@ def _write_arrays(path: Path, examples: Examples | None) -> None:
     assert examples is not None
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez writes the time into its files
         for name, tensor in examples._asdict().items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as file:
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.compress_type = archive.compression
+            with archive.open(info, "w", force_zip64=True) as file:
                 np.save(file, tensor.numpy())
 
 
@@ -180,9 +183,9 @@ def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: s
         found = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=1.0)
         wanted, _ = parts = [part.numpy() for part in found]
         places = describe.consensus.choose(features.mean(1).numpy(), *parts, weight=weight)
-        said = exported(pixels, beam=beam, length_penalty=1.0, consensus=weight)
+        tokens, scores, pooled = exported.search(pixels, beam=beam, length_penalty=1.0)
+        said = exported.choose(tokens, scores, pooled, weight=weight)
         same = [text == exported.words(ids[place]) for text, ids, place in zip(said, wanted, places, strict=True)]
-        _, scores, _ = exported.search(pixels, beam=beam, length_penalty=1.0)
         if not all(same) or not np.allclose(scores, found.scores.numpy(), rtol=0, atol=CLOSE):
             raise CaptionerError(
                 f"{model}: as ONNX it does not give the same captions ({kind}: {sum(same)} of {len(same)} the same); "

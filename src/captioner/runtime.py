@@ -19,6 +19,7 @@ T the most words of a caption.
 
 import json
 import sys
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,16 @@ class OnnxCaptioner:
         self.max_length: int = settings["max_length"]
         self.image: dict = settings["image"]
         self.settings: dict = settings["search"]
-        with np.load(folder / "examples.npz") as examples:
-            self._consensus = Consensus(examples["features"], examples["captions"])
+        self._examples = folder / "examples.npz"
         self._encode, self._step = (
             onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
             for name in ("encode.onnx", "step.onnx")
         )
+
+    @cached_property
+    def _consensus(self) -> Consensus:
+        with np.load(self._examples) as examples:
+            return Consensus(examples["features"], examples["captions"])
 
     def __call__(self, photos: np.ndarray, **settings: float) -> list[str]:
         """Return the caption of each of the photos, uint8 [B, size, size, 3].
@@ -55,8 +60,13 @@ class OnnxCaptioner:
         """
         chosen = self.settings | settings
         weight = chosen.pop("consensus")
-        tokens, scores, features = self.search(photos, **chosen)
-        places = self._consensus.choose(features, tokens, scores, weight=weight) if weight else [0] * len(photos)
+        return self.choose(*self.search(photos, **chosen), weight=weight)
+
+    def choose(self, tokens: np.ndarray, scores: np.ndarray, features: np.ndarray, *, weight: float) -> list[str]:
+        """Return the caption of each photo, of what `search` returned."""
+        places = [0] * len(tokens)
+        if weight and tokens.shape[1] > 1:
+            places = self._consensus.choose(features, tokens, scores, weight=weight)
         return [self.words(beams[place]) for beams, place in zip(tokens, places, strict=True)]
 
     def words(self, ids: np.ndarray) -> str:
@@ -88,7 +98,10 @@ class OnnxCaptioner:
             candidates = log_p[..., None] + words  # [B, K, V]
             grown = lengths + ~finished
             every = (candidates / grown[..., None] ** np.float32(length_penalty)).reshape(images, -1)  # [B, K * V]
-            chosen = np.argsort(-every, axis=1, kind="stable")[:, :beam]
+            # not all of them sorted: those that can be among the best, and these by score, of equals the first
+            best = np.sort(np.argpartition(-every, min(beam, every.shape[1]) - 1, axis=1)[:, :beam], axis=1)
+            order = np.argsort(-np.take_along_axis(every, best, 1), axis=1, kind="stable")
+            chosen = np.take_along_axis(best, order, 1)
             parent, last = np.divmod(chosen, words.shape[-1])
 
             scores = np.take_along_axis(every, chosen, 1)

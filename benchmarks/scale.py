@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import machine, significant
 from benchmarks.page import put, table
 from captioner.archives import Archive
+from captioner.consensus import Consensus
 from captioner.dataset import read_captions
 from captioner.encoder import Encoder
 from captioner.errors import CaptionerError
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parent.parent
 RECORD, TIMES, PAGE = ROOT / "benchmarks/scale.json", ROOT / "benchmarks/results.json", ROOT / "docs/scale.md"
 CAPTIONS, PHOTOS = Path("data/captions.jsonl"), Path("data/raw/images")
 SIZE = 224  # pixels a side
+WIDTH = 512  # of a feature vector
 DATASETS = {  # training, dev and test images; the splits of Flickr30k and COCO are Karpathy's
     "Flickr8k": (6_000, 1_000, 1_000),
     "Flickr30k": (29_000, 1_014, 1_000),
@@ -56,6 +58,8 @@ def measure() -> dict[str, Any]:
     training = [item for item in items if item.split == "train"]
     sets = CaptionSet.of_splits(items, {item.image: [row] for row, item in enumerate(items)}, torch.clone)
     _, counted = _held(lambda: Reward({item.image: item.raw for item in training}))
+    vectors = np.random.default_rng(0).standard_normal((len(training), WIDTH)).astype(np.float16)
+    _, chosen_by = _held(lambda: Consensus(vectors, sets["train"].ids[:, :, 1:].int()))
     encoder = Encoder().eval()
     pixels = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
     with torch.no_grad():
@@ -72,6 +76,7 @@ def measure() -> dict[str, Any]:
             "directory of the archives": significant(listed / len(archive.photos())),
             "ids, padded": sets["train"].ids.nbytes / len(training),
             "example in a model file": grid.shape[-1] * half + sets["train"].ids[:, :, 1:].int().nbytes / len(training),
+            "consensus": significant(chosen_by / len(training)),
             "n-grams of the references": significant(counted / len(training)),
         },
         "MD5 bytes/s": significant(_md5_rate()),
@@ -127,6 +132,7 @@ def needs(record: dict[str, Any], times: dict[str, Any], splits: tuple[int, int,
         "examples": train * each["example in a model file"],
         "memory for captions": images * each["captions as Python has them"] + (train + dev) * each["ids, padded"],
         "memory for archives": images * each["directory of the archives"],
+        "memory for consensus": train * each["consensus"],
         "memory for CIDEr": train * each["n-grams of the references"],
         "features": rows * seconds["features"],
         "training epoch": train * seconds["train_epoch"],
@@ -148,14 +154,15 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         ("disk: `boundary.h5` before layer4", "boundary.h5, layer4", _bytes),
         ("disk: `boundary.h5` before conv1 (pixels)", "boundary.h5, conv1", _bytes),
         ("disk: `captions.jsonl`", "captions.jsonl", _bytes),
-        ("disk: the training images in a model file, of two", "examples", _bytes),
+        ("disk: the training images, in each of the two model files", "examples", _bytes),
         ("memory: captions and their ids", "memory for captions", _bytes),
         ("memory: the directory of the photos' archives", "memory for archives", _bytes),
+        ("memory: n-grams and vectors that captions are chosen by", "memory for consensus", _bytes),
         ("memory: n-grams of the training references, for fine-tuning on CIDEr", "memory for CIDEr", _bytes),
         ("CPU: features", "features", _time),
         ("CPU: an epoch of training", "training epoch", _time),
         ("CPU: an epoch of fine-tuning layer4 on the next word", "fine-tuning epoch", _time),
-        ("CPU: test captions", "test captions", _time),
+        ("CPU: test captions, the likeliest of a beam of 4", "test captions", _time),
         ("CPU: DVC's MD5 of both stores", "MD5 of both stores", _time),
         ("GPU, assumed: the encoder's operations for the features", "features on a GPU", _time),
         ("GPU, assumed: layer4's operations in an epoch of fine-tuning", "layer4 on a GPU", _time),

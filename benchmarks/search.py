@@ -33,6 +33,7 @@ MODELS = {
     "fine-tuned": ("models/captioner.safetensors", "data/features/boundary.h5"),
 }
 BATCH = 100  # images
+CHOICE = ("consensus", "neighbours", "sharpness")
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,13 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/search.csv")
     out = parser.parse_args().out
     items = read_captions("data/captions.jsonl")
-    training = [caption for item in items if item.split == "train" for caption in item.raw]
     models = {name: load_model(path) for name, (path, _) in MODELS.items()}
     stores = {
         name: FeatureStore(path, layer=models[name][1].start, encoder=models[name][1].encoder, **models[name][1].image)
         for name, (_, path) in MODELS.items()
     }
     vocabulary = models["fine-tuned"][1].vocabulary
+    training = [vocabulary.decode(ids) for item in items if item.split == "train" for ids in item.ids]
     dev = [item for item in items if item.split == "dev" and item.image in stores["fine-tuned"].rows]
 
     @cache
@@ -103,13 +104,16 @@ def main() -> None:
         search = {"beam": beam, "length_penalty": penalty, "max_length": vocabulary.max_length}
         return find(models[model][0], stores[model], rows, **search)
 
+    @cache
+    def consensus(model: str, neighbours: int, sharpness: float) -> Consensus:
+        examples = models[model][0].examples
+        assert examples is not None
+        return Consensus(*examples, neighbours=neighbours, sharpness=sharpness)
+
     records = []
     for each in settings():
         beams = found(each.model, each.beam, each.penalty)
-        examples = models[each.model][0].examples
-        assert examples is not None
-        consensus = Consensus(*examples, neighbours=each.neighbours, sharpness=each.sharpness)
-        places = consensus.choose(*beams, weight=each.consensus)
+        places = consensus(each.model, each.neighbours, each.sharpness).choose(*beams, weight=each.consensus)
         told = {
             item.image: vocabulary.decode(tokens[place])
             for item, tokens, place in zip(dev, beams.tokens.tolist(), places, strict=True)
@@ -130,7 +134,7 @@ def table_of(frame: pd.DataFrame) -> str:
             line["model"],
             f"{line['beam']}",
             f"{line['penalty']:g}",
-            *([f"{line[name]:g}" for name in ("consensus", "neighbours", "sharpness")] if line["consensus"] else "0--"),
+            *([f"{line[name]:g}" for name in CHOICE] if line["consensus"] else ["0", "-", "-"]),
             *(f"{100 * line[name]:.1f}" for name in ("CIDEr", "BLEU-4", "ROUGE-L")),
             f"{line['vocabulary']:.0f}",
             f"{100 * line['distinct captions']:.0f} %",
@@ -139,7 +143,7 @@ def table_of(frame: pd.DataFrame) -> str:
         ]
         for _, line in frame.iterrows()
     ]
-    head = ["model", "beam", "length penalty", "consensus", "neighbours", "sharpness"]
+    head = ["model", "beam", "length penalty", *CHOICE]
     return table([*head, "CIDEr", "BLEU-4", "ROUGE-L", "words used", "distinct", "mean length", "copied"], rows)
 
 

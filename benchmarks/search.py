@@ -11,20 +11,19 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from benchmarks.page import put, table
+from captioner.caption import BEAM, CONSENSUS
 from captioner.consensus import NEIGHBOURS, SHARPNESS, Consensus
 from captioner.dataset import read_captions
-from captioner.device import select_device, to_device
+from captioner.device import select_device
 from captioner.files import write_text
-from captioner.model import Captioner, load_model
+from captioner.generate import generate
+from captioner.model import load_model
 from captioner.scores import diversity, score
-from captioner.search import beam_search
 from captioner.store import FeatureStore
 
 PAGE = Path(__file__).parent.parent / "docs/experiments.md"
@@ -32,7 +31,6 @@ MODELS = {
     "frozen": ("models/decoder.safetensors", "data/features/grid.h5"),
     "fine-tuned": ("models/captioner.safetensors", "data/features/boundary.h5"),
 }
-BATCH = 100  # images
 CHOICE = ("consensus", "neighbours", "sharpness")
 
 
@@ -41,9 +39,9 @@ class Setting:
     """One row; the names are the table's columns."""
 
     model: str = "fine-tuned"
-    beam: int = 20
+    beam: int = BEAM
     penalty: float = 1.0
-    consensus: float = 2.0
+    consensus: float = CONSENSUS
     neighbours: int = NEIGHBOURS
     sharpness: float = SHARPNESS
 
@@ -62,27 +60,6 @@ def settings() -> Iterator[Setting]:
         yield Setting("frozen", beam=beam, consensus=weight)
 
 
-class Found(NamedTuple):
-    """What search left of N images."""
-
-    features: np.ndarray  # [N, D] float32, averaged over positions
-    tokens: np.ndarray  # [N, K, T] int64
-    scores: np.ndarray  # [N, K] float32
-
-
-@torch.inference_mode()
-def find(captioner: Captioner, store: FeatureStore, rows: np.ndarray, **search: float) -> Found:
-    """Return the features and beams of the rows' images; `search` goes to `captioner.search.beam_search`."""
-    device = select_device()
-    captioner.to(device).eval()
-    parts = []
-    for at in range(0, len(rows), BATCH):
-        features = captioner.features(to_device(store.read(rows[at : at + BATCH]), device))
-        beams = beam_search(captioner.decoder, captioner.decoder.encode(features), **search)
-        parts.append([part.cpu().numpy() for part in (features.float().mean(1), *beams)])
-    return Found(*map(np.concatenate, zip(*parts, strict=True)))
-
-
 def main() -> None:
     """Score every setting and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__.splitlines()[0])
@@ -99,10 +76,26 @@ def main() -> None:
     dev = [item for item in items if item.split == "dev" and item.image in stores["fine-tuned"].rows]
 
     @cache
-    def found(model: str, beam: int, penalty: float) -> Found:
+    def found(model: str, beam: int, penalty: float) -> list[np.ndarray]:
+        """Return what the choice is made from: features [N, D], tokens [N, K, T] and scores [N, K] of all beams."""
         rows = np.array([stores[model].rows[item.image] for item in dev])
-        search = {"beam": beam, "length_penalty": penalty, "max_length": vocabulary.max_length}
-        return find(models[model][0], stores[model], rows, **search)
+        parts: list[tuple[np.ndarray, ...]] = []
+
+        def keep(*batch: np.ndarray) -> list[int]:
+            parts.append(batch)
+            return [0] * len(batch[0])
+
+        generate(
+            models[model][0],
+            [item.image for item in dev],
+            lambda chosen: stores[model].read(rows[chosen]),
+            vocabulary,
+            beam=beam,
+            length_penalty=penalty,
+            device=select_device(),
+            choose=keep,
+        )
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
     @cache
     def consensus(model: str, neighbours: int, sharpness: float) -> Consensus:
@@ -112,15 +105,16 @@ def main() -> None:
 
     records = []
     for each in settings():
-        beams = found(each.model, each.beam, each.penalty)
-        places = consensus(each.model, each.neighbours, each.sharpness).choose(*beams, weight=each.consensus)
+        features, tokens, scores = found(each.model, each.beam, each.penalty)
+        chooser = consensus(each.model, each.neighbours, each.sharpness)
+        places = chooser.choose(features, tokens, scores, weight=each.consensus)
         told = {
-            item.image: vocabulary.decode(tokens[place])
-            for item, tokens, place in zip(dev, beams.tokens.tolist(), places, strict=True)
+            item.image: vocabulary.decode(beams[place])
+            for item, beams, place in zip(dev, tokens.tolist(), places, strict=True)
         }
         corpus, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
-        scores = {key: round(value, 5) for key, value in (corpus | diversity(told, training)).items()}
-        records.append(asdict(each) | scores)
+        rounded = {key: round(value, 5) for key, value in (corpus | diversity(told, training)).items()}
+        records.append(asdict(each) | rounded)
         print(records[-1], flush=True)
     frame = pd.DataFrame(records)
     write_text(out, frame.to_csv(index=False, lineterminator="\n"))

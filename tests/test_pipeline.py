@@ -63,7 +63,7 @@ def test_test_captions_are_the_chosen_beams(done):
     table = pd.read_csv(done.folder / "metrics/test_captions.csv", index_col="image", keep_default_na=False)
     done.change()
     assert done.repro() == set()
-    likeliest = pd.read_csv(done.folder / "metrics/test_captions.csv", index_col="image", keep_default_na=False)
+    usual = pd.read_csv(done.folder / "metrics/test_captions.csv", index_col="image", keep_default_na=False)
     captioner, card = load_model(done.folder / "models/captioner.safetensors")
     store = FeatureStore(done.folder / "data/features/boundary.h5")
     rows = torch.tensor([store.rows[image] for image in table.index])
@@ -78,7 +78,7 @@ def test_test_captions_are_the_chosen_beams(done):
         device=torch.device("cpu"),
         choose=partial(Consensus(*captioner.examples).choose, weight=weight),
     )
-    assert told == table["finetuned"].to_dict() != likeliest["finetuned"].to_dict()
+    assert told == table["finetuned"].to_dict() != usual["finetuned"].to_dict()
 
 
 def test_curves_have_a_line_an_epoch(done):

@@ -147,10 +147,8 @@ def test_the_search_is_told(world, html, tmp_path):
     likeliest = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "weight of the consensus 2.5" in html
     assert "weight of the consensus 0.0" in likeliest
-    assert [" ".join(page.split()).count("photos that look alike help to choose") for page in (html, likeliest)] == [
-        1,
-        0,
-    ]
+    counts = [" ".join(page.split()).count("photos that look alike help to choose") for page in (html, likeliest)]
+    assert counts == [1, 0]
 
 
 def test_captions_are_escaped_and_nothing_is_loaded(html):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,20 +50,13 @@ class PhotoCaptioner:
         assert self.captioner.examples is not None
         return Consensus(*self.captioner.examples)
 
-    def __call__(
-        self,
-        photos: Sequence[str | Path],
-        *,
-        beam: int = BEAM,
-        length_penalty: float = 1.0,
-        consensus: float = CONSENSUS,
-    ) -> list[str]:
+    def __call__(self, photos: Sequence[str | Path], **search: Any) -> list[str]:
         """Return a caption for each photo; raises CaptionerError that names the first that cannot be read.
 
-        The options are those of `search` in params.yaml.
+        `search` are the options of `each`.
         """
         captions = []
-        for _, caption in self.each(photos, beam=beam, length_penalty=length_penalty, consensus=consensus):
+        for _, caption in self.each(photos, **search):
             if isinstance(caption, CaptionerError):
                 raise caption
             captions.append(caption)
@@ -76,7 +70,10 @@ class PhotoCaptioner:
         length_penalty: float = 1.0,
         consensus: float = CONSENSUS,
     ) -> Iterator[tuple[str | Path, str | CaptionerError]]:
-        """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches."""
+        """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches.
+
+        The options are those of `search` in params.yaml.
+        """
         with ThreadPoolExecutor(decoding_threads()) as pool:
             for at in range(0, len(photos), BATCH):
                 batch = photos[at : at + BATCH]

@@ -69,6 +69,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "no crops": {"finetune.crop": 1.0},
         "crops for the decoder too": {"train.crop": 0.7},
         "encoder's rate a fifth": {"finetune.encoder_lr": 0.00001},
+        "encoder as it was": {"finetune.encoder_lr": 0.0},
+        "a quarter of the epochs first": {"train.epochs": 3},
     },
 }
 

@@ -227,7 +227,7 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
     rows, old = [], False
     names = [*ROWS[scale], *(each["row"] for each in records)]
     for name in dict.fromkeys(names):
-        runs = [each for each in records if each["row"] == name]
+        runs = sorted((each for each in records if each["row"] == name), key=lambda each: each["seed"])
         if not runs:
             continue
         stale = name not in ROWS[scale] or any(
@@ -242,8 +242,9 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
         ]
         spent = [[each["minutes"][stage] for each in runs if stage in each["minutes"]] for stage in STAGES]
         minutes = [f"{statistics.mean(times):.1f}" if times else "-" for times in spent]
-        seeds = ", ".join(str(each["seed"]) for each in sorted(runs, key=lambda each: each["seed"]))
-        rows.append([name + (" *" if stale else ""), changes, *cells, seeds, " + ".join(minutes)])
+        seeds = [", ".join(str(each["seed"]) for each in runs if stage in each["scores"]) for stage in STAGES]
+        of_both = " + ".join(dict.fromkeys(filter(None, seeds)))
+        rows.append([name + (" *" if stale else ""), changes, *cells, of_both, " + ".join(minutes)])
     head = [
         "row",
         "change",
@@ -251,7 +252,7 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
         "BLEU-4",
         "finetune: CIDEr",
         "BLEU-4",
-        "seeds",
+        "seeds (train + finetune)",
         "minutes, train + finetune",
     ]
     machines = "; ".join(sorted({each["machine"] for each in records}))

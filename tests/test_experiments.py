@@ -88,6 +88,11 @@ def test_seeds_are_shown_by_their_mean_and_range():
     )
     assert rows[3] == "| pooled features | `decoder.attention=false` | 30.0 | 10.0 | 40.0 | 20.0 | 42 | - + 1.0 |"
     assert "earlier" not in rows[-1]
+    until_train = record("default", 44, 0.6)
+    del until_train["scores"]["finetune"]
+    shown = experiments.table_of("shapes", [until_train, record("default", 42, 0.5)])
+    assert "| 42, 44 + 42 |" in shown
+    assert "| 44 |" in experiments.table_of("shapes", [until_train])
 
 
 def test_rows_of_other_params_are_marked():

@@ -70,6 +70,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "crops for the decoder too": {"train.crop": 0.7},
         "encoder's rate a fifth": {"finetune.encoder_lr": 0.00001},
         "encoder as it was": {"finetune.encoder_lr": 0.0},
+        "on the next word, encoder as it was": {"finetune.objective": "cross-entropy", "finetune.encoder_lr": 0.0},
         "a quarter of the epochs first": {"train.epochs": 3},
     },
 }

@@ -255,7 +255,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, stage, model, s
     before, command = outputs(done.folder), ("--force", "--single-item", stage)
     killed = repro(done.folder, [Kill("epoch 1/2", 0, sent, alone)], *command)
     assert killed.struck == stage
-    assert killed.status != 0
+    assert killed.status != 0, killed.printed
     assert not (done.folder / model).exists()
     assert len(list((done.folder / ".resume").glob(f"{stage}-*.pt"))) == 1
     again = repro(done.folder, [], *command)

@@ -180,7 +180,7 @@ def _decoder_step(images: int, precision: Precision) -> Pair:
     features = batch.rows.flatten(1, 2)
 
     def ours() -> Tensor:
-        loss, _ = next_word_losses(captioner.decoder, captioner.features(batch.rows), batch)
+        loss, _ = next_word_losses(captioner, batch)
         return loss
 
     def baseline() -> Tensor:
@@ -203,7 +203,7 @@ def decoder_step_classic(folder: Path, images: int = 32) -> Pair:
     features = batch.rows.flatten(1, 2)
 
     def ours() -> Tensor:
-        return next_word_losses(captioner.decoder, captioner.features(batch.rows), batch)[0]
+        return next_word_losses(captioner, batch)[0]
 
     def baseline() -> Tensor:
         return tutorials.step_loss(classic, features.float(), tokens)
@@ -244,13 +244,13 @@ def _finetune_step(folder: Path, images: int, precision: Precision) -> Pair:
 
     def ours(rows: Tensor | None = None) -> Tensor:
         rows = store.read(everything) if rows is None else rows
-        return next_word_losses(captioner.decoder, captioner.features(rows), batch)[0]
+        return next_word_losses(captioner, batch._replace(rows=rows))[0]
 
     def baseline() -> Tensor:
         with torch.no_grad():
             x = frozen((pixels.permute(0, 3, 1, 2).contiguous() - mean) / std)
         rows = unfrozen(x).permute(0, 2, 3, 1)
-        return next_word_losses(captioner.decoder, Captioner(captioner.decoder).features(rows), batch)[0]
+        return next_word_losses(Captioner(captioner.decoder), batch._replace(rows=rows))[0]
 
     part = nn.ModuleDict({"layer4": encoder.layer4, "decoder": captioner.decoder})
     require_same_gradients(part, lambda: ours(boundary), full, baseline, tolerance=3 * ROUNDING)  # of convolutions

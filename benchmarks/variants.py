@@ -167,19 +167,10 @@ def _decoder(rounds: int) -> dict[str, float]:
         return F.cross_entropy(logits.float(), batch.targets, ignore_index=PAD)
 
     losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
-        "in use": (captioner, lambda: next_word_losses(captioner.decoder, captioner.features(batch.rows), batch)[0]),
-        "torch's dropout": (
-            slow_dropout,
-            lambda: next_word_losses(slow_dropout.decoder, slow_dropout.features(batch.rows), batch)[0],
-        ),
-        "torch's fused attention": (
-            fused_attention,
-            lambda: next_word_losses(fused_attention.decoder, fused_attention.features(batch.rows), batch)[0],
-        ),
-        "features projected once a caption": (
-            captioner,
-            lambda: next_word_losses(captioner.decoder, captioner.features(repeated.rows), repeated)[0],
-        ),
+        "in use": (captioner, lambda: next_word_losses(captioner, batch)[0]),
+        "torch's dropout": (slow_dropout, lambda: next_word_losses(slow_dropout, batch)[0]),
+        "torch's fused attention": (fused_attention, lambda: next_word_losses(fused_attention, batch)[0]),
+        "features projected once a caption": (captioner, lambda: next_word_losses(captioner, repeated)[0]),
         "padding computed too": (captioner, padded),
         "time step by time step": (captioner, lambda: tutorials.step_loss(stepwise, features, tokens)),
     }

@@ -119,7 +119,7 @@ def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision =
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.001, fused=True)
     for batch in batches:
         with precision(CPU):
-            loss, uniform = next_word_losses(captioner.decoder, captioner.features(batch.rows), batch)
+            loss, uniform = next_word_losses(captioner, batch)
             objective = 0.9 * loss + 0.1 * uniform
         optimizer.zero_grad(set_to_none=True)
         objective.backward()

@@ -35,7 +35,7 @@ IMAGES = 17  # in batches of 4: the last is of one image, so that the second pro
 class Drawn(SelfCritical):
     """Self-critical training on captions that depend on the image's name only."""
 
-    def forward(self, captioner, features, batch):
+    def __call__(self, captioner, batch):
         def sample(*_, samples, max_length):
             tokens = torch.full((len(batch.images), samples, max_length), PAD)
             for at, image in enumerate(batch.images):
@@ -48,7 +48,7 @@ class Drawn(SelfCritical):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("captioner.self_critical.sample", sample)
-            return super().forward(captioner, features, batch)
+            return super().__call__(captioner, batch)
 
 
 def scenarios(folder):

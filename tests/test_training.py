@@ -107,7 +107,7 @@ def run(
     captioner = captioner or captioner_of()
     train, dev = sets or sets_of(*toy())
     recipe = {"seed": 3, "start_is_candidate": False, "dev_beam": 1} | RECIPE | changes
-    groups = parameter_groups([captioner.decoder, objective], lr=lr, weight_decay=0.05)
+    groups = parameter_groups([captioner.decoder], lr=lr, weight_decay=0.05)
     resume = Resume(name, made or {})
     records = fit(
         captioner, groups, train, dev, VOCABULARY, objective, device=CPU, resume=resume, on_epoch=on_epoch, **recipe
@@ -209,8 +209,7 @@ def test_losses_are_those_of_each_caption_alone(counts):
         assert (batch.targets == EOS).sum() == sum(caption[-1] == EOS for captions in ids for caption in captions)
         assert batch.inputs.shape[2] == max(len(caption) - 1 for captions in ids for caption in captions)
         wanted = plain_losses(captioner, features[chosen], ids)
-        found = next_word_losses(captioner.decoder, captioner.features(batch.rows), batch)
-        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(next_word_losses(captioner, batch), wanted)
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
@@ -244,7 +243,7 @@ def test_reading_own_words_leaves_every_gradient_in_mixed_precision(monkeypatch)
     captioner = captioner_of()
     (batch,) = sets_of(*toy())[0].batches(torch.arange(16), 16, CPU)
     with mixed_precision(CPU):  # keeps weights that it has rounded, those of a pass without gradients too
-        mean, _ = NextWord(label_smoothing=0.1, own_words=0.5)(captioner, captioner.features(batch.rows), batch)
+        mean, _ = NextWord(label_smoothing=0.1, own_words=0.5)(captioner, batch)
     mean.value.backward()
     for name, parameter in captioner.named_parameters():
         assert parameter.grad is not None, name
@@ -354,14 +353,14 @@ def test_training_images_are_cropped_and_dev_images_never(monkeypatch):
     trained, measured = set(), []
 
     class Seeing(NextWord):
-        def forward(self, captioner, features, batch):
+        def __call__(self, captioner, batch):
             trained.add(tuple(batch.rows.shape[1:3]))
-            return super().forward(captioner, features, batch)
+            return super().__call__(captioner, batch)
 
-    def losses(decoder, features, batch, own_words=0.0):
-        if not decoder.training:
+    def losses(captioner, batch, own_words=0.0):
+        if not captioner.training:
             measured.append(tuple(batch.rows.shape[1:3]))
-        return next_word_losses(decoder, features, batch)
+        return next_word_losses(captioner, batch)
 
     monkeypatch.setattr(training, "next_word_losses", losses)
     sets = sets_of(items, torch.rand(len(items), 5, 5, 3))
@@ -729,10 +728,6 @@ def finetune_on(world, out, boundary, **changes):
         "samples": 3,
         "label_smoothing": 0.1,
         "scheduled_sampling": 0.0,
-        "word_loss": 0.0,
-        "adapt_epochs": 0,
-        "adapt_lr": 1e-3,
-        "adapt_encoder_lr": 1e-3,
         "lr": 1e-3,
         "encoder_lr": 1e-3,
         "weight_decay": 0.05,
@@ -884,47 +879,6 @@ def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path
         assert cut.read_bytes() == whole.read_bytes()
     for folder in ("whole", "cut"):
         shutil.rmtree(tmp_path / folder)
-
-
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_finetune_interrupted_before_in_and_after_the_change_of_objective(world, tmp_path, monkeypatch, epoch):
-    recipe = {"objective": "cider", "word_loss": 1.0, "adapt_epochs": 2, "adapt_lr": 0.02, "lr": 0.01, "epochs": 2}
-    finetune_on(world, tmp_path / "whole", "layer4", **recipe)
-    stop_in(finetune_stage, epoch, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        finetune_on(world, tmp_path / "cut", "layer4", **recipe)
-    assert len(curve_of(tmp_path / "cut" / "finetune.csv")) == epoch + 1
-    finetune_on(world, tmp_path / "cut", "layer4", **recipe)
-    assert list(Path(".resume").iterdir()) == []
-    for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    rows = curve_of(tmp_path / "whole" / "finetune.csv")
-    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
-    assert [bool(row["train loss"]) for row in rows] == [False, True, True, False, False]
-    assert [bool(row["sampled CIDEr"]) for row in rows] == [False, False, False, True, True]
-    for folder in ("whole", "cut"):
-        shutil.rmtree(tmp_path / folder)
-
-
-def test_the_second_objective_goes_on_from_the_best_epoch_of_the_first(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.4, 0.3, 0.4, 0.2))  # epochs 0, 1, 2; the start again, 3
-    begun = []
-    interpolate = finetune_stage.interpolate
-
-    def seen(captioner, start, measure):
-        begun.append({name: value.clone() for name, value in start.items()})
-        return interpolate(captioner, start, measure)
-
-    monkeypatch.setattr(finetune_stage, "interpolate", seen)
-    finetune_on(world, tmp_path, "layer4", objective="cider", word_loss=1.0, adapt_epochs=2, epochs=1)
-    summary = read_json(tmp_path / "finetune.json")
-    assert (summary["best epoch"], summary["epochs"]) == (1, 3)
-    captioner, _ = load_model(tmp_path / "captioner.safetensors")
-    for name, value in captioner.named_parameters():
-        assert torch.equal(value, begun[0][name]), name
-    frozen, _ = load_model(world / "decoder.safetensors")
-    assert not torch.equal(captioner.decoder.embedding.weight, frozen.decoder.embedding.weight)
-    (tmp_path / "captioner.safetensors").unlink()
 
 
 def test_finetune_that_only_spoils_gives_back_the_frozen_model(world, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from captioner.decoder import pack
 from captioner.device import to_device
@@ -21,7 +20,7 @@ from captioner.model import Captioner
 from captioner.ptb import tokenise
 from captioner.scores import words_of_references
 from captioner.search import NEVER, sample
-from captioner.training import Batch, Objective
+from captioner.training import Batch
 from captioner.vocabulary import BOS, EOS, PAD, Vocabulary
 
 ENDED = "<eos>"
@@ -35,7 +34,7 @@ class _Vector(NamedTuple):
     length: int
 
 
-class SelfCritical(Objective):
+class SelfCritical:
     """The objective; its measure is the mean CIDEr of the captions drawn, of which it takes `samples` an image.
 
     `references` are the training images' raw captions.
@@ -44,12 +43,12 @@ class SelfCritical(Objective):
     measure = "sampled CIDEr"
 
     def __init__(self, references: Mapping[str, list[str]], vocabulary: Vocabulary, *, samples: int):
-        super().__init__()
         self._reward = Reward(references)
         self._vocabulary, self._samples = vocabulary, samples
 
-    def forward(self, captioner: Captioner, features: Tensor, batch: Batch) -> tuple[Mean, Mean]:
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return minus the mean of advantage times log-probability over all drawn tokens, and the measure."""
+        features = captioner.features(batch.rows)  # once: nothing in the encoder differs between train and eval mode
         captioner.eval()
         with torch.no_grad():
             memory = captioner.decoder.encode(features)

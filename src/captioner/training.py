@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -153,17 +153,16 @@ class Batch(NamedTuple):
     words: int  # that are not padding
 
 
-class Objective(nn.Module):
-    """What training lowers; its parameters, if it has any, are trained beside the captioner's."""
+class Objective(Protocol):
+    """What training lowers."""
 
     measure: str  # the record's name for what is measured on training images
 
-    def forward(self, captioner: Captioner, features: Tensor, batch: Batch) -> tuple[Mean, Mean]:
-        """Return the loss to lower and the measure, the latter without gradient; `features` [B, P, D] are the rows'."""
-        raise NotImplementedError
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
+        """Return the loss to lower and the measure; the latter without gradient."""
 
 
-class NextWord(Objective):
+class NextWord:
     """Teacher forcing: the cross-entropy of the next word, with a share of it from all words alike.
 
     `own_words` is the share of the words read that are the decoder's own, as `with_own_words` draws them.
@@ -172,19 +171,19 @@ class NextWord(Objective):
     measure = "train loss"
 
     def __init__(self, *, label_smoothing: float, own_words: float = 0.0):
-        super().__init__()
         self.label_smoothing, self.own_words = label_smoothing, own_words
 
-    def forward(self, captioner: Captioner, features: Tensor, batch: Batch) -> tuple[Mean, Mean]:
+    def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return the smoothed loss and the plain one."""
-        loss, uniform = next_word_losses(captioner.decoder, features, batch, self.own_words)
+        loss, uniform = next_word_losses(captioner, batch, self.own_words)
         smoothed = (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
         return Mean(smoothed, batch.words), Mean(loss.detach(), batch.words)
 
 
-def next_word_losses(decoder: Decoder, features: Tensor, batch: Batch, own_words: float = 0.0) -> tuple[Tensor, Tensor]:
+def next_word_losses(captioner: Captioner, batch: Batch, own_words: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return the mean cross-entropy of the targets, and of all words alike (what label smoothing mixes in)."""
-    memory = decoder.encode(features)
+    decoder = captioner.decoder
+    memory = decoder.encode(captioner.features(batch.rows))
     inputs = with_own_words(decoder, memory, batch, own_words) if own_words else batch.inputs
     logits = decoder.logits(decoder.read(memory, inputs, batch.packed))  # [T, V]
     log_p = logits.float().log_softmax(-1)
@@ -266,7 +265,6 @@ def fit(
     Raises CaptionerError when the loss is not finite.
     """
     captioner.to(device)
-    objective.to(device)
     averaged = copy.deepcopy(captioner)
     optimizer = torch.optim.AdamW(groups, fused=device.type != "mps")
     steps = math.ceil(len(training) / batch)
@@ -283,7 +281,6 @@ def fit(
         log.info("going on after epoch %d, from %s", state["records"][-1]["epoch"], resume.path)
         captioner.load_state_dict(state["weights"])
         averaged.load_state_dict(state["averaged"])
-        objective.load_state_dict(state["objective"])
         optimizer.load_state_dict(state["optimizer"])
         records, best = state["records"], state["best"]
     elif start_is_candidate:
@@ -323,7 +320,7 @@ def fit(
             means = nothing, nothing
             if images:
                 with mixed_precision(device):
-                    means = objective(captioner, captioner.features(images.rows), images)
+                    means = objective(captioner, images)
                 means[0].value.backward()
             loss, measure = average(trained, *means)
             norm = nn.utils.clip_grad_norm_(trained, clip)
@@ -350,7 +347,6 @@ def fit(
                 {
                     "weights": captioner.state_dict(),
                     "averaged": averaged.state_dict(),
-                    "objective": objective.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "records": records,
                     "best": best,
@@ -424,7 +420,7 @@ def _dev_record(
     total, words = 0.0, 0
     for images in dev.batches(torch.arange(len(dev)), DEV_BATCH * processes(), device):
         if images:
-            loss, _ = next_word_losses(captioner.decoder, captioner.features(images.rows), images)
+            loss, _ = next_word_losses(captioner, images)
             total, words = total + loss.item() * images.words, words + images.words
     total, words = map(sum, zip(*gather((total, words)), strict=True))
     captions = _dev_captions(captioner, dev, vocabulary, beam, device)

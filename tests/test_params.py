@@ -250,6 +250,27 @@ def test_a_stage_that_is_stopped_ends_with_130_and_leaves_nothing(tmp_path, sent
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+def test_a_stop_that_python_drops_is_repeated(tmp_path):
+    body = (
+        "class Last:\n"
+        "    def __del__(self):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "Last()\n"  # Python ends the sleep by the signal, and drops its exception
+        "time.sleep(60)"
+    )
+    stage = start(tmp_path, body)
+    try:
+        assert stage.stdout.readline() == "ready\n"
+        stage.send_signal(signal.SIGTERM)
+        _, err = stage.communicate(timeout=30)
+    finally:
+        stage.kill()
+    assert stage.returncode == 130
+    assert "Exception ignored" in err
+    assert err.endswith("interrupted; run again to go on\n")
+
+
 @pytest.mark.parametrize(
     ("level", "said"), [("quiet", ["w"]), ("normal", ["i", "w"]), ("verbose", ["d", "i", "w"]), (None, ["i", "w"])]
 )

@@ -249,6 +249,12 @@ def test_examples_that_are_missing_or_do_not_fit_are_refused(name):
         assert str(tuple(wrong.shape)) in text
 
 
+@pytest.mark.parametrize("unknown", [-1, len(VOCABULARY)])
+def test_examples_of_words_beyond_the_vocabulary_are_refused(unknown):
+    rewrite(lambda tensors, record: tensors["examples.captions"][1, 0, 0].fill_(unknown))
+    assert "examples hold words that its vocabulary does not" in refused()
+
+
 def test_an_encoder_that_the_card_does_not_tell_of_is_refused():
     rewrite(lambda tensors, record: record.update(start="layer4"))
     assert "missing: encoder.conv1.weight" in refused()

@@ -121,6 +121,8 @@ def load_model(path: str | Path) -> tuple[Captioner, Card]:
     shapes = [tuple(tensor.shape) for tensor in examples]
     if len(shapes[1]) != 3 or shapes[0] != (shapes[1][0], card.decoder["features"]) or not shapes[1][0]:
         raise CaptionerError(f"{path}: features {shapes[0]} and captions {shapes[1]} of its examples; it is damaged")
+    if not 0 <= int(examples.captions.min()) <= int(examples.captions.max()) < len(card.vocabulary):
+        raise CaptionerError(f"{path}: its examples hold words that its vocabulary does not; the file is damaged")
     load_tensors(captioner, tensors, path, optional={TIED} if card.decoder["tied"] else set())
     return captioner.eval(), card
 

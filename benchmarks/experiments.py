@@ -68,9 +68,14 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "no flipped views": {"views.flip": False},
         "no crops": {"finetune.crop": 1.0},
         "crops for the decoder too": {"train.crop": 0.7},
-        "encoder's rate a fifth": {"finetune.encoder_lr": 0.00001},
-        "encoder as it was": {"finetune.encoder_lr": 0.0},
-        "on the next word, encoder as it was": {"finetune.objective": "cross-entropy", "finetune.encoder_lr": 0.0},
+        "encoder's rate a fifth": {"finetune.encoder_lr": 0.00002},
+        "encoder as it was": {"finetune.encoder_lr": 0.0, "finetune.adapt_encoder_lr": 0.0},
+        "on the next word, encoder as it was": {
+            "finetune.objective": "cross-entropy",
+            "finetune.encoder_lr": 0.0,
+            "finetune.adapt_encoder_lr": 0.0,
+        },
+        "on CIDEr at once": {"finetune.adapt_epochs": 0},
         "a quarter of the epochs first": {"train.epochs": 3},
     },
 }

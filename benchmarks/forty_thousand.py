@@ -38,6 +38,7 @@ PARAMS: dict[str, Any] = {
     "decoder.heads": 2,
     "train.epochs": 1,
     "train.batch": 64,
+    "finetune.adapt_epochs": 0,
     "finetune.epochs": 1,
     "finetune.batch": 64,
     "pictures.each": 2,

@@ -29,7 +29,7 @@ code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-ONE_EPOCH = {"train.epochs": 1, "finetune.epochs": 1}
+ONE_EPOCH = {"train.epochs": 1, "finetune.adapt_epochs": 1, "finetune.epochs": 1}
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ TINY = {
     "train.batch": 8,
     "finetune.unfreeze_from": "layer3",
     "train.scheduled_sampling": 0.25,
+    "finetune.adapt_epochs": 1,
     "finetune.epochs": 2,
     "finetune.batch": 8,
     "pictures.each": 2,

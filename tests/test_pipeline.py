@@ -83,7 +83,7 @@ def test_test_captions_are_the_chosen_beams(done):
 
 def test_curves_have_a_line_an_epoch(done):
     assert pd.read_csv(done.folder / "metrics/train_curve.csv")["epoch"].tolist() == [1, 2]
-    assert pd.read_csv(done.folder / "metrics/finetune_curve.csv")["epoch"].tolist() == [0, 1, 2]
+    assert pd.read_csv(done.folder / "metrics/finetune_curve.csv")["epoch"].tolist() == [0, 1, 2, 3]
     shown = json.dumps(done.json("plots", "show"))
     for title in ("Loss by epoch, decoder on frozen features", "Loss by epoch, fine-tuning", "dev CIDEr"):
         assert title in shown

@@ -728,6 +728,9 @@ def finetune_on(world, out, boundary, **changes):
         "samples": 3,
         "label_smoothing": 0.1,
         "scheduled_sampling": 0.0,
+        "adapt_epochs": 0,
+        "adapt_lr": 1e-3,
+        "adapt_encoder_lr": 1e-3,
         "lr": 1e-3,
         "encoder_lr": 1e-3,
         "weight_decay": 0.05,
@@ -879,6 +882,47 @@ def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path
         assert cut.read_bytes() == whole.read_bytes()
     for folder in ("whole", "cut"):
         shutil.rmtree(tmp_path / folder)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_finetune_interrupted_before_in_and_after_the_change_of_objective(world, tmp_path, monkeypatch, epoch):
+    recipe = {"objective": "cider", "adapt_epochs": 2, "adapt_lr": 0.02, "lr": 0.01, "epochs": 2}
+    finetune_on(world, tmp_path / "whole", "layer4", **recipe)
+    stop_in(finetune_stage, epoch, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_on(world, tmp_path / "cut", "layer4", **recipe)
+    assert len(curve_of(tmp_path / "cut" / "finetune.csv")) == epoch + 1
+    finetune_on(world, tmp_path / "cut", "layer4", **recipe)
+    assert list(Path(".resume").iterdir()) == []
+    for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rows = curve_of(tmp_path / "whole" / "finetune.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [bool(row["train loss"]) for row in rows] == [False, True, True, False, False]
+    assert [bool(row["sampled CIDEr"]) for row in rows] == [False, False, False, True, True]
+    for folder in ("whole", "cut"):
+        shutil.rmtree(tmp_path / folder)
+
+
+def test_the_second_objective_goes_on_from_the_best_epoch_of_the_first(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.4, 0.3, 0.4, 0.2))  # epochs 0, 1, 2; the start again, 3
+    begun = []
+    interpolate = finetune_stage.interpolate
+
+    def seen(captioner, start, measure):
+        begun.append({name: value.clone() for name, value in start.items()})
+        return interpolate(captioner, start, measure)
+
+    monkeypatch.setattr(finetune_stage, "interpolate", seen)
+    finetune_on(world, tmp_path, "layer4", objective="cider", adapt_epochs=2, epochs=1)
+    summary = read_json(tmp_path / "finetune.json")
+    assert (summary["best epoch"], summary["epochs"]) == (1, 3)
+    captioner, _ = load_model(tmp_path / "captioner.safetensors")
+    for name, value in captioner.named_parameters():
+        assert torch.equal(value, begun[0][name]), name
+    frozen, _ = load_model(world / "decoder.safetensors")
+    assert not torch.equal(captioner.decoder.embedding.weight, frozen.decoder.embedding.weight)
+    (tmp_path / "captioner.safetensors").unlink()
 
 
 def test_finetune_that_only_spoils_gives_back_the_frozen_model(world, tmp_path, monkeypatch):

@@ -55,6 +55,10 @@ def finetune(
     samples: int,
     label_smoothing: float,
     scheduled_sampling: float,
+    adapt_epochs: int,
+    adapt_lr: float,
+    adapt_encoder_lr: float,
+    epochs: int,
     lr: float,
     encoder_lr: float,
     weight_decay: float,
@@ -65,11 +69,16 @@ def finetune(
     takes photos by itself, the curve (CSV, from epoch 0: the frozen encoder) and the summary (JSON).
 
     Only the unfrozen blocks are computed: the rows of the boundary store are what they take in, so their
-    gradients are those of the whole network but for the rows' half precision. `objective` is "cider"
-    (`captioner.self_critical`, of `samples` captions an image) or "cross-entropy" (of the next word, with
-    `label_smoothing` and `scheduled_sampling`, see `captioner.training.with_own_words`). At the end the model is moved
-    back towards where it started, as far as `interpolate` finds best. Raises CaptionerError where the decoder was
-    trained with another vocabulary or another encoder, or the store holds another boundary.
+    gradients are those of the whole network but for the rows' half precision.
+
+    In the first `adapt_epochs` the objective is the next word (with `label_smoothing` and `scheduled_sampling`, see
+    `captioner.training.with_own_words`), at rates of their own, for the encoder to change and the decoder to follow.
+    From the best of these, `epochs` more have the objective "cider" (`captioner.self_critical`, of `samples` captions
+    an image) or "cross-entropy" (the next word again), and the model is moved back towards where these began, as far as
+    `interpolate` finds best.
+
+    Raises CaptionerError where the decoder was trained with another vocabulary or another encoder, or the store holds
+    another boundary.
     """
     make_deterministic(seed)
     captioner, card = load_model(decoder)
@@ -85,30 +94,41 @@ def finetune(
     unfrozen = network.block_modules(unfreeze_from)
     for module in network.block_modules(BLOCKS[0], unfreeze_from):
         module.requires_grad_(False)
-    aim: Objective = (
-        SelfCritical(splits["train"].references, card.vocabulary, samples=samples)
-        if objective == "cider"
-        else NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling)
-    )
     device = select_device()
+    next_word = NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling)
+    records: list[dict[str, float]] = []
+
+    def train(name: str, aim: Objective, epochs: int, lr: float, encoder_lr: float) -> None:
+        earlier = records.copy()
+
+        def keep(found: list[dict[str, float]]) -> None:
+            records[:] = earlier + continued(found, earlier)
+            write_curve(curve, records, [NextWord.measure, SelfCritical.measure])
+
+        groups = parameter_groups(unfrozen, lr=encoder_lr, weight_decay=weight_decay)
+        groups += parameter_groups([captioner.decoder], lr=lr, weight_decay=weight_decay)
+        fit(
+            captioner,
+            groups,
+            splits["train"],
+            splits["dev"],
+            card.vocabulary,
+            aim,
+            epochs=epochs,
+            seed=seed,
+            start_is_candidate=True,
+            dev_beam=DEV_BEAM,  # what fine-tuning gains is less than what greedy search loses at random
+            device=device,
+            resume=Resume(name, made),
+            on_epoch=keep,
+            **recipe,
+        )
+
+    if adapt_epochs:
+        train("finetune-adapt", next_word, adapt_epochs, adapt_lr, adapt_encoder_lr)
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
-    resume = Resume("finetune", made)
-    records = fit(
-        captioner,
-        parameter_groups(unfrozen, lr=encoder_lr, weight_decay=weight_decay)
-        + parameter_groups([captioner.decoder], lr=lr, weight_decay=weight_decay),
-        splits["train"],
-        splits["dev"],
-        card.vocabulary,
-        aim,
-        seed=seed,
-        start_is_candidate=True,
-        dev_beam=DEV_BEAM,  # what fine-tuning gains is less than what greedy search loses at random
-        device=device,
-        resume=resume,
-        on_epoch=lambda records: write_curve(curve, records, [NextWord.measure, SelfCritical.measure]),
-        **recipe,
-    )
+    reward = SelfCritical(splits["train"].references, card.vocabulary, samples=samples)
+    train("finetune", reward if objective == "cider" else next_word, epochs, lr, encoder_lr)
     share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], card.vocabulary, device))
     if rank() != 0:
         return
@@ -125,7 +145,14 @@ def finetune(
             "interpolation": {"share": share, "dev CIDEr": tried},
         },
     )
-    resume.remove()
+    Resume("finetune", made).remove()  # that of the first epochs too
+
+
+def continued(records: list[dict[str, float]], earlier: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return records with their epochs counted on from `earlier` ones, without epoch 0, which is the best of those."""
+    if not earlier:
+        return records
+    return [{**record, "epoch": earlier[-1]["epoch"] + record["epoch"]} for record in records if record["epoch"]]
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ The runs end after the stage `finetune`, or `train` (`--until train`, for choice
 test split is never read. A row that was run with the same params and seed is not run again (`--again` does). Search has
 a table of its own, by benchmarks/search.py.
 
-experiments.json: {scale: [{"row", "changes": {param: value}, "seed", "params": MD5 of all params that count,
+experiments.json: {scale: [{"row", "changes": {param: value}, "seed", "params": MD5 of the params that the stages read,
 "scores": {stage: {"CIDEr", "BLEU-4"}} of dev captions found by a beam of 3, "minutes": {stage: float} of the stages
 that were run and not taken from the cache, "machine"}]}. The tables of docs/experiments.md follow.
 """
@@ -55,6 +55,13 @@ BOTH: dict[str, dict[str, Any]] = {
     "no label smoothing": {"train.label_smoothing": 0.0},
     "unfrozen from layer3": {"finetune.unfreeze_from": "layer3"},
 }
+AT_ONCE = {  # the best found without first epochs on the next word
+    "finetune.adapt_epochs": 0,
+    "finetune.encoder_lr": 0.00005,
+    "finetune.warmup": 0.1,
+    "finetune.crop": 0.7,
+}
+NEXT_WORD = {"finetune.objective": "cross-entropy"}
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "shapes": {**BOTH, "fine-tuned on CIDEr": {"finetune.objective": "cider"}},
     "flickr8k": {
@@ -63,20 +70,19 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "no weight decay": {"train.weight_decay": 0.0},
         "scheduled sampling": {"train.scheduled_sampling": 0.25},
         "half the width": {"decoder.width": 256},
-        "fine-tuned on the next word": {"finetune.objective": "cross-entropy"},
         "no averaging": {"train.ema": 0.0, "finetune.ema": 0.0},
         "no flipped views": {"views.flip": False},
-        "no crops": {"finetune.crop": 1.0},
         "crops for the decoder too": {"train.crop": 0.7},
-        "encoder's rate a fifth": {"finetune.encoder_lr": 0.00002},
-        "encoder as it was": {"finetune.encoder_lr": 0.0, "finetune.adapt_encoder_lr": 0.0},
-        "on the next word, encoder as it was": {
-            "finetune.objective": "cross-entropy",
-            "finetune.encoder_lr": 0.0,
-            "finetune.adapt_encoder_lr": 0.0,
-        },
-        "on CIDEr at once": {"finetune.adapt_epochs": 0},
-        "a quarter of the epochs first": {"train.epochs": 3},
+        "fine-tuned on the next word": NEXT_WORD,
+        "encoder as it was": {"finetune.adapt_encoder_lr": 0.0, "finetune.encoder_lr": 0.0},
+        "on CIDEr at once": AT_ONCE,
+        "at once, encoder as it was": {**AT_ONCE, "finetune.encoder_lr": 0.0},
+        "at once, encoder's rate a fifth": {**AT_ONCE, "finetune.encoder_lr": 0.00001},
+        "at once, unfrozen from layer3": {**AT_ONCE, "finetune.unfreeze_from": "layer3"},
+        "at once, no crops": {**AT_ONCE, "finetune.crop": 1.0},
+        "at once, a quarter of the epochs before": {**AT_ONCE, "train.epochs": 3},
+        "at once, on the next word": {**AT_ONCE, **NEXT_WORD},
+        "at once, on the next word, encoder as it was": {**AT_ONCE, **NEXT_WORD, "finetune.encoder_lr": 0.0},
     },
 }
 
@@ -102,7 +108,7 @@ def main() -> None:
             for name in options.rows or known:
                 for seed in options.seeds:
                     there = known_record(records.get(options.on, []), name, seed)
-                    same = there and there["params"] == params_hash(options.on, known[name], seed)
+                    same = there and of_these_params(there, options.on)
                     if same and options.until in there["scores"] and not options.again:
                         print(f"{name}, seed {seed}: is there")
                         continue
@@ -150,7 +156,7 @@ def run(folder: Path, scale: str, name: str, seed: int, until: str = STAGES[-1])
         "row": name,
         "changes": changes,
         "seed": seed,
-        "params": params_hash(scale, changes, seed),
+        "params": params_hash(scale, changes, seed, until),
         "scores": scores_of(shown, experiment, STAGES[: STAGES.index(until) + 1]),
         "minutes": {stage: minutes[stage] for stage in STAGES if stage in minutes},
         "machine": machine(),
@@ -211,16 +217,25 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def params_hash(scale: str, changes: dict[str, Any], seed: int) -> str:
-    """Return the MD5 of all params that the stages read."""
+def params_hash(scale: str, changes: dict[str, Any], seed: int, until: str = STAGES[-1]) -> str:
+    """Return the MD5 of all params that the stages read, up to `until`."""
+    ignored = (*NOT_COUNTED, *STAGES[STAGES.index(until) + 1 :])
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     flat = {"seed": seed}
     for section, keys in values.items():
-        if isinstance(keys, dict) and section not in NOT_COUNTED:
+        if isinstance(keys, dict):
             flat |= {f"{section}.{key}": value for key, value in keys.items()}
     flat |= (SHORT if scale == "shapes" else {}) | changes
-    kept = {key: value for key, value in sorted(flat.items()) if key.partition(".")[0] not in NOT_COUNTED}
+    kept = {key: value for key, value in sorted(flat.items()) if key.partition(".")[0] not in ignored}
     return hashlib.md5(json.dumps(kept).encode()).hexdigest()
+
+
+def of_these_params(record: dict[str, Any], scale: str) -> bool:
+    """Return whether a record's row, as it is now, has the params it was run with."""
+    if record["row"] not in ROWS[scale]:
+        return False
+    until = STAGES[len(record["scores"]) - 1]
+    return record["params"] == params_hash(scale, ROWS[scale][record["row"]], record["seed"], until)
 
 
 def known_record(records: list[dict[str, Any]], row: str, seed: int) -> dict[str, Any] | None:
@@ -236,9 +251,7 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
         runs = sorted((each for each in records if each["row"] == name), key=lambda each: each["seed"])
         if not runs:
             continue
-        stale = name not in ROWS[scale] or any(
-            each["params"] != params_hash(scale, ROWS[scale][name], each["seed"]) for each in runs
-        )
+        stale = not all(of_these_params(each, scale) for each in runs)
         old = old or stale
         changes = ", ".join(f"`{key}={_yaml(value)}`" for key, value in runs[0]["changes"].items())
         cells = [

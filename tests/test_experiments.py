@@ -17,18 +17,18 @@ from captioner.params import read_params
 PAGE = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
 
 
-def record(row, seed, cider, params=None, *, scale="shapes", minutes=None):
+def record(row, seed, cider, params=None, *, scale="shapes", minutes=None, until="finetune"):
     changes = experiments.ROWS[scale].get(row, {"decoder.gone": 1})
+    scores = {"train": {"CIDEr": cider, "BLEU-4": 0.1}, "finetune": {"CIDEr": cider + 0.1, "BLEU-4": 0.2}}
+    minutes = {"train": 1.25, "finetune": 2.0} if minutes is None else minutes
+    stages = ["train"] if until == "train" else ["train", "finetune"]
     return {
         "row": row,
         "changes": changes,
         "seed": seed,
-        "params": params or experiments.params_hash(scale, changes, seed),
-        "scores": {
-            "train": {"CIDEr": cider, "BLEU-4": 0.1},
-            "finetune": {"CIDEr": cider + 0.1, "BLEU-4": 0.2},
-        },
-        "minutes": {"train": 1.25, "finetune": 2.0} if minutes is None else minutes,
+        "params": params or experiments.params_hash(scale, changes, seed, until),
+        "scores": {stage: scores[stage] for stage in stages},
+        "minutes": {stage: minutes[stage] for stage in stages if stage in minutes},
         "machine": "M",
     }
 
@@ -71,6 +71,10 @@ def test_a_row_is_another_one_with_other_params_only():
         hashed("flickr8k", {"decoder.width": 128}, 42),
     ]
     assert len({base, *others}) == 5
+    assert hashed("flickr8k", {"finetune.lr": 0.5}, 42) != base
+    until_train = hashed("flickr8k", {}, 42, "train")
+    assert until_train == hashed("flickr8k", {"finetune.lr": 0.5}, 42, "train")
+    assert len({until_train, base, hashed("flickr8k", {"train.lr": 0.5}, 42, "train")}) == 3
 
 
 def test_seeds_are_shown_by_their_mean_and_range():
@@ -88,11 +92,12 @@ def test_seeds_are_shown_by_their_mean_and_range():
     )
     assert rows[3] == "| pooled features | `decoder.attention=false` | 30.0 | 10.0 | 40.0 | 20.0 | 42 | - + 1.0 |"
     assert "earlier" not in rows[-1]
-    until_train = record("default", 44, 0.6)
-    del until_train["scores"]["finetune"]
+    until_train = record("default", 44, 0.6, until="train")
     shown = experiments.table_of("shapes", [until_train, record("default", 42, 0.5)])
     assert "| 42, 44 + 42 |" in shown
-    assert "| 44 |" in experiments.table_of("shapes", [until_train])
+    alone = experiments.table_of("shapes", [until_train])
+    assert "| 44 |" in alone
+    assert "*" not in alone
 
 
 def test_rows_of_other_params_are_marked():
@@ -108,10 +113,7 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
 
     def run(folder, scale, name, seed, until):
         ran.append((name, seed))
-        found = record(name, seed, 0.5, scale=scale)
-        if until == "train":
-            del found["scores"]["finetune"], found["minutes"]["finetune"]
-        return found
+        return record(name, seed, 0.5, scale=scale, until=until)
 
     page = tmp_path / "page.md"
     page.write_text("<!-- flickr8k -->\n<!-- end of flickr8k -->\n")
@@ -130,10 +132,10 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
     kept = [(each["row"], each["seed"]) for each in read_json(tmp_path / "records.json")["flickr8k"]]
     assert sorted(kept) == [("default", 42), ("default", 43), ("half the width", 43)]
     assert "| half the width | `decoder.width=256` | 50.0 |" in page.read_text()
-    assert call("no crops", "--until", "train") == [("no crops", 42)]
-    assert "| no crops | `finetune.crop=1.0` | 50.0 | 10.0 | - | - | 42 | 1.2 + - |" in page.read_text()
-    assert call("no crops", "default", "--until", "train") == []
-    assert call("no crops") == [("no crops", 42)]
+    assert call("no flipped views", "--until", "train") == [("no flipped views", 42)]
+    assert "| no flipped views | `views.flip=false` | 50.0 | 10.0 | - | - | 42 | 1.2 + - |" in page.read_text()
+    assert call("no flipped views", "default", "--until", "train") == []
+    assert call("no flipped views") == [("no flipped views", 42)]
     with pytest.raises(SystemExit, match="no row is named 'x'; there are 'default'"):
         call("x")
 

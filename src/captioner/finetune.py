@@ -127,8 +127,10 @@ def finetune(
     if adapt_epochs:
         train("finetune-adapt", next_word, adapt_epochs, adapt_lr, adapt_encoder_lr)
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
-    reward = SelfCritical(splits["train"].references, card.vocabulary, samples=samples)
-    train("finetune", reward if objective == "cider" else next_word, epochs, lr, encoder_lr)
+    aim: Objective = next_word
+    if objective == "cider":
+        aim = SelfCritical(splits["train"].references, card.vocabulary, samples=samples)
+    train("finetune", aim, epochs, lr, encoder_lr)
     share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], card.vocabulary, device))
     if rank() != 0:
         return

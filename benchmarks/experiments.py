@@ -75,6 +75,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "crops for the decoder too": {"train.crop": 0.7},
         "fine-tuned on the next word": NEXT_WORD,
         "encoder as it was": {"finetune.adapt_encoder_lr": 0.0, "finetune.encoder_lr": 0.0},
+        "twice the epochs on CIDEr": {"finetune.epochs": 12},
+        "own words in the first epochs": {"finetune.scheduled_sampling": 0.25},
         "on CIDEr at once": AT_ONCE,
         "at once, encoder as it was": {**AT_ONCE, "finetune.encoder_lr": 0.0},
         "at once, encoder's rate a fifth": {**AT_ONCE, "finetune.encoder_lr": 0.00001},

@@ -51,6 +51,10 @@ class Drawn(SelfCritical):
             return super().__call__(captioner, batch)
 
 
+def again():
+    return {"sets": sets_of(*toy(train=IMAGES, dev=7)), "captioner": captioner_of(dropout=0.0)}
+
+
 def scenarios(folder):
     """Do all that is compared, and keep it in `folder`; the same code for one process and for two."""
     os.environ["CAPTIONER_PRECISION"] = "float32"  # what bfloat16 rounds is no measure of anything
@@ -72,6 +76,14 @@ def scenarios(folder):
             start_is_candidate=True,
         )
         told[name] = gather({"records": records, "weights": weights_of(captioner), "written": written})
+
+    run("again", epochs=2, **again())
+    if rank() == 1:  # as on a machine of its own, which has no state
+        os.mkdir("elsewhere")
+        os.chdir("elsewhere")
+    captioner, records = run("again", **again())
+    os.chdir(folder)
+    told["resumed"] = gather({"records": records, "weights": weights_of(captioner)})
 
     torch.manual_seed(5)
     diverge()
@@ -110,7 +122,7 @@ def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder]
     subprocess.run(command, env=surroundings(), check=True)
-    assert len(list((folder / ".resume").iterdir())) == 2  # of the two that ended well
+    assert len(list((folder / ".resume").iterdir())) == 3  # of those that ended well
     return torch.load(folder / "told.pt")
 
 
@@ -151,6 +163,14 @@ def test_each_process_has_its_own_random_numbers_and_the_first_those_of_one(one,
 def test_a_loss_that_is_not_finite_in_one_process_stops_both(one, two):
     assert two["not finite"] == one["not finite"] * 2
     assert "not finite in epoch 1" in two["not finite"][0]
+
+
+def test_all_go_on_from_the_state_of_the_first(two):
+    first, second = two["resumed"]
+    assert first["records"] == second["records"]
+    assert [record["epoch"] for record in first["records"]] == [1, 2, 3, 4]
+    for name, wanted in first["weights"].items():
+        assert torch.equal(second["weights"][name], wanted)
 
 
 def test_gradients_and_means_are_weighed_by_what_they_are_of(two):

@@ -405,8 +405,8 @@ def test_matrices_decay_and_vectors_do_not_and_each_parameter_is_listed_once(tie
 # ----------------------------------------------------------------------------- best epoch, early stopping
 
 
-def test_the_first_best_epoch_is_kept_and_patience_ends_the_run(monkeypatch):
-    monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.5, 0.4, 0.5, 0.2, 0.9))
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.5, 0.4, 0.45, 0.2, 0.9))
     at_epoch = {}
     captioner = captioner_of()
 
@@ -415,9 +415,16 @@ def test_the_first_best_epoch_is_kept_and_patience_ends_the_run(monkeypatch):
             at_epoch[records[-1]["epoch"]] = weights_of(captioner)
 
     _, records = run(captioner=captioner, on_epoch=keep, epochs=6, patience=3)
-    assert [record["dev CIDEr"] for record in records] == [0.1, 0.5, 0.4, 0.5, 0.2]
+    assert [record["dev CIDEr"] for record in records] == [0.1, 0.5, 0.4, 0.45, 0.2]
     assert_same(captioner.state_dict(), at_epoch[2])
     assert not torch.equal(at_epoch[2]["decoder.embedding.weight"], at_epoch[4]["decoder.embedding.weight"])
+
+
+def test_of_epochs_with_equal_cider_that_of_the_lowest_dev_loss_is_the_best():
+    records = [{"epoch": n, "dev CIDEr": 0.0, "dev loss": loss} for n, loss in enumerate([3.0, 2.0, 2.0, 2.5], 1)]
+    assert training.best_record(records)["epoch"] == 2
+    records[3]["dev CIDEr"] = 0.1
+    assert training.best_record(records)["epoch"] == 4
 
 
 def test_a_later_better_epoch_resets_patience(monkeypatch):
@@ -757,7 +764,7 @@ def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, atte
     rows = curve_of(tmp_path / "train.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert list(rows[0]) == ["epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"]
-    best = max(rows, key=lambda row: float(row["dev CIDEr"]))
+    best = max(rows, key=lambda row: (float(row["dev CIDEr"]), -float(row["dev loss"])))
     summary = read_json(tmp_path / "train.json")
     assert (summary["epochs"], summary["best epoch"]) == (4, int(best["epoch"]))
     assert summary["dev CIDEr"] == float(best["dev CIDEr"])

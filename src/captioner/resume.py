@@ -60,11 +60,11 @@ class Resume:
         self.parts = self.path.with_suffix("")
 
     def load(self) -> dict[str, Any] | None:
-        """Return the saved state, or None where there is none that can be used."""
+        """Return the saved state, its tensors on the CPU, or None where there is none that can be used."""
         if not self.path.exists():
             return None
         try:
-            return torch.load(self.path, weights_only=True)
+            return torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises anything; starting over is always right
             log.warning("%s cannot be read (%s); starting over", self.path, error)
             return None

@@ -276,7 +276,7 @@ def fit(
 
     shared = f", shared by {processes()} processes" if processes() > 1 else ""
     log.info("on %s: %d training images, %d dev images%s", device, len(training), len(dev), shared)
-    state = resume.load()
+    state = from_first(resume.load)
     if state:
         log.info("going on after epoch %d, from %s", state["records"][-1]["epoch"], resume.path)
         captioner.load_state_dict(state["weights"])
@@ -379,8 +379,8 @@ def examples_of(captioner: Captioner, training: CaptionSet, device: torch.device
 
 
 def best_record(records: list[dict[str, float]]) -> dict[str, float]:
-    """Return the first record of the highest dev CIDEr."""
-    return max(records, key=lambda record: record["dev CIDEr"])
+    """Return the record of the highest dev CIDEr, of equals that of the lowest dev loss, the first of them."""
+    return max(records, key=lambda record: (record["dev CIDEr"], -record["dev loss"]))
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

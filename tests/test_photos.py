@@ -11,7 +11,7 @@ from PIL import Image
 from worlds import encoded, jpeg
 
 from captioner import photos
-from captioner.photos import load_photo
+from captioner.photos import load_photo, upright_size
 
 NOISE = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -51,14 +51,14 @@ def header(width, height, pixels=b""):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
-def turned(orientation, side):
-    """Return a JPEG of four coloured quarters that is upright once it is turned as its EXIF says."""
+def turned(orientation, side, kind="JPEG"):
+    """Return a photo of four coloured quarters that is upright once it is turned as its EXIF says."""
     picture, half = Image.new("RGB", (side, side)), side // 2
     for corner, at in zip(STORED[orientation].split(), [(0, 0), (half, 0), (0, half), (half, half)], strict=True):
         picture.paste(CORNERS[corner], (*at, at[0] + half, at[1] + half))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encoded(picture, "JPEG", quality=95, subsampling=0, exif=exif)
+    return encoded(picture, kind, exif=exif, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop"])
@@ -127,12 +127,30 @@ def test_1_bit_photos_keep_black_and_white_apart():
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-@pytest.mark.parametrize("side", [32, 256])  # 256 is decoded at a quarter of its size
-def test_exif_turns_the_photo_upright(orientation, fit, side):
-    found = load(turned(orientation, side), fit=fit)
+@pytest.mark.parametrize(("side", "kind"), [(32, "JPEG"), (256, "JPEG"), (32, "PNG"), (32, "TIFF")])
+def test_exif_turns_the_photo_upright(orientation, fit, side, kind):  # of 256 is decoded at a quarter of its size
+    found = load(turned(orientation, side, kind), fit=fit)
     corners = {"TL": found[2:14, 2:14], "TR": found[2:14, 18:30], "BL": found[18:30, 2:14], "BR": found[18:30, 18:30]}
     for corner, colour in CORNERS.items():
         assert near(corners[corner], colour, 24), corner
+
+
+@pytest.mark.parametrize(("kind", "value"), [(2, b"6\0\0\0"), (3, struct.pack("<HH", 9, 0)), (4, bytes(4))])
+def test_an_orientation_that_is_none_leaves_the_size(kind, value):  # text, one too high, a long zero
+    entry = struct.pack("<HHI", 0x0112, kind, len(value.rstrip(b"\0")) + 1 if kind == 2 else 1) + value
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    wide = encoded(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
+    assert upright_size(wide) == (40, 20)
+    assert load(wide).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_the_size_is_that_of_the_upright_photo(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    wide = encoded(Image.new("RGB", (40, 20)), kind, exif=exif)
+    assert upright_size(wide) == ((20, 40) if orientation >= 5 else (40, 20))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 60000])
@@ -159,6 +177,7 @@ def test_exif_of_wrong_types_turns_the_photo_or_is_a_value_error(tag, kind, valu
     entries = [struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), struct.pack("<HHII", tag, kind, 1, value)]
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(entries) + bytes(4)
     try:
+        assert upright_size(encoded(half, exif=exif)) == (32, 32)
         found = load(encoded(half, exif=exif))
     except ValueError:
         return

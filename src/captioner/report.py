@@ -31,7 +31,7 @@ from captioner.device import make_deterministic, select_device, to_device
 from captioner.errors import CaptionerError
 from captioner.files import digest, read_json, write_text
 from captioner.model import Captioner, load_model
-from captioner.photos import load_photo
+from captioner.photos import load_photo, upright_size
 from captioner.scores import diversity
 from captioner.store import FeatureStore
 from captioner.vocabulary import PAD, Vocabulary
@@ -71,7 +71,7 @@ def write_report(
     Raises CaptionerError that names the file where two of them do not belong together or a photo cannot be read.
     """
     make_deterministic(seed=0)
-    table = pd.read_csv(generated, index_col="image", keep_default_na=False)
+    table = pd.read_csv(generated, index_col="image", keep_default_na=False, dtype=dict.fromkeys(MODELS, str))
     items = {item.image: item for item in read_captions(captions)}
     missing = [name for name in table.index if name not in items]
     if missing:
@@ -191,11 +191,7 @@ def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
     It shows what the encoder saw, in the photo's own shape where `fit` is "squash"; it is never enlarged. Raises
     ValueError as `captioner.photos.load_photo` does.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as file:
-            width, height = file.size[::-1] if file.getexif().get(0x0112, 1) >= 5 else file.size  # it lies on its side
-    except OSError as error:
-        raise ValueError(str(error)) from None
+    width, height = upright_size(data)
     if fit == "crop":
         width = height = min(width, height)
     scale = min(1.0, (pixels / (width * height)) ** 0.5)

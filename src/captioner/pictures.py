@@ -45,7 +45,7 @@ def draw_samples(
 ) -> None:
     """Write the picture: `each` test images of each kind, good ones first, and beside each the frozen and the
     fine-tuned caption with their CIDEr (x100) and the first references."""
-    table = pd.read_csv(generated, index_col="image", keep_default_na=False)
+    table = pd.read_csv(generated, index_col="image", keep_default_na=False, dtype={"frozen": str, "finetuned": str})
     references = {item.image: item.raw for item in read_captions(captions)}
     archive = Archive(images)
     chosen = [(kind, name) for kind, names in choose(table["finetuned CIDEr"], each).items() for name in names]

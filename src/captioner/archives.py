@@ -24,7 +24,7 @@ class Archive:
         self.path = Path(path)
         self._members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
         self._ends: dict[str, str | None] = {}  # of several paths: None
-        parts = sorted(self.path.rglob("*.zip")) if self.path.is_dir() else [self.path]
+        parts = zips_in(self.path) if self.path.is_dir() else [self.path]
         if not parts:
             raise CaptionerError(f"{path}: no zip archive in this folder; expected one or more")
         for part in parts:
@@ -52,7 +52,7 @@ class Archive:
             if str(name) in self._members:
                 other = self._members[str(name)][0].filename
                 raise CaptionerError(
-                    f"{path}: holds a file {name}, and so does {'it again' if other == str(path) else other}; "
+                    f"{path}: holds a file {name}, {'twice' if other == str(path) else f'and so does {other}'}; "
                     "expected one file of a path"
                 )
             self._members[str(name)] = archive, member
@@ -102,6 +102,11 @@ class Archive:
             return archive.read(member)
         except Exception as error:  # zlib, zipfile and OS errors all mean the same here
             raise CaptionerError(f"{self.path}: {name} cannot be unpacked ({error})") from None
+
+
+def zips_in(folder: Path) -> list[Path]:
+    """Return the zip archives of a folder, at any depth, sorted; .ZIP is one too."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".zip")
 
 
 def is_junk(path: PurePosixPath) -> bool:

@@ -8,7 +8,7 @@ The folder holds the photos, as files or in zip or tar archives, at any depth, a
                                            packed into a zip, since nothing in a compressed tar can be read alone
     <captions>                             a zip of the captions file
 
-The same files give the same bytes. A zip is hard-linked, or copied where that is not possible.
+The same files give the same bytes.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captioner.archives import PHOTO_SUFFIXES, Archive, add_stored, is_junk
+from captioner.archives import PHOTO_SUFFIXES, Archive, add_stored, is_junk, zips_in
 from captioner.errors import CaptionerError
 from captioner.files import digest, whole
 
@@ -49,12 +49,12 @@ def provide_own(folder: str | Path, captions_name: str, *, images: str | Path, c
         if path in tars:
             _pack_tar(path, target.with_name(f"{target.name}.zip"))
         elif any(name.lower().endswith(PHOTO_SUFFIXES) for name in Archive(path).names()):
-            _link(path, target)
+            _copy(path, target)
     if files:
         with whole(images / "files.zip") as beside, zipfile.ZipFile(beside, "w") as archive:
             for path in tqdm(files, desc="photos", unit="photo", disable=None):
                 add_stored(archive, path.relative_to(source).as_posix(), path.read_bytes())
-    made = sorted(images.rglob("*.zip"))
+    made = zips_in(images)
     if not made:
         raise CaptionerError(
             f"own.folder is {folder}: no photos in it; expected files ending in {', '.join(PHOTO_SUFFIXES)}, or zip "
@@ -115,9 +115,13 @@ def _pack_tar(path: Path, target: Path) -> None:
         with tarfile.open(path) as tar, whole(target) as beside, zipfile.ZipFile(beside, "w") as archive:
             for member in tqdm(tar, desc=path.name, unit="file", disable=None):
                 name = PurePosixPath(member.name)
-                if member.isfile() and name.name.lower().endswith(PHOTO_SUFFIXES) and not is_junk(name):
+                if (
+                    (member.isfile() or member.islnk())
+                    and name.name.lower().endswith(PHOTO_SUFFIXES)
+                    and not is_junk(name)
+                ):
                     content = tar.extractfile(member)
-                    assert content is not None  # isfile() says so
+                    assert content is not None  # a file, or a hard link to one
                     add_stored(archive, str(name), content.read())
                     packed += 1
     except Exception as error:  # damaged bytes raise much besides TarError
@@ -129,11 +133,7 @@ def _pack_tar(path: Path, target: Path) -> None:
     log.info("%s: %s photos packed", path.name, packed)
 
 
-def _link(path: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where that is not possible."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path.resolve(), target)
-    except OSError:  # another file system, or one without links
-        with whole(target) as beside:
-            shutil.copyfile(path, beside)
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file: a link would make the user's own one part of DVC's cache, which may be linked to it in turn."""
+    with whole(target) as beside:
+        shutil.copyfile(path, beside)

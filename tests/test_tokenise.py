@@ -176,6 +176,13 @@ def test_too_high_a_min_count_is_refused(tmp_path):
     assert refused(tmp_path, min_count=4).startswith("captions.min_count: no training word stands 4 times or more")
 
 
+@pytest.mark.parametrize("photo", ["a.jpg", "c.jpg", "d.jpg"])
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_captions_that_lost_their_rare_words_are_refused(tmp_path, photo, on_bad):
+    said = refused(tmp_path, captions=[*RAW, f"{photo}#7\ta <UNK> dog"], on_bad=on_bad)
+    assert f"Flickr8k.token.txt: a caption of {photo} says <unk>" in said
+
+
 def test_a_cut_caption_does_not_end(tmp_path):
     data, summary = run(tmp_path, max_length=3)
     whole, cut = read_captions(data / "captions.jsonl")[0].ids
@@ -192,8 +199,8 @@ def test_a_very_long_caption_is_cut_and_counted(tmp_path):
 
 
 def test_words_spelt_like_special_tokens_are_unknown_words(tmp_path):
-    data, _ = run(tmp_path, captions=[*RAW, "a.jpg#2\ta <eos> <pad> <bos> dog <unk>"])
-    assert spoken(data)["a.jpg"][2] == "a <unk> <unk> <unk> dog <unk>"
+    data, _ = run(tmp_path, captions=[*RAW, "a.jpg#2\ta <eos> <pad> <bos> dog"])
+    assert spoken(data)["a.jpg"][2] == "a <unk> <unk> <unk> dog"
     assert not set(SPECIAL) & set(json.loads((data / "vocabulary.json").read_text())["words"])
 
 

@@ -106,7 +106,8 @@ def separated(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    return " ".join(_CONTROL.sub(" ", text).split())
+    whole = text.encode("utf-8", "replace").decode()  # JSON may hold half of an emoji
+    return " ".join(_CONTROL.sub(" ", whole).split())
 
 
 def _text(texts: Archive, name: str, shown: str) -> str:

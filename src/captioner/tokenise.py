@@ -12,7 +12,7 @@ from captioner.dataset import SPLITS
 from captioner.errors import CaptionerError
 from captioner.files import write_json, write_text
 from captioner.layouts import Listing, read_listing, separated
-from captioner.vocabulary import Vocabulary
+from captioner.vocabulary import SPECIAL, UNK, Vocabulary
 
 
 def clean(text: str, *, lowercase: bool, punctuation: bool) -> list[str]:
@@ -71,6 +71,12 @@ def tokenise(
         for name in without:
             bad(f"photos without captions: {split}", f"{listing.file}: no caption for {name} of the {split} split")
         splits[split] = [name for name in splits[split] if words.get(name)]
+        for name in splits[split]:
+            if any(SPECIAL[UNK] in text.lower() for text in raw[name]):
+                raise CaptionerError(
+                    f"{listing.file}: a caption of {name} says {SPECIAL[UNK]}; expected captions as people wrote them, "
+                    "not those that another program replaced rare words in"
+                )
         bad.photos.update(paths[name] for name in without)
         if not splits[split]:
             raise CaptionerError(

@@ -2,6 +2,9 @@
 
 import inspect
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -164,3 +167,37 @@ def test_the_command_is_installed_and_silent_off_a_terminal(model, photos):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1
+
+
+def test_what_is_no_photo_in_a_folder_is_left_alone(model, photos, capsys):
+    (photos / "._00.png").write_bytes(b"of macOS")
+    (photos / "folder.jpg").mkdir()
+    assert main(["caption", str(photos), "--model", str(model), "--beam", "1"]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 40
+    assert "error" not in said.err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_name_that_is_not_utf_8_is_captioned(model, photos, form):
+    name = os.fsencode(photos) + b"/caf\xe9.png"
+    try:
+        shutil.copy(photos / "00.png", name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    command = [sys.executable, "-m", "captioner.cli", "caption", name, "--model", str(model), "--beam", "1", *form]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"}, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    if form:
+        assert os.fsencode(json.loads(done.stdout)["photo"]) == name
+    else:
+        assert done.stdout.startswith(name + b"\t")
+
+
+def test_a_reader_that_goes_away_is_no_error(model, photos):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "captioner.cli", "caption", str(photos), "--model", str(model), "--beam", "1"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

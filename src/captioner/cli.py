@@ -2,14 +2,17 @@
 
 import argparse
 import glob
+import io
 import json
 import math
+import os
+import signal
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from captioner.archives import PHOTO_SUFFIXES
+from captioner.archives import PHOTO_SUFFIXES, is_junk
 from captioner.caption import BEAM, CONSENSUS, PhotoCaptioner
 from captioner.errors import CaptionerError
 from captioner.explain import explain
@@ -25,7 +28,11 @@ def find_photos(arguments: list[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            photos = sorted(file for file in path.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES)
+            photos = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file() and not is_junk(PurePosixPath(file.name))
+            )
         elif path.exists():
             photos = [path]
         else:
@@ -48,7 +55,7 @@ def caption(options: argparse.Namespace) -> int:
                 broken += 1
                 print(f"error: {text}", file=sys.stderr)
             elif options.json:
-                print(json.dumps({"photo": str(photo), "caption": text}, ensure_ascii=False), flush=True)
+                print(_json({"photo": str(photo), "caption": text}), flush=True)
             else:
                 print(f"{photo}\t{text}", flush=True)
         progress.update()
@@ -124,6 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=export_model)
 
     options = parser.parse_args(arguments)
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)  # a file's name may be any bytes
     try:
         if not Path(options.model).exists():
             raise CaptionerError(
@@ -131,11 +141,23 @@ def main(arguments: list[str] | None = None) -> int:
                 "of drawn shapes: --model .demo/models/captioner.safetensors"
             )
         return options.run(options)
+    except BrokenPipeError:  # as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
+        return 128 + signal.SIGPIPE
     except (CaptionerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _json(value: dict[str, str]) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file's name that is not UTF-8
+        text = json.dumps(value)
+    return text
 
 
 def _positive(text: str) -> int:

@@ -202,8 +202,8 @@ def calibrate_on(encoder: Encoder, archive: Archive, images: Sequence[str], *, s
     whole_ones = [photo for photo in photos if isinstance(photo, np.ndarray)]
 
     def batches() -> Iterator[Tensor]:
-        for at in range(0, len(whole_ones), CALIBRATION_BATCH):
-            yield torch.from_numpy(np.stack(whole_ones[at : at + CALIBRATION_BATCH]))
+        for part in np.array_split(np.arange(len(whole_ones)), -(-len(whole_ones) // CALIBRATION_BATCH)):
+            yield torch.from_numpy(np.stack([whole_ones[at] for at in part]))
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

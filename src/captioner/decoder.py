@@ -231,5 +231,6 @@ class Decoder(nn.Module):
         h, c = state
         if x.device.type == "cpu":
             return run_packed(lstm, x, h, c, sizes)
-        hidden, _ = lstm(PackedSequence(x, sizes), (h.unsqueeze(0), c.unsqueeze(0)))
-        return hidden.data
+        with torch.autocast(x.device.type, enabled=False):  # which would make it float16, and small gradients 0
+            packed = PackedSequence(x.float(), sizes)
+            return lstm(packed, (h.float().unsqueeze(0), c.float().unsqueeze(0)))[0].data

@@ -3,7 +3,7 @@
 Set by environment variables, since they are not part of what is computed and DVC should not track them:
     CAPTIONER_DEVICE    auto (default), cpu, cuda, cuda:1, mps
     CAPTIONER_WORKERS   threads that decode photos (default: the number of CPU cores, at most 16)
-    CAPTIONER_PROCESSES how many processes train together (default: 1)
+    CAPTIONER_PROCESSES how many processes compute together (default: 1)
     CAPTIONER_PRECISION auto (default): features and training steps in mixed precision where that is faster;
                         float32: never
 """
@@ -39,6 +39,8 @@ def select_device() -> torch.device:
         raise CaptionerError(
             f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to auto or cpu"
         ) from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what torch says of the current GPU, and pinned memory, are to be this one's
     return device
 
 
@@ -62,9 +64,11 @@ def _count(variable: str, *, default: int) -> int:
 
 def mixed_precision(device: torch.device) -> AbstractContextManager:
     """Return a context for training steps: matrix products in bfloat16 where the device has instructions for it
-    (GPUs since Ampere; CPUs with AVX512-BF16 or AMX), weights and sums in float32. Elsewhere nothing changes.
+    (GPUs since Ampere; CPUs with AVX512-BF16 or AMX), weights, sums and a GPU's LSTMs in float32. Elsewhere nothing
+    changes.
 
-    Captions are always generated in float32, so that what is reported does not depend on it.
+    Captions that are scored on dev or test, or shown, are generated in float32, so that what is reported does not
+    depend on it; those that self-critical training draws are not.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_computes_bfloat16(device))
 

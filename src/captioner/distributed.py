@@ -141,9 +141,7 @@ def _take_part(main: Callable[[Any], None], params: Any) -> None:
         logging.getLogger("captioner").setLevel(logging.WARNING)
     try:
         device = select_device()
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        elif device.type != "cpu":
+        if device.type not in ("cpu", "cuda"):
             raise CaptionerError(f"CAPTIONER_DEVICE: {device} cannot be shared by processes; set it to cpu")
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         main(params)

@@ -47,8 +47,8 @@ lint: $(BIN)/.done ## check form and types
 
 lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
-	echo '# The versions this project is tested with, made by `make lock`; pip applies them as constraints.' > constraints.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.10 --extra dev --no-annotate --no-header pyproject.toml >> constraints.txt
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.10 --extra dev --no-annotate --no-header pyproject.toml --output-file .venv/constraints.txt
+	(echo '# The versions this project is tested with, made by `make lock`; pip applies them as constraints.'; cat .venv/constraints.txt) > constraints.txt
 
 docs: $(BIN)/.done ## make docs/params.md anew from params.yaml, its schema and dvc.yaml
 	$(BIN)/python docs/params.py

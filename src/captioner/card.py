@@ -98,6 +98,8 @@ def write_card(
             }
         ],
     }
+    share = found["finetune"]["interpolation"]["share"]
+    way = f", its weights {share} % of the way from where the last part of it began" if share < 100 else ""
     lines = [
         "# Captioner: ResNet-18 and an LSTM",
         "",
@@ -122,7 +124,7 @@ def write_card(
             ["", *measured], [[n, *(f"{100 * scores[n][m]:.1f}" for m in measured)] for n in ("frozen", "finetuned")]
         ),
         "",
-        f"`finetuned` is this model, from epoch {found['finetune']['best epoch']} of fine-tuning"
+        f"`finetuned` is this model, from epoch {found['finetune']['best epoch']} of fine-tuning{way}"
         + (
             " (epoch 0: no epoch was better than the frozen encoder, so it is the frozen model)"
             if found["finetune"]["best epoch"] == 0

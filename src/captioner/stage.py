@@ -1,4 +1,4 @@
-"""What every stage script does around its one library call."""
+"""What every stage script does around its own work."""
 
 import logging
 import os

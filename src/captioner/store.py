@@ -59,7 +59,7 @@ class FeatureStore:
             raise CaptionerError(f"{path}: not found; `dvc repro features` makes it") from None
         except (OSError, KeyError, TypeError, AttributeError) as error:
             raise CaptionerError(
-                f"{path}: not a whole feature store ({error}); make it anew: `dvc repro --force features`"
+                f"{path}: not a whole feature store ({error}); make it anew: `dvc repro --force --single-item features`"
             ) from None
         for key, value in {"schema": SCHEMA, **expected}.items():
             if self.attributes.get(key) != value:
@@ -68,7 +68,9 @@ class FeatureStore:
                     "make it anew: `dvc repro features`"
                 )
         if offset is None or self.path.stat().st_size < offset + int(np.prod(shape)) * dtype.itemsize:
-            raise CaptionerError(f"{path}: truncated or not contiguous; make it anew: `dvc repro --force features`")
+            raise CaptionerError(
+                f"{path}: truncated or not contiguous; make it anew: `dvc repro --force --single-item features`"
+            )
         self._map = (shape, dtype, offset)
         self._open()
         self.views: dict[str, list[int]] = {}

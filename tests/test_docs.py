@@ -67,3 +67,9 @@ def test_the_tests_that_the_reliability_page_names_exist():
     }
     assert len(named) > 60
     assert set(named) <= there
+
+
+def test_the_readme_shows_every_module():
+    shown = README.partition("## Files")[2].partition("## Licence")[0].split()
+    modules = {path.stem for path in (ROOT / "src/captioner").glob("*.py")} - {"__init__"}
+    assert not modules - set(shown)

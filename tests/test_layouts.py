@@ -272,6 +272,12 @@ def test_tokens_stand_in_for_a_sentence_without_its_text(tmp_path):
     assert read_captions(data / "captions.jsonl")[-1].raw == ["a man 's moped"]
 
 
+def test_half_an_emoji_is_a_question_mark(tmp_path):
+    texts = changed(0, sentences=[{"raw": "a man \ud83d on a moped \U0001f6f5"}])
+    data, _ = run(tmp_path, texts, COCO_PHOTOS, "dataset.json")
+    assert read_captions(data / "captions.jsonl")[-1].raw == ["a man ? on a moped \U0001f6f5"]
+
+
 @pytest.mark.parametrize(
     ("texts", "said"),
     [

@@ -3,13 +3,14 @@
 python -m benchmarks.experiments --on shapes              every row on the built-in dataset, in .experiments
 python -m benchmarks.experiments --on flickr8k ROW ...    some rows in this project, as its params.yaml says
 
-The runs end after the stage `finetune`, or `train` (`--until train`, for choices of the decoder, in half the time): the
+The runs end after the stage `validate`, or sooner (`--until train`, for choices of the decoder, in half the time): the
 test split is never read. A row that was run with the same params and seed is not run again (`--again` does). Search has
 a table of its own, by benchmarks/search.py.
 
 experiments.json: {scale: [{"row", "changes": {param: value}, "seed", "params": MD5 of the params that the stages read,
-"scores": {stage: {"CIDEr", "BLEU-4"}} of dev captions found by a beam of 3, "minutes": {stage: float} of the stages
-that were run and not taken from the cache, "machine"}]}. The tables of docs/experiments.md follow.
+"scores": {"train" and "finetune": {"CIDEr", "BLEU-4"} of dev captions found by a beam of 3, "validate": {"frozen" and
+"finetuned": scores}, of metrics/validate.json}, as far as the row was run, "minutes": {stage: float} of the stages that
+were run and not taken from the cache, "machine"}]}. The tables of docs/experiments.md follow.
 """
 
 import argparse
@@ -36,9 +37,12 @@ from captioner.files import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 RECORDS, PAGE = ROOT / "benchmarks/experiments.json", ROOT / "docs/experiments.md"
-STAGES = ("train", "finetune")
+READS = {"train": "train", "finetune": "finetune", "validate": "search"}  # a stage's own section of params.yaml
+STAGES = tuple(READS)
+TRAINED = STAGES[:2]
 BEAM_SCORES = "dev, beam 3"  # the key of metrics/train.json and metrics/finetune.json
-NOT_COUNTED = ("search", "pictures")  # sections of params.yaml that none of the stages reads
+MODELS = ("frozen", "finetuned")
+SHARES = ("distinct captions", "copied from training")
 DEFAULT = "default"
 
 SHORT = {  # the demo's params with fewer pictures and epochs, for a row in a minute or two
@@ -96,7 +100,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all of the scale")
     parser.add_argument("--on", choices=list(ROWS), help="without it the page is written anew, and nothing is run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of train and finetune (default: 42)")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run (default: finetune)")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run (default: validate)")
     parser.add_argument("--again", action="store_true", help="run also what is there")
     options = parser.parse_args()
     records: dict[str, list[dict[str, Any]]] = read_json(RECORDS) if RECORDS.exists() else {}
@@ -116,14 +120,23 @@ def main() -> None:
                         print(f"{name}, seed {seed}: is there")
                         continue
                     record = run(folder, options.on, name, seed, options.until)
+                    if there:
+                        record["minutes"] = known_minutes(there, record)
                     records[options.on] = [each for each in records.get(options.on, []) if each is not there] + [record]
                     write_json(RECORDS, records)
-                    put(PAGE, options.on, table_of(options.on, records[options.on]))
+                    show(options.on, records[options.on])
         else:
             for scale, of in records.items():
-                put(PAGE, scale, table_of(scale, of))
+                show(scale, of)
     except CaptionerError as error:
         sys.exit(f"error: {error}")
+
+
+def show(scale: str, records: list[dict[str, Any]]) -> None:
+    """Write the tables of a scale into the page."""
+    put(PAGE, scale, table_of(scale, records))
+    if scale == "flickr8k":
+        put(PAGE, f"{scale}, validate", validate_table(scale, records))
 
 
 def shapes_workspace(folder: Path) -> Path:
@@ -176,11 +189,21 @@ def scores_of(
     for each in (each for commit in shown for each in commit["experiments"] or []):
         if each["name"] == experiment:
             metrics = each["revs"][0]["data"]["metrics"]
-            found = {stage: metrics[f"metrics/{stage}.json"].get("data", {}).get(BEAM_SCORES) for stage in stages}
-            if all(found.values()):
-                return found
+            data = {stage: metrics.get(f"metrics/{stage}.json", {}).get("data", {}) for stage in stages}
+            keys = {stage: {BEAM_SCORES} if stage in TRAINED else set(MODELS) for stage in stages}
+            if all(keys[stage] <= set(data[stage]) for stage in stages):
+                return {
+                    stage: of[BEAM_SCORES] if stage in TRAINED else {model: of[model] for model in MODELS}
+                    for stage, of in data.items()
+                }
     files = " and ".join(f"metrics/{stage}.json" for stage in stages)
-    raise CaptionerError(f"dvc exp show: no {BEAM_SCORES!r} of {experiment} in {files}")
+    raise CaptionerError(f"dvc exp show: no dev scores of {experiment} in {files}")
+
+
+def known_minutes(there: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
+    """Return a record's minutes, and those that an earlier one has of stages that gave the same."""
+    same = {stage for stage, scores in record["scores"].items() if there["scores"].get(stage) == scores}
+    return {stage: minutes for stage, minutes in there["minutes"].items() if stage in same} | record["minutes"]
 
 
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -222,7 +245,7 @@ def _yaml(value: Any) -> str:
 
 def params_hash(scale: str, changes: dict[str, Any], seed: int, until: str = STAGES[-1]) -> str:
     """Return the MD5 of all params that the stages read, up to `until`."""
-    ignored = (*NOT_COUNTED, *STAGES[STAGES.index(until) + 1 :])
+    ignored = ("pictures", *(READS[stage] for stage in STAGES[STAGES.index(until) + 1 :]))
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     flat = {"seed": seed}
     for section, keys in values.items():
@@ -259,12 +282,12 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
         changes = ", ".join(f"`{key}={_yaml(value)}`" for key, value in runs[0]["changes"].items())
         cells = [
             _mean([100 * each["scores"][stage][score] for each in runs if stage in each["scores"]])
-            for stage in STAGES
+            for stage in TRAINED
             for score in ("CIDEr", "BLEU-4")
         ]
-        spent = [[each["minutes"][stage] for each in runs if stage in each["minutes"]] for stage in STAGES]
+        spent = [[each["minutes"][stage] for each in runs if stage in each["minutes"]] for stage in TRAINED]
         minutes = [f"{statistics.mean(times):.1f}" if times else "-" for times in spent]
-        seeds = [", ".join(str(each["seed"]) for each in runs if stage in each["scores"]) for stage in STAGES]
+        seeds = [", ".join(str(each["seed"]) for each in runs if stage in each["scores"]) for stage in TRAINED]
         of_both = " + ".join(dict.fromkeys(filter(None, seeds)))
         rows.append([name + (" *" if stale else ""), changes, *cells, of_both, " + ".join(minutes)])
     head = [
@@ -282,11 +305,31 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
     return f"{table(head, rows)}\n\nOn {machines}; a stage taken from the cache, or not run, has no minutes.{stars}"
 
 
-def _mean(values: list[float]) -> str:
+def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
+    """Return what `validate` says of the records that have it as a table: a row a change and model, the mean over seeds
+    and the range."""
+    rows = []
+    for name in ROWS[scale]:
+        runs = [each for each in records if each["row"] == name and "validate" in each["scores"]]
+        runs = sorted((each for each in runs if of_these_params(each, scale)), key=lambda each: each["seed"])
+        for model in MODELS if runs else ():
+            found = [each["scores"]["validate"][model] for each in runs]
+            scores = [_mean([100 * each[key] for each in found]) for key in ("CIDEr", "BLEU-4", "ROUGE-L")]
+            meteor = [100 * each["METEOR"] for each in found if "METEOR" in each]
+            language = [_mean([each["vocabulary"] for each in found], digits=0)]
+            language += [_mean([100 * each[key] for each in found]) for key in SHARES]
+            language += [_mean([each["mean length"] for each in found])]
+            seeds = ", ".join(str(each["seed"]) for each in runs)
+            rows.append([name, model, *scores, _mean(meteor), *language, seeds])
+    head = ["row", "model", "CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "words used", "distinct", "copied", "length"]
+    return table([*head, "seeds"], rows)
+
+
+def _mean(values: Sequence[float], digits: int = 1) -> str:
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.1f} to {max(values):.1f})"
+    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":

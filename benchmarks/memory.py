@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from benchmarks.measure import machine
 from captioner.dataset import read_images
 from captioner.download import OFFICIAL
@@ -21,7 +23,7 @@ from captioner.params import read_params
 sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
 from run import make_workspace
 
-STAGES = ("download", "weights", "tokenise", "features", "train", "finetune", "evaluate", "pictures", "report", "card")
+STAGES = tuple(YAML(typ="safe").load(Path(__file__).parent.parent / "dvc.yaml")["stages"])
 # a small process between: Linux counts what a process held before its exec, which is what its parent holds
 LAUNCHER = """
 import resource, subprocess, sys

@@ -1,4 +1,4 @@
-"""Beam search on the test split for the frozen and the fine-tuned model, and their scores."""
+"""Captions of the test split by the frozen and the fine-tuned model, and their scores: the result."""
 
 from captioner.evaluate import evaluate, table_of
 from captioner.files import read_json
@@ -11,6 +11,7 @@ def main(params):
             "frozen": ("models/decoder.safetensors", "data/features/grid.h5"),
             "finetuned": ("models/captioner.safetensors", "data/features/boundary.h5"),
         },
+        split="test",
         captions="data/captions.jsonl",
         vocabulary="data/vocabulary.json",
         beam=params.search.beam,

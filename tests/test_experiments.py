@@ -17,11 +17,22 @@ from captioner.params import read_params
 PAGE = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
 
 
+LANGUAGE = {"vocabulary": 90, "distinct captions": 0.5, "copied from training": 0.25, "mean length": 9.0}
+
+
+def validated(cider, **more):
+    return {"CIDEr": cider, "BLEU-4": 0.3, "ROUGE-L": 0.4} | LANGUAGE | more
+
+
 def record(row, seed, cider, params=None, *, scale="shapes", minutes=None, until="finetune"):
     changes = experiments.ROWS[scale].get(row, {"decoder.gone": 1})
-    scores = {"train": {"CIDEr": cider, "BLEU-4": 0.1}, "finetune": {"CIDEr": cider + 0.1, "BLEU-4": 0.2}}
+    scores = {
+        "train": {"CIDEr": cider, "BLEU-4": 0.1},
+        "finetune": {"CIDEr": cider + 0.1, "BLEU-4": 0.2},
+        "validate": {"frozen": validated(cider + 0.02), "finetuned": validated(cider + 0.2, METEOR=0.21)},
+    }
     minutes = {"train": 1.25, "finetune": 2.0} if minutes is None else minutes
-    stages = ["train"] if until == "train" else ["train", "finetune"]
+    stages = experiments.STAGES[: experiments.STAGES.index(until) + 1]
     return {
         "row": row,
         "changes": changes,
@@ -41,6 +52,15 @@ def test_the_page_shows_the_committed_records(scale):
         assert shown == experiments.table_of(scale, records[scale]), "run `python -m benchmarks.experiments`"
     else:
         assert shown.startswith("Not run yet")
+
+
+def test_the_page_shows_what_validate_says_of_the_committed_records():
+    shown = PAGE.split("<!-- flickr8k, validate -->\n")[1].split("\n<!-- end of flickr8k, validate -->")[0]
+    records = read_json(experiments.RECORDS)["flickr8k"]
+    assert shown == experiments.validate_table("flickr8k", records), "run `python -m benchmarks.experiments`"
+    committed = read_json(ROOT / "metrics/validate.json")
+    default = experiments.known_record(records, experiments.DEFAULT, read_params(ROOT / "params.yaml").seed)
+    assert default["scores"]["validate"] == {model: committed[model] for model in experiments.MODELS}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +83,9 @@ def test_every_row_sets_params_that_exist_to_other_values(scale, row, tmp_path):
 def test_a_row_is_another_one_with_other_params_only():
     hashed = experiments.params_hash
     base = hashed("flickr8k", {}, 42)
-    assert base == hashed("flickr8k", {"search.beam": 5, "pictures.each": 9}, 42)  # no stage up to finetune reads them
+    assert base == hashed("flickr8k", {"pictures.each": 9}, 42)  # no stage up to validate reads it
+    assert base != hashed("flickr8k", {"search.beam": 5}, 42)
+    assert hashed("flickr8k", {}, 42, "finetune") == hashed("flickr8k", {"search.beam": 5}, 42, "finetune")
     others = [
         hashed("flickr8k", {}, 43),
         hashed("shapes", {}, 42),
@@ -100,6 +122,29 @@ def test_seeds_are_shown_by_their_mean_and_range():
     assert "*" not in alone
 
 
+def test_what_validate_says_is_shown_for_both_models():
+    runs = [
+        record("default", 43, 0.5, scale="flickr8k", until="validate"),
+        record("default", 42, 0.4, scale="flickr8k", until="validate"),
+        record("default", 44, 0.6, scale="flickr8k"),  # until finetune
+        record("half the width", 42, 0.3, "old", scale="flickr8k", until="validate"),
+    ]
+    assert experiments.validate_table("flickr8k", runs).splitlines()[2:] == [
+        "| default | frozen | 47.0 (42.0 to 52.0) | 30.0 (30.0 to 30.0) | 40.0 (40.0 to 40.0) | - | 90 (90 to 90) "
+        "| 50.0 (50.0 to 50.0) | 25.0 (25.0 to 25.0) | 9.0 (9.0 to 9.0) | 42, 43 |",
+        "| default | finetuned | 65.0 (60.0 to 70.0) | 30.0 (30.0 to 30.0) | 40.0 (40.0 to 40.0) | 21.0 (21.0 to 21.0) "
+        "| 90 (90 to 90) | 50.0 (50.0 to 50.0) | 25.0 (25.0 to 25.0) | 9.0 (9.0 to 9.0) | 42, 43 |",
+    ]
+
+
+def test_a_run_from_the_cache_keeps_the_minutes_it_took():
+    there = record("default", 42, 0.4)
+    cached = record("default", 42, 0.4, minutes={"validate": 3.0}, until="validate")
+    assert experiments.known_minutes(there, cached) == {"train": 1.25, "finetune": 2.0, "validate": 3.0}
+    other = record("default", 42, 0.5, minutes={"finetune": 1.0})
+    assert experiments.known_minutes(there, other) == {"finetune": 1.0}
+
+
 def test_rows_of_other_params_are_marked():
     shown = experiments.table_of("shapes", [record("default", 42, 0.5, "old"), record("a lost idea", 42, 0.3)])
     assert "| default * |" in shown
@@ -116,7 +161,8 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
         return record(name, seed, 0.5, scale=scale, until=until)
 
     page = tmp_path / "page.md"
-    page.write_text("<!-- flickr8k -->\n<!-- end of flickr8k -->\n")
+    marks = [f"<!-- {start}{name} -->\n" for name in ("flickr8k", "flickr8k, validate") for start in ("", "end of ")]
+    page.write_text("".join(marks))
     for name, value in (("run", run), ("RECORDS", tmp_path / "records.json"), ("PAGE", page)):
         monkeypatch.setattr(experiments, name, value)
 
@@ -136,17 +182,28 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
     assert "| no flipped views | `views.flip=false` | 50.0 | 10.0 | - | - | 42 | 1.2 + - |" in page.read_text()
     assert call("no flipped views", "default", "--until", "train") == []
     assert call("no flipped views") == [("no flipped views", 42)]
+    assert "| no flipped views | finetuned | 70.0 |" in page.read_text()
     with pytest.raises(SystemExit, match="no row is named 'x'; there are 'default'"):
         call("x")
 
 
 def test_an_experiment_without_scores_is_told():
-    metrics = {"metrics/train.json": {"data": {experiments.BEAM_SCORES: {"CIDEr": 1}}}, "metrics/finetune.json": {}}
+    metrics = {
+        "metrics/train.json": {"data": {experiments.BEAM_SCORES: {"CIDEr": 1}}},
+        "metrics/finetune.json": {"data": {experiments.BEAM_SCORES: {"CIDEr": 2}}},
+        "metrics/validate.json": {"data": {"images": 3, "frozen": {"CIDEr": 1}}},
+    }
     shown = [{"rev": "workspace", "experiments": [{"name": "a", "revs": [{"data": {"metrics": metrics}}]}]}]
     for name in ("a", "b"):
-        with pytest.raises(CaptionerError, match=f"of {name} in metrics/train.json and metrics/finetune.json"):
+        with pytest.raises(
+            CaptionerError, match=f"of {name} in .*/train.json and .*/finetune.json and .*/validate.json"
+        ):
             experiments.scores_of(shown, name)
-    assert experiments.scores_of(shown, "a", ["train"]) == {"train": {"CIDEr": 1}}
+    both = {"train": {"CIDEr": 1}, "finetune": {"CIDEr": 2}}
+    assert experiments.scores_of(shown, "a", ["train", "finetune"]) == both
+    metrics["metrics/validate.json"]["data"]["finetuned"] = {"CIDEr": 4}
+    whole = both | {"validate": {"frozen": {"CIDEr": 1}, "finetuned": {"CIDEr": 4}}}
+    assert experiments.scores_of(shown, "a") == whole
 
 
 @pytest.mark.pipeline
@@ -155,15 +212,17 @@ def test_a_row_is_run_by_dvc_and_its_scores_and_minutes_are_read(tmp_path, monke
     monkeypatch.setitem(experiments.ROWS["shapes"], "small", {"finetune.unfreeze_from": "layer4"})
     folder = experiments.shapes_workspace(tmp_path / "workspace")
     first = experiments.run(folder, "shapes", experiments.DEFAULT, 7)
-    assert set(first["minutes"]) == {"train", "finetune"}
-    for scores in first["scores"].values():
-        assert set(scores) == {"BLEU-4", "CIDEr"}
+    assert set(first["minutes"]) == {"train", "finetune", "validate"}
+    for stage in ("train", "finetune"):
+        assert set(first["scores"][stage]) == {"BLEU-4", "CIDEr"}
+    assert set(LANGUAGE) < set(first["scores"]["validate"]["frozen"])
     assert experiments.run(folder, "shapes", "small", 7, "train")["scores"] == {"train": first["scores"]["train"]}
     second = experiments.run(folder, "shapes", "small", 7)
-    assert set(second["minutes"]) == {"finetune"}  # the decoder came from the cache
+    assert set(second["minutes"]) == {"finetune", "validate"}  # the decoder came from the cache
     assert second["scores"]["train"] == first["scores"]["train"]
     assert experiments.run(folder, "shapes", "small", 7)["scores"] == second["scores"]  # its name is free again
-    assert not (folder / "metrics/finetune.json").exists()  # all in copies
+    for metrics in ("finetune", "validate", "evaluate"):
+        assert not (folder / f"metrics/{metrics}.json").exists()  # all in copies
     commits = subprocess.run(["git", "log", "--oneline"], cwd=folder, capture_output=True, text=True).stdout
     assert experiments.shapes_workspace(folder) == folder  # unchanged: no other commit
     again = subprocess.run(["git", "log", "--oneline"], cwd=folder, capture_output=True, text=True).stdout

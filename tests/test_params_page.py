@@ -35,7 +35,7 @@ def test_it_is_up_to_date(copied):
         ("params.yaml", "# attention heads", "# how many | look", r" | how many \| look | train |"),
         ("params.yaml", "# attention heads", "# so many\n             #   look", " | so many look | train |"),
         ("src/captioner/params_schema.json", '"multipleOf": 32', '"multipleOf": 64', ", a multiple of 64 |"),
-        ("dvc.yaml", "- search.beam\n", "- search.beam\n    - image.fit\n", "| features, evaluate, pictures |"),
+        ("dvc.yaml", "- search.beam\n", "- search.beam\n    - image.fit\n", "| features, validate, pictures |"),
     ],
 )
 def test_it_follows_the_files_it_is_made_from(copied, file, old, new, row):

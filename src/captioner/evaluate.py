@@ -1,10 +1,11 @@
-"""Generates the test captions of the frozen and the fine-tuned model and scores them.
+"""Generates the captions of a split by the frozen and the fine-tuned model and scores them.
 
 Files
-    metrics/evaluate.json         {"images": int, "frozen": scores, "finetuned": scores}; scores are fractions of 1
-                                  under the names of `captioner.scores.score`, and the language figures of
-                                  `captioner.scores.diversity`
-    metrics/test_captions.csv     columns image, frozen, finetuned (captions), frozen CIDEr, finetuned CIDEr
+    metrics/validate.json,        of the dev and of the test split: {"images": int, "frozen": scores,
+    metrics/evaluate.json         "finetuned": scores}; scores are fractions of 1 under the names of
+                                  `captioner.scores.score`, and the language figures of `captioner.scores.diversity`
+    metrics/dev_captions.csv,     columns image, frozen, finetuned (captions), frozen CIDEr, finetuned CIDEr
+    metrics/test_captions.csv
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from captioner.vocabulary import Vocabulary
 def evaluate(
     models: Mapping[str, tuple[str | Path, str | Path]],
     *,
+    split: str,
     captions: str | Path,
     vocabulary: str | Path,
     beam: int,
@@ -39,7 +41,8 @@ def evaluate(
     scores: str | Path,
     generated: str | Path,
 ) -> None:
-    """Evaluate `models`, a model file and the store of what it takes in by name, and write both files.
+    """Evaluate `models`, a model file and the store of what it takes in by name, on the images of `split`, and write
+    both files.
 
     `beam`, `length_penalty` and `consensus`, the weight of `captioner.consensus.Consensus.choose`, say how captions are
     generated; with a consensus of 0 the likeliest beam is taken.
@@ -57,13 +60,13 @@ def evaluate(
             raise CaptionerError(f"{model}: trained with another vocabulary than {vocabulary}; run `dvc repro`")
         assert captioner.examples is not None  # a file has them
         store = FeatureStore(store_path, layer=card.start, encoder=card.encoder, **card.image)
-        test = [item for item in items if item.split == "test" and item.image in store.rows]
-        if not test:
-            raise CaptionerError(f"{store_path}: no image of the test split in it; expected at least one")
-        rows = np.array([store.rows[item.image] for item in test])
+        shown = [item for item in items if item.split == split and item.image in store.rows]
+        if not shown:
+            raise CaptionerError(f"{store_path}: no image of the {split} split in it; expected at least one")
+        rows = np.array([store.rows[item.image] for item in shown])
         found = generate(
             captioner,
-            [item.image for item in test],
+            [item.image for item in shown],
             partial(_read, store, rows),
             words,
             beam=beam,
@@ -71,9 +74,9 @@ def evaluate(
             device=device,
             choose=partial(Consensus(*captioner.examples).choose, weight=consensus) if consensus else None,
         )
-        corpus, each = score({item.image: item.raw for item in test}, found)
+        corpus, each = score({item.image: item.raw for item in shown}, found)
         training = [words.decode(ids) for item in items if item.split == "train" for ids in item.ids]
-        results |= {"images": len(test), name: {**corpus, **diversity(found, training)}}
+        results |= {"images": len(shown), name: {**corpus, **diversity(found, training)}}
         columns |= {name: found, f"{name} CIDEr": {image: round(value, 5) for image, value in each.items()}}
     table = pd.DataFrame(columns)[sorted(columns, key=lambda column: "CIDEr" in column)]
     write_text(generated, table.sort_index().to_csv(index_label="image", lineterminator="\n"))
@@ -85,7 +88,7 @@ def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> Tensor:
 
 
 def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the scores of metrics/evaluate.json as lines of text, a model a column, x100."""
+    """Return the scores of metrics/validate.json or evaluate.json as lines of text, a model a column, x100."""
     models = [name for name in results if name != "images"]
     lines = ["".join(["x100".ljust(12), *(name.rjust(12) for name in models)])]
     for key in results[models[0]]:

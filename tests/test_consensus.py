@@ -1,6 +1,7 @@
 """The choice among beams by the training images that look alike."""
 
 import sys
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from captioner.consensus import Consensus
 from captioner.decoder import Decoder
+from captioner.files import read_json
 from captioner.generate import generate
 from captioner.model import Captioner, Examples
 from captioner.search import beam_search
@@ -156,3 +158,13 @@ def test_the_table_of_search_has_the_defaults():
     rows = list(search.settings())
     assert search.Setting() in rows
     assert len(rows) == len(set(rows)) == len(pd.read_csv(ROOT / "benchmarks/search.csv"))
+
+
+@pytest.mark.parametrize(("model", "named"), [("frozen", "frozen"), ("fine-tuned", "finetuned")])
+def test_the_table_of_search_says_of_the_defaults_what_validate_says(model, named):
+    frame = pd.read_csv(ROOT / "benchmarks/search.csv")
+    default = asdict(search.Setting(model))
+    line = frame[(frame[list(default)] == pd.Series(default)).all(axis=1)].iloc[0]
+    committed = read_json(ROOT / "metrics/validate.json")[named]
+    for key in ("CIDEr", "BLEU-4", "vocabulary", "distinct captions"):
+        assert line[key] == pytest.approx(committed[key], abs=1e-5), key

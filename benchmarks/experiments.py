@@ -74,6 +74,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "no weight decay": {"train.weight_decay": 0.0},
         "scheduled sampling": {"train.scheduled_sampling": 0.25},
         "half the width": {"decoder.width": 256},
+        "twice the width": {"decoder.width": 1024},
         "no averaging": {"train.ema": 0.0, "finetune.ema": 0.0},
         "no flipped views": {"views.flip": False},
         "crops for the decoder too": {"train.crop": 0.7},

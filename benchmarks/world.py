@@ -41,7 +41,7 @@ def single_precision(device: torch.device) -> AbstractContextManager:
 def photos_and_weights() -> tuple[Archive, list[str], dict[str, Tensor]]:
     """Return the photos, their names, and the state dict of ResNet-18."""
     names = [name for name, _ in read_images("data/images.csv")]
-    return Archive("data/raw/images"), names, torch.load("data/raw/resnet18.pth", weights_only=True)
+    return Archive("data/raw/images"), names, torch.load("data/raw/resnet18.pth", map_location="cpu", weights_only=True)
 
 
 def training_items() -> list[CaptionedImage]:

@@ -31,7 +31,7 @@ def main(params):
     images = read_images("data/images.csv")
     trained_on = [name for name, split in images if split == "train"]
     views = [View(name) for name, _ in images] + [View(name, True) for name in trained_on if params.views.flip]
-    encoder = load_encoder(torch.load("data/raw/resnet18.pth", weights_only=True))
+    encoder = load_encoder(torch.load("data/raw/resnet18.pth", map_location="cpu", weights_only=True))
     shape = {"size": params.image.size, "fit": params.image.fit}
     if params.encoder.weights == "random":
         calibrate_on(encoder, photos, trained_on, **shape)

@@ -16,6 +16,7 @@ from faults import Kill, not_whole, outputs, quotas, repro
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from torchvision.models import resnet18
 
 from captioner.consensus import Consensus
 from captioner.encoder import load_encoder
@@ -185,12 +186,21 @@ def test_the_boundary_and_the_form_of_captions_spare_what_they_do_not_touch(done
     "changes",
     [
         {"captions__form": "lemma", "finetune__unfreeze_from": "layer4"},
-        {"decoder__attention": False, "decoder__tied": False, "image__fit": "crop"},
+        {
+            "decoder__attention": False,
+            "decoder__tied": False,
+            "image__fit": "crop",
+            "encoder__weights": "weights.pth",
+        },
     ],
-    ids=["lemma captions, layer4", "pooled decoder, untied"],
+    ids=["lemma captions, layer4", "pooled decoder, untied, weights of one's own"],
 )
-def test_other_forms_run(make, changes):
+def test_other_forms_run(make, changes, monkeypatch):
     workspace = make(**changes)
+    with monkeypatch.context() as patched:  # as a GPU's weights are saved
+        patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        torch.save(resnet18(zero_init_residual=True).state_dict(), workspace.folder / "weights.pth")
+    assert b"cuda:0" in (workspace.folder / "weights.pth").read_bytes()
     workspace.repro()
     results = json.loads((workspace.folder / "metrics/evaluate.json").read_text())
     assert results["finetuned"]["BLEU-1"] > 0

@@ -9,7 +9,7 @@ import torch
 
 from captioner.archives import Archive
 from captioner.dataset import read_images
-from captioner.device import make_deterministic, select_device
+from captioner.device import features_dtype, make_deterministic, select_device
 from captioner.distributed import distributed, gather, processes, rank
 from captioner.encoder import load_encoder, save_encoder
 from captioner.features import calibrate_on, extract, join, share_of
@@ -26,7 +26,8 @@ def main(params):
     share = parser.parse_args().shard
     make_deterministic(seed=0)
     device = select_device()
-    resume = Resume("features", {**made_from("features", params), "device": device.type})
+    computed = {"device": device.type, "dtype": str(features_dtype(device))}  # shards of other machines may come here
+    resume = Resume("features", made_from("features", params) | computed)
     photos = Archive("data/raw/images")
     images = read_images("data/images.csv")
     trained_on = [name for name, split in images if split == "train"]

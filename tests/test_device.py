@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captioner.decoder import Decoder
-from captioner.device import half_precision, mixed_precision
+from captioner.device import features_dtype, half_precision, mixed_precision, select_device
 from captioner.errors import CaptionerError
 from captioner.generate import generate
 from captioner.model import Captioner
@@ -44,7 +44,7 @@ def test_it_can_be_turned_off_and_a_wrong_value_is_refused(monkeypatch, capable)
 def test_features_are_computed_in_less_where_it_is_faster_and_allowed(monkeypatch, capable, value, wanted):
     monkeypatch.setenv("CAPTIONER_PRECISION", value)
     with half_precision(CPU):
-        assert product().dtype == wanted
+        assert product().dtype == features_dtype(CPU) == wanted
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     with half_precision(CPU):
         assert product().dtype == torch.float32
@@ -59,3 +59,21 @@ def test_captions_are_generated_in_single_precision(capable):
     read = torch.ones(2, 1, 1, 3).__getitem__
     generate(captioner, ["x", "y"], read, words, beam=2, length_penalty=1.0, device=CPU)
     assert set(seen) == {torch.float32}
+
+
+def test_float32_is_not_tf32_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setenv("CAPTIONER_DEVICE", "cpu")
+    select_device()
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_one_gpu_for_several_processes_is_refused(monkeypatch):
+    monkeypatch.setenv("CAPTIONER_DEVICE", "cuda:1")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(CaptionerError, match="cuda:1 is one GPU, and 2 processes need one each; set it to cuda"):
+        select_device()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # of several machines
+    with pytest.raises(CaptionerError, match="cuda:1 cannot be used here"):
+        select_device()

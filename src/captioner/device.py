@@ -17,7 +17,11 @@ from captioner.errors import CaptionerError
 
 
 def select_device() -> torch.device:
-    """Return the device to compute on; raises CaptionerError for one that this machine lacks."""
+    """Return the device to compute on, after setting torch up for it, for the whole process.
+
+    Convolutions and LSTMs of float32 are then computed in float32 on a GPU too, not in TF32. Raises CaptionerError for
+    a device that this machine lacks, and for one GPU where several processes share the machine.
+    """
     # A CPU's compiled bfloat16 products are kept by shape, up to 1024 in each of two caches: gigabytes, as the lengths
     # of captions differ. The variables are read at the first product.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
@@ -31,6 +35,11 @@ def select_device() -> torch.device:
             return torch.device("mps" if torch.backends.mps.is_available() and not local else "cpu")
     if wanted == "cuda" and local:
         wanted = f"cuda:{local}"
+    elif wanted.startswith("cuda:") and _processes_here() > 1:
+        raise CaptionerError(
+            f"CAPTIONER_DEVICE: {wanted} is one GPU, and {_processes_here()} processes need one each; set it to cuda, "
+            "and CUDA_VISIBLE_DEVICES to theirs"
+        )
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device)
@@ -41,18 +50,22 @@ def select_device() -> torch.device:
         ) from None
     if device.type == "cuda":
         torch.cuda.set_device(device)  # what torch says of the current GPU, and pinned memory, are to be this one's
+    torch.backends.cudnn.allow_tf32 = False  # torch's default for these two, though not for other products
     return device
 
 
 def decoding_threads() -> int:
     """Return how many threads decode photos; the processes of a machine share its cores."""
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return _count("CAPTIONER_WORKERS", default=max(1, min(os.cpu_count() or 1, 16) // together))
+    return _count("CAPTIONER_WORKERS", default=max(1, min(os.cpu_count() or 1, 16) // _processes_here()))
 
 
 def wanted_processes() -> int:
     """Return how many processes a stage that can be shared out starts."""
     return _count("CAPTIONER_PROCESSES", default=1)
+
+
+def _processes_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _count(variable: str, *, default: int) -> int:
@@ -74,11 +87,17 @@ def mixed_precision(device: torch.device) -> AbstractContextManager:
 
 
 def half_precision(device: torch.device) -> AbstractContextManager:
-    """Return a context for features, which are stored as float16: a GPU computes them so, a CPU in bfloat16 where it
-    has instructions for it and else in float32."""
+    """Return a context for features, which are stored as float16: matrix products are of `features_dtype`."""
+    dtype = features_dtype(device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def features_dtype(device: torch.device) -> torch.dtype:
+    """Return the type that features are computed in: float16 on a GPU, on a CPU bfloat16 where it has instructions for
+    it; float32 elsewhere, and where CAPTIONER_PRECISION says so."""
     if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.float16, enabled=_allows_less_than_float32())
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_computes_bfloat16(device))
+        return torch.float16 if _allows_less_than_float32() else torch.float32
+    return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
 
 
 def _computes_bfloat16(device: torch.device) -> bool:

@@ -31,4 +31,6 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--photos", type=int, default=80)
     options = parser.parse_args()
+    if (options.folder / "captions.csv").exists():
+        parser.error(f"{options.folder}/captions.csv is there already; give a new folder")
     write_dataset(options.folder, options.photos)

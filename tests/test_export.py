@@ -140,6 +140,15 @@ def test_without_the_extra_it_is_named(tmp_path, monkeypatch, capsys, package):
     assert "pip install 'captioner[export]'" in said
 
 
+def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("mine")
+    model = captioner_file(tmp_path / "captioner.safetensors")
+    assert main(["export", "--model", str(model), "--out", str(tmp_path / "mine")]) == 1
+    assert "mine: has files in it and no captioner.json" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in (tmp_path / "mine").iterdir()] == [("README.md", "mine")]
+
+
 def test_what_cannot_be_exported_is_said(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     decoder = captioner_file(tmp_path / "decoder.safetensors", encoder=False)

@@ -57,6 +57,16 @@ def test_every_stage_worked_on_it(walked):
     assert json.loads((walked.folder / "metrics/download.json").read_text())["dataset"] == "own"
 
 
+def test_captions_that_are_there_are_not_overwritten(walked):
+    captions = walked.mine / "captions.csv"
+    before = captions.read_bytes()
+    command = [sys.executable, "demo/own_data.py", walked.mine, "--photos", "1"]
+    done = subprocess.run(command, cwd=walked.folder, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"{captions} is there already" in done.stderr
+    assert captions.read_bytes() == before
+
+
 def test_a_second_run_does_nothing_and_what_changes_in_the_folder_reruns(walked):
     assert walked.repro() == set()
     assert walked.json("status") == {}

@@ -27,6 +27,7 @@ from captioner.search import beam_search
 from captioner.vocabulary import SPECIAL
 
 CHECKED = 16  # drawings that both have to caption
+SETTINGS = "captioner.json"
 SEARCHES = {"greedy search": (1, 0.0), "beam search": (4, 0.0), "consensus": (BEAM, CONSENSUS)}  # beam, weight
 CLOSE = 1e-3  # nats a token, of two scores of the same caption: float32 sums in another order
 README = """\
@@ -87,7 +88,8 @@ def export(model: str | Path, folder: str | Path) -> None:
     """Write a fine-tuned model into `folder` as ONNX, after it was seen to give the same captions.
 
     Raises CaptionerError where the model cannot be read or has no encoder, where the packages of the extra `export`
-    are missing, and where the exported captioner says anything else than the model. No file of `folder` changes then.
+    are missing, where `folder` holds files but no exported model, and where the exported captioner says anything else
+    than the model. No file of `folder` changes then.
     """
     try:
         import onnxscript  # noqa: F401 - what torch.onnx exports with
@@ -101,6 +103,10 @@ def export(model: str | Path, folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CaptionerError(f"{folder}: is a file; give a folder, new or old")
+    if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():
+        raise CaptionerError(
+            f"{folder}: has files in it and no {SETTINGS}, so it is no exported model; give a new folder"
+        )
     describe = PhotoCaptioner(model, device=torch.device("cpu"))
     captioner, card = describe.captioner, describe.card
     pixels = np.stack([photos.load_photo(data, **card.image) for data in _drawings()])
@@ -130,7 +136,7 @@ def export(model: str | Path, folder: str | Path) -> None:
         tokens = [*SPECIAL, *card.vocabulary.words]
         search = {"beam": BEAM, "length_penalty": 1.0, "consensus": CONSENSUS}
         settings = {"image": card.image, "search": search, "max_length": card.vocabulary.max_length, "tokens": tokens}
-        write_json(beside / "captioner.json", settings)
+        write_json(beside / SETTINGS, settings)
         text = README.format(model=Path(model).name, checked=len(pixels), size=card.image["size"])
         write_text(beside / "README.md", text)
         for source, name in ((runtime, "caption.py"), (photos, "photos.py"), (consensus, "consensus.py")):

@@ -119,6 +119,17 @@ def test_the_library_names_the_broken_photo(model, photos):
         PhotoCaptioner(model)(sorted(photos.glob("*.png")))
 
 
+def test_photos_of_a_kind_that_is_not_read_are_told_of(model, photos, capsys):
+    with Image.open(photos / "00.png") as photo:
+        for suffix in ("webp", "tif", "bmp"):
+            photo.save(photos / f"other.{suffix}")
+    (photos / "phone.HEIC").write_bytes(b"")
+    assert main(["caption", str(photos), "--model", str(model)]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 43
+    assert f"{photos}: left out 1 (phone.HEIC), which cannot be read" in printed.err
+
+
 @pytest.mark.parametrize("argument", ["nowhere.jpg", "*.nothing", "."])
 def test_no_photo_is_an_error(model, tmp_path, monkeypatch, capsys, argument):
     monkeypatch.chdir(tmp_path)

@@ -204,6 +204,11 @@ def test_words_spelt_like_special_tokens_are_unknown_words(tmp_path):
     assert not set(SPECIAL) & set(json.loads((data / "vocabulary.json").read_text())["words"])
 
 
+def test_a_photo_of_a_kind_that_is_not_read_is_told_of(tmp_path):
+    splits = SPLITS | {"dev": ["c.jpg", "f.heic"]}
+    assert "f.heic is of a kind that is not read, expected one of .jpg" in refused(tmp_path, splits=splits)
+
+
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 def test_a_split_entry_whose_photo_is_missing_is_refused_or_skipped_and_counted(tmp_path, split):
     splits = SPLITS | {split: [SPLITS[split][0], "", "gone.jpg", *SPLITS[split][1:]]}

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from captioner.errors import CaptionerError
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 LARGEST_MEMBER = 512 << 20  # bytes a member may unpack to; more is a zip bomb
 
 

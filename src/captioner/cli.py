@@ -18,6 +18,8 @@ from captioner.errors import CaptionerError
 from captioner.explain import explain
 from captioner.export import export
 
+OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")  # phones' and cameras'
+
 
 def find_photos(arguments: list[str]) -> list[Path]:
     """Return the photos that the arguments mean, in order: files, folders (what is in them, sorted) and patterns.
@@ -28,11 +30,14 @@ def find_photos(arguments: list[str]) -> list[Path]:
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            photos = sorted(
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file() and not is_junk(PurePosixPath(file.name))
-            )
+            files = sorted(file for file in path.iterdir() if file.is_file() and not is_junk(PurePosixPath(file.name)))
+            photos = [file for file in files if file.suffix.lower() in PHOTO_SUFFIXES]
+            others = [file.name for file in files if file.suffix.lower() in OTHER_PHOTOS]
+            if others:
+                names = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
+                print(
+                    f"{argument}: left out {len(others)} ({names}), which cannot be read; convert them", file=sys.stderr
+                )
         elif path.exists():
             photos = [path]
         else:

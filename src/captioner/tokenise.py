@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from captioner.archives import Archive
+from captioner.archives import PHOTO_SUFFIXES, Archive
 from captioner.dataset import SPLITS
 from captioner.errors import CaptionerError
 from captioner.files import write_json, write_text
@@ -157,6 +157,10 @@ def _paths(listing: Listing, archive: Archive, photos: set[str], bad: _Bad) -> d
             if name in owner:
                 raise CaptionerError(f"{place}: {name} is in the {owner[name]} split already; expected in one split")
             owner[name] = split
+            if not name.lower().endswith(PHOTO_SUFFIXES):
+                kinds = f"expected one of {', '.join(PHOTO_SUFFIXES)}; convert it"
+                bad("split entries without a photo", f"{place}: {name} is of a kind that is not read, {kinds}")
+                continue
             path = archive.find(name)
             if path is None or path not in photos:
                 bad("split entries without a photo", f"{place}: no photo {name} in {archive.path}")

@@ -327,6 +327,13 @@ def test_photos_come_in_order_from_many_threads(tmp_path, monkeypatch, ahead):
             assert (pixels == (grey, 2 * grey, 200)).all()
 
 
+def test_calibration_without_a_whole_photo_is_refused_by_name(tmp_path):
+    archive = archive_of(tmp_path / "photos.zip", {"a.jpg": b"", "b.jpg": b"no photo"})
+    encoder = load_encoder(resnet18(weights=None).state_dict())
+    with pytest.raises(CaptionerError, match=r"none of the first 2 training photos can be read; .*a\.jpg"):
+        calibrate_on(encoder, archive, ["a.jpg", "b.jpg"], size=64, fit="squash")
+
+
 def test_calibration_takes_the_first_whole_photos(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(features, "CALIBRATION_IMAGES", 7)
     monkeypatch.setattr(features, "CALIBRATION_BATCH", 4)

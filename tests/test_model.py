@@ -217,6 +217,12 @@ def test_a_card_that_lacks_a_field_or_has_another_is_refused(key):
     assert "not a captioner's model file" in refused()
 
 
+@pytest.mark.parametrize("change", [{"heads": 7}, {"heads": 0}, {"width": -8}, {"dropout": 2.0}])
+def test_a_card_of_a_decoder_that_cannot_be_is_refused(change):
+    rewrite(lambda tensors, record: record["decoder"].update(change))
+    assert "not a captioner's model file" in refused()
+
+
 def test_another_schema_is_refused_before_anything_else():
     rewrite(lambda tensors, record: (record.update(schema=1, new=1), record.pop("vocabulary")))
     assert "another version" in refused()

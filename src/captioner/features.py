@@ -196,10 +196,13 @@ def _is_there(shards: Path, rows: range, boundary: str, valid_for: Mapping[str, 
 def calibrate_on(encoder: Encoder, archive: Archive, images: Sequence[str], *, size: int, fit: str) -> None:
     """Set the BatchNorm statistics of random weights from the first training photos, at most 512.
 
-    On one thread: unlike the features, the statistics depend on how many add them up.
+    On one thread: unlike the features, the statistics depend on how many add them up. Raises CaptionerError where
+    none of these photos can be read.
     """
-    photos = decode_photos(archive, images[:CALIBRATION_IMAGES], size=size, fit=fit)
+    photos = list(decode_photos(archive, images[:CALIBRATION_IMAGES], size=size, fit=fit))
     whole_ones = [photo for photo in photos if isinstance(photo, np.ndarray)]
+    if not whole_ones:
+        raise CaptionerError(f"none of the first {len(photos)} training photos can be read; {photos[0]}")
 
     def batches() -> Iterator[Tensor]:
         for part in np.array_split(np.arange(len(whole_ones)), -(-len(whole_ones) // CALIBRATION_BATCH)):

@@ -108,10 +108,12 @@ def load_model(path: str | Path) -> tuple[Captioner, Card]:
         if record.pop("schema") != SCHEMA:
             raise CaptionerError(f"{path}: made by another version of this program; make it anew: `dvc repro`")
         card = Card(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
+        if card.decoder["width"] % card.decoder["heads"]:
+            raise ValueError("heads do not divide the width")
         decoder = Decoder(**card.decoder)
         examples = Examples(**{name: tensors.pop(EXAMPLES + name) for name in Examples._fields})
         captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start, examples)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
     if card.decoder["vocabulary"] != len(card.vocabulary):
         raise CaptionerError(

@@ -874,6 +874,11 @@ def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_en
     (tmp_path / "captioner.safetensors").unlink()  # 45 MB
 
 
+def test_the_rate_in_the_curve_of_finetune_is_the_decoders(world, tmp_path):
+    finetune_on(world, tmp_path, "layer4", lr=1e-3, encoder_lr=0.0)
+    assert float(curve_of(tmp_path / "finetune.csv")[1]["learning rate"]) > 0
+
+
 @pytest.mark.parametrize("objective", ["cross-entropy", "cider"])
 def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch, objective):
     recipe = {"objective": objective, "scheduled_sampling": 0.5, "epochs": 2}

@@ -337,7 +337,7 @@ def fit(
                 "epoch": epoch,
                 objective.measure: round(torch.stack(measured).mean().item(), 5),
                 **_dev_record(averaged, dev, vocabulary, scorer, dev_beam, device),
-                "learning rate": groups[0]["peak"] * scale,
+                "learning rate": groups[-1]["peak"] * scale,  # the decoder's, which come last
             }
         )
         if best_record(records) is records[-1]:

@@ -46,7 +46,8 @@ def evaluate(
 
     `beam`, `length_penalty` and `consensus`, the weight of `captioner.consensus.Consensus.choose`, say how captions are
     generated; with a consensus of 0 the likeliest beam is taken.
-    Raises CaptionerError where a model and a store do not belong together, or a model knows another vocabulary.
+    Raises CaptionerError where a model and a store do not belong together, a model knows another vocabulary, or the
+    store has no image of the split.
     """
     make_deterministic(seed=0)
     device = select_device()

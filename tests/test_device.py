@@ -1,10 +1,12 @@
 """Mixed precision: where it is used, and where not."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from captioner.decoder import Decoder
-from captioner.device import features_dtype, half_precision, mixed_precision, select_device
+from captioner.device import decoding_threads, features_dtype, half_precision, mixed_precision, select_device
 from captioner.errors import CaptionerError
 from captioner.generate import generate
 from captioner.model import Captioner
@@ -77,3 +79,32 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # of several machines
     with pytest.raises(CaptionerError, match="cuda:1 cannot be used here"):
         select_device()
+
+
+@pytest.mark.parametrize(("wanted", "local", "found"), [("auto", None, 0), ("cuda", None, 0), ("cuda", "1", 1)])
+def test_a_gpu_is_taken_by_its_number(monkeypatch, wanted, local, found):
+    """torch.empty and is_available stand in for a machine with GPUs; set_device is torch's, up to its driver."""
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", taken.append, raising=False)
+    fake = torch.device("cuda", int(local or 0))
+    monkeypatch.setattr(torch, "empty", lambda *size, device: SimpleNamespace(device=fake))
+    monkeypatch.setenv("CAPTIONER_DEVICE", wanted)
+    if local:
+        monkeypatch.setenv("LOCAL_RANK", local)
+    assert select_device() == fake
+    assert taken == [found]
+
+
+@pytest.mark.parametrize("wanted", ["gpu", "meta", "cuda:99"])
+def test_a_device_that_cannot_be_is_refused(monkeypatch, wanted):
+    monkeypatch.setenv("CAPTIONER_DEVICE", wanted)
+    with pytest.raises(CaptionerError, match=f"CAPTIONER_DEVICE: (is )?{wanted}"):
+        select_device()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "\N{SUPERSCRIPT TWO}"])
+def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, value):
+    monkeypatch.setenv("CAPTIONER_WORKERS", value)
+    with pytest.raises(CaptionerError, match="CAPTIONER_WORKERS: is "):
+        decoding_threads()

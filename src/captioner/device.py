@@ -41,13 +41,15 @@ def select_device() -> torch.device:
             "and CUDA_VISIBLE_DEVICES to theirs"
         )
     try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
+        device = torch.empty(1, device=wanted).device  # a GPU's has its number
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        fewer = " or fewer processes" if _processes_here() > 1 else ""
         raise CaptionerError(
-            f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to auto or cpu"
+            f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to auto or cpu{fewer}"
         ) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise CaptionerError(f"CAPTIONER_DEVICE: is {wanted}, expected auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda":
         torch.cuda.set_device(device)  # what torch says of the current GPU, and pinned memory, are to be this one's
     torch.backends.cudnn.allow_tf32 = False  # torch's default for these two, though not for other products
@@ -70,7 +72,7 @@ def _processes_here() -> int:
 
 def _count(variable: str, *, default: int) -> int:
     value = os.environ.get(variable, str(default))
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise CaptionerError(f"{variable}: is {value!r}, expected a whole number from 1 on")
     return int(value)
 

@@ -65,7 +65,7 @@ def decode_photos(
 def share_of(text: str) -> tuple[int, int]:
     """Return which share, from 0, of how many is meant by "2/4", for argparse."""
     share, _, shares = text.partition("/")
-    if not (share.isdigit() and shares.isdigit() and 1 <= int(share) <= int(shares)):
+    if not (share.isdecimal() and shares.isdecimal() and 1 <= int(share) <= int(shares)):
         raise ArgumentTypeError(f"is {text!r}, expected a share and the number of shares, such as 2/4")
     return int(share) - 1, int(shares)
 

@@ -18,7 +18,7 @@ from captioner.evaluate import table_of
 from captioner.files import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("dvc.yaml", "params.yaml", "stages", "src", "own/README.md")
+COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", "stages", "src", "own/README.md")
 
 
 def make_workspace(folder: Path, changes: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from captioner.download import obtain, provenance
+from captioner.download import dvc_cache, obtain, provenance
 from captioner.files import write_json
 from captioner.own import provide_own
 from captioner.shapes import write_archives
@@ -30,8 +30,10 @@ def main(params: Any) -> None:
         images = provide_own(params.own.folder, params.own.captions, images=IMAGES, captions=CAPTIONS)
         captions = provenance(None, CAPTIONS, source="own")
     else:
-        captions = obtain("Flickr8k_text.zip", CAPTIONS)  # the small one first: a bad address shows at once
-        images = obtain("Flickr8k_Dataset.zip", f"{IMAGES}/Flickr8k_Dataset.zip")
+        cache = dvc_cache()
+        # the small one first: a bad address shows at once
+        captions = obtain("Flickr8k_text.zip", CAPTIONS, cache=cache)
+        images = obtain("Flickr8k_Dataset.zip", f"{IMAGES}/Flickr8k_Dataset.zip", cache=cache)
     record = {"dataset": params.dataset.name, "images": images, "captions": captions}
     write_json("metrics/download.json", record)
 

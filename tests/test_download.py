@@ -446,7 +446,51 @@ def test_mirror_that_is_not_in_order(server, table, mirror, goal, monkeypatch, k
     assert_nothing(goal)
 
 
-@pytest.mark.parametrize("line", ["{md5} *{name}", "{md5}  ./{name}", "{MD5}\t{name}  "])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("kind", ["official", "url"])
+def test_what_dvc_has_is_not_downloaded_again(server, table, mirror, goal, monkeypatch, tmp_path, caplog, kind, whole):
+    cached = tmp_path / "cache" / MD5[:2] / MD5[2:]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(CONTENT if whole else CONTENT[:-1])
+    if kind == "url":
+        server.files["MD5SUMS"] = (mirror / "MD5SUMS").read_bytes()
+        monkeypatch.setenv("CAPTIONER_MIRROR", server.url("under"))
+    caplog.set_level(logging.INFO, logger="captioner")
+    record = obtain(NAME, goal, official=table, cache=tmp_path / "cache", **FAST)
+    assert (record["md5"], record["official"]) == (MD5, True)
+    assert any(path.endswith(NAME) for path, _ in server.log) != whole
+    assert ("from DVC's cache" in caplog.text) == whole
+    assert goal.read_bytes() == CONTENT
+
+
+def test_the_cache_is_that_of_the_project(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert download.dvc_cache() is None
+    for command in (["init", "--no-scm", "--quiet"], ["cache", "dir", "elsewhere"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
+    assert download.dvc_cache() == tmp_path / "elsewhere/files/md5"
+
+
+def test_what_goes_on_is_told_though_libraries_are_quiet(server, table, goal, caplog):
+    logging.getLogger().setLevel(logging.WARNING)
+    caplog.set_level(logging.INFO, logger="captioner")  # as the stages do
+    server.plan = ["cut"]
+    obtain(NAME, goal, official=table, **FAST)
+    assert f"{NAME}: from {server.url()[:17]}" in caplog.text
+    assert "trying again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{md5} *{name}",
+        "{md5}  ./{name}",
+        "{md5}  some/folder/{name}",
+        "{MD5}\t{name}  ",
+        "MD5 ({name}) = {md5}",
+        "\N{ZERO WIDTH NO-BREAK SPACE}{md5}  {name}",
+    ],
+)
 def test_forms_of_sum_lines(table, mirror, goal, monkeypatch, line):
     (mirror / "MD5SUMS").write_text(line.format(md5=MD5, MD5=MD5.upper(), name=NAME) + "\r\n")
     monkeypatch.setenv("CAPTIONER_MIRROR", str(mirror))

@@ -10,6 +10,9 @@ holds
 An official file must have the official checksum. A mirror's file must have the one in the mirror's
 MD5SUMS; if that is not the official one, a warning says so and the record has `"official": false`.
 
+A file that DVC's cache has, whose MD5 is known beforehand, is taken from there and not downloaded again: DVC deletes a
+stage's outputs before it runs.
+
 What has come so far is kept in `.resume/downloads/<name>.part`, outside of the outputs that DVC deletes
 before a stage runs, and the next attempt or run asks for the rest only. The checksum alone decides whether
 the pieces make the file: it is compared before the file is renamed to its destination.
@@ -28,6 +31,8 @@ import logging
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -40,6 +45,8 @@ from tqdm import tqdm
 
 from captioner.errors import CaptionerError
 from captioner.files import digest, whole
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # seconds until a server must have accepted the connection
 READ_TIMEOUT = 60.0  # seconds without a byte after which a transfer counts as stalled
@@ -81,6 +88,7 @@ def obtain(
     destination: str | Path,
     *,
     official: Mapping[str, Official] = OFFICIAL,
+    cache: Path | None = None,
     partial_folder: Path = PARTIAL_FOLDER,
     timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
     attempts: int = ATTEMPTS,
@@ -88,7 +96,8 @@ def obtain(
 ) -> dict[str, Any]:
     """Put the file called `name` in `OFFICIAL` at `destination`, verified, and return its record.
 
-    Raises CaptionerError that names the address or path, what is wrong with it and what to do.
+    `cache` is the folder that `dvc_cache` returns. Raises CaptionerError that names the address or path, what is wrong
+    with it and what to do.
     """
     destination = Path(destination)
     mirror = os.environ.get("CAPTIONER_MIRROR", "").strip()
@@ -96,14 +105,16 @@ def obtain(
     try:
         if not mirror:
             wanted = official[name]
-            fetch(name, wanted.url, destination, expected=wanted.digest, algorithm=wanted.algorithm,
-                  partial_folder=partial_folder, **transfer)  # fmt: skip
+            if not _take_from_cache(name, wanted.digest, cache, destination):
+                fetch(name, wanted.url, destination, expected=wanted.digest, algorithm=wanted.algorithm,
+                      partial_folder=partial_folder, **transfer)  # fmt: skip
         elif re.match(r"https?://", mirror, re.IGNORECASE):
             base = mirror.rstrip("/")
             sums = f"{base}/MD5SUMS"
             expected = _entry(name, _read_url(sums, **transfer), _shown(sums))
-            fetch(name, f"{base}/{name}", destination, expected=expected,
-                  partial_folder=partial_folder, **transfer)  # fmt: skip
+            if not _take_from_cache(name, expected, cache, destination):
+                fetch(name, f"{base}/{name}", destination, expected=expected,
+                      partial_folder=partial_folder, **transfer)  # fmt: skip
         elif "://" in mirror:
             raise CaptionerError(f"CAPTIONER_MIRROR is {_shown(mirror)}: must be a folder or an http(s) base URL")
         else:
@@ -148,7 +159,7 @@ def fetch(
     """
     part = Path(partial_folder) / f"{name}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
-    logging.info("%s: from %s", name, _shown(url))
+    log.info("%s: from %s", name, _shown(url))
     for _ in range(2):  # pieces of different files make a wrong sum: the second time starts from nothing
         pieced = _receive(url, part, timeout=timeout, attempts=attempts, pause=pause)
         actual = digest(part, algorithm)
@@ -158,7 +169,7 @@ def fetch(
         part.unlink()
         if not pieced:
             break
-        logging.info("%s: the pieces do not fit together; starting over", name)
+        log.info("%s: the pieces do not fit together; starting over", name)
     raise CaptionerError(
         f"{_shown(url)}: {algorithm} is {actual}, expected {expected}; what came was deleted. Run again; "
         f"if it stays so, the server or a proxy gives another file. {_HELP}"
@@ -185,7 +196,7 @@ def _receive(url: str, part: Path, *, timeout: tuple[float, float], attempts: in
         if failures >= attempts:
             kept = f" {_size(part)} bytes are kept; run again to go on." if _size(part) else ""
             raise CaptionerError(f"{_shown(url)}: {reason} ({attempts} attempts in vain).{kept} {_HELP}")
-        logging.info("%s: %s; trying again", _shown(url), reason)
+        log.info("%s: %s; trying again", _shown(url), reason)
         time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
@@ -271,7 +282,7 @@ def _take(name: str, folder: Path, destination: Path) -> None:
         if not path.is_file():
             raise CaptionerError(f"{path}: not found. {_HELP}; or unset it to download the official file")
     expected = _entry(name, sums.read_text(encoding="utf-8", errors="replace"), sums)
-    logging.info("%s: from the folder in CAPTIONER_MIRROR", name)
+    log.info("%s: from the folder in CAPTIONER_MIRROR", name)
     with whole(destination) as beside:
         hasher = hashlib.md5()
         with (
@@ -290,12 +301,31 @@ def _take(name: str, folder: Path, destination: Path) -> None:
             )
 
 
+def dvc_cache() -> Path | None:
+    """Return the folder in which DVC keeps files, each under its MD5; None where there is no DVC project."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True)
+    return Path(done.stdout.strip()) / "files/md5" if done.returncode == 0 else None
+
+
+def _take_from_cache(name: str, expected: str, cache: Path | None, destination: Path) -> bool:
+    """Copy the file with the MD5 `expected` from DVC's cache; return whether it is there and whole."""
+    source = cache and cache / expected[:2] / expected[2:]
+    if not source or not source.is_file() or digest(source) != expected:
+        return False
+    log.info("%s: from DVC's cache", name)
+    with whole(destination) as beside:
+        shutil.copyfile(source, beside)
+    return True
+
+
 def _entry(name: str, text: str, where: str | Path) -> str:
-    """Return the MD5 that the text of an MD5SUMS file gives for `name`."""
+    """Return the MD5 that the text of an MD5SUMS file gives for `name`, as GNU's md5sum writes it or BSD's md5."""
     for line in text.splitlines():
-        found = re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(?:\./)?(\S.*?)\s*", line)
-        if found and found[2] == name:
-            return found[1].lower()
+        gnu = re.fullmatch(r"\ufeff?([0-9a-fA-F]{32})\s+\*?(\S.*?)\s*", line)
+        bsd = re.fullmatch(r"\ufeff?MD5 \((.+)\) = ([0-9a-fA-F]{32})\s*", line)
+        found, path = gnu.groups() if gnu else bsd.groups()[::-1] if bsd else ("", "")
+        if path.rpartition("/")[2] == name:
+            return found.lower()
     raise CaptionerError(f"{where}: has no line `md5  {name}`; write it there (`md5sum {name} >> MD5SUMS`)")
 
 
@@ -308,7 +338,7 @@ def _warn(name: str, path: Path, wanted: Official) -> None:
         f"  this one  {wanted.algorithm} {found}\n"
         "Results made from it cannot be compared with those on the official data."
     )
-    logging.warning("%s\n%s\n%s", line, text, line)
+    log.warning("%s\n%s\n%s", line, text, line)
 
 
 def _size(path: Path) -> int:

@@ -93,6 +93,16 @@ def test_what_the_pipeline_made_itself_has_no_official_file(run):
     assert "annotators" not in text
 
 
+def test_own_photos_are_not_called_official_for_official_weights(run):
+    own = {"source": "own", "official": None, "md5": "0", "bytes": 1}
+    change(run / "download.json", dataset="own", images=own, captions=own)
+    for official in (True, False):
+        change(run / "weights.json", source="official" if official else "mirror", official=official)
+        head, text = written(run)
+        assert "official" not in head["model-index"][0]["results"][0]["dataset"]["name"]
+        assert ("NOT MADE FROM THE OFFICIAL FILES (ResNet-18" in text) != official
+
+
 def test_a_machine_without_java_has_no_meteor(run):
     scores = json.loads((run / "evaluate.json").read_text())
     for model in ("frozen", "finetuned"):

@@ -82,6 +82,7 @@ def make_world(folder, attention=True):
     with (folder / "captions.jsonl").open("w") as file:
         for name in names:
             raw = [NASTY if name == "00.jpg" else "A zebra runs .", "A dog barks ."]
+            raw += ["The man's dog isn't here ."] * (name == "01.jpg")
             file.write(json.dumps({"image": name, "split": "test", "raw": raw, "ids": []}) + "\n")
         file.write(json.dumps({"image": "t.jpg", "split": "train", "raw": ["a dog"], "ids": []}) + "\n")
     facts = {
@@ -316,6 +317,32 @@ def test_an_error_leads_to_its_images(visit):
     assert shown(page) == [row[0] for row in rows() if row[2] == "a black dog runs"]
     page.locator("#errors .find[data-where=references]", has_text="zebra").click()
     assert page.locator("#count").inner_text().startswith(f"{COUNT - 1} of {COUNT}")
+
+
+def test_words_lead_to_the_images_that_were_counted(visit):
+    page = visit()
+    chips = page.locator("#errors .chips li").filter(has=page.locator(".find"))
+    assert chips.count() > 4
+    for chip in chips.all():
+        times = chip.locator("small").inner_text().split(" of ")[0]
+        chip.locator(".find").click()
+        assert page.locator("#count").inner_text().startswith(f"{times} of {COUNT} images"), chip.inner_text()
+
+
+def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
+    page = visit()
+    for where, query, found in (
+        ("references", "isn't ", 1),
+        ("references", "n't ", 1),
+        ("references", "is ", 1),
+        ("references", "isn ", 0),
+        ("references", "'s ", 1),
+        ("references", "#", 0),
+        ("references", " ", COUNT),
+    ):
+        page.locator("#where").select_option(where)
+        page.locator("#query").fill(query)
+        assert page.locator("#count").inner_text().startswith(f"{found} of {COUNT} images"), query
 
 
 def test_the_gaze_shows_on_hover_and_by_keyboard(visit):

@@ -6,7 +6,8 @@
   const [gallery, query, where, order, count, more] = ["cards", "query", "where", "sort", "count", "more"].map(byId);
 
   // words between single spaces, so that a whole word is " word " and the beginning of one " wor"
-  const words = (text) => ` ${text.toLowerCase().split(/[^\p{L}\p{N}'-]+/u).filter(Boolean).join(" ")} `;
+  const apart = (text) => text.replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
+  const words = (text) => ` ${apart(text.toLowerCase()).split(/[^\p{L}\p{N}'-]+/u).filter(Boolean).join(" ")} `;
   const cards = [...gallery.children].map((element, at) => {
     const text = (selector) => words([...element.querySelectorAll(selector)].map((one) => one.textContent).join(" "));
     const texts = { finetuned: text(".finetuned .said"), frozen: text(".frozen .said"), references: text("li") };
@@ -19,9 +20,11 @@
   const matches = (card) => {
     if (where.value === "exact") return !query.value.trim() || card.texts.finetuned === words(query.value);
     const wanted = words(query.value).trimStart();
+    if (!wanted) return !query.value.trim(); // signs alone are in no caption
     const open = /\s$/.test(query.value) ? wanted : wanted.trimEnd(); // the last word may go on
-    const text = card.texts[where.value];
-    return open.split(/(?<= )/).every((word) => text.includes(` ${word}`));
+    const every = (text) => open.split(/(?<= )/).every((word) => text.includes(` ${word}`));
+    if (where.value === "vain") return every(card.texts.finetuned) && !every(card.texts.references);
+    return every(card.texts[where.value]);
   };
 
   const update = () => {

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import io
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,13 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.tests["sought"] = _is_sought
     return environment.get_template("report.html")
+
+
+def _is_sought(text: str) -> bool:
+    """Tell whether the page's search finds a token: brackets and other signs it does not."""
+    return any(letter.isalnum() for letter in text) and not re.fullmatch(r"-[a-z]{3}-", text)
 
 
 def _attention(

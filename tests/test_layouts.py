@@ -272,6 +272,21 @@ def test_tokens_stand_in_for_a_sentence_without_its_text(tmp_path):
     assert read_captions(data / "captions.jsonl")[-1].raw == ["a man 's moped"]
 
 
+def test_null_is_as_absent(tmp_path):
+    texts = {"images": [image | {"filepath": None, "split": None} for image in COCO["images"]]}
+    texts["images"][0]["sentences"] = [{"raw": None, "tokens": ["a", "man"]}]
+    data, summary = run(tmp_path, texts, COCO_PHOTOS, "dataset.json")
+    assert sum(summary["images"][split] for split in ("train", "dev", "test")) == 4
+    assert ["a man"] in [each.raw for each in read_captions(data / "captions.jsonl")]
+
+
+def test_half_an_emoji_in_a_name_is_a_photo_that_is_not_there(tmp_path):
+    images = [{key: value for key, value in image.items() if key != "split"} for image in COCO["images"]]
+    texts = {"images": [{"filename": "\ud83d.jpg", "sentences": sentences("A man.")}, *images]}
+    _, summary = run(tmp_path, texts, COCO_PHOTOS, "dataset.json", on_bad="skip")
+    assert summary["blemishes"]["split entries without a photo"] == 1
+
+
 def test_half_an_emoji_is_a_question_mark(tmp_path):
     texts = changed(0, sentences=[{"raw": "a man \ud83d on a moped \U0001f6f5"}])
     data, _ = run(tmp_path, texts, COCO_PHOTOS, "dataset.json")

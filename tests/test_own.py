@@ -127,6 +127,19 @@ def test_the_photos_of_a_tar_are_packed(mine, name, mode):
     assert not (out / "images/archives/texts.tar.zip").exists()
 
 
+def test_a_tar_beside_a_zip_of_its_name_is_refused(mine):
+    tarred(mine / "p.tar", {"one.jpg": b"one"})
+    with zipfile.ZipFile(mine / "p.tar.zip", "w") as archive:
+        archive.writestr("two.jpg", b"two")
+    assert "p.tar: p.tar.zip stands beside it" in refused(mine)
+
+
+def test_a_folder_that_is_called_as_a_zip_is_a_folder(mine):
+    (mine / "album.zip").mkdir()
+    (mine / "album.zip/p.jpg").write_bytes(b"p")
+    assert "album.zip/p.jpg" in Archive(provide(mine)[0] / "images").names()
+
+
 def test_links_in_a_tar_are_not_followed(mine):
     with tarfile.open(mine / "p.tar", "w") as tar:
         link = tarfile.TarInfo("link.jpg")

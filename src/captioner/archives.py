@@ -106,7 +106,7 @@ class Archive:
 
 def zips_in(folder: Path) -> list[Path]:
     """Return the zip archives of a folder, at any depth, sorted; .ZIP is one too."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".zip")
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".zip" and path.is_file())
 
 
 def is_junk(path: PurePosixPath) -> bool:

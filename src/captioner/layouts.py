@@ -94,7 +94,7 @@ def draw_splits(images: list[str], *, dev: float, test: float, seed: int) -> dic
         raise CaptionerError(f"own.dev and own.test: are {dev} and {test}, expected less than 1 together")
     if len(images) < len(SPLITS):
         raise CaptionerError(f"{len(images)} images cannot be split; expected {len(SPLITS)} or more")
-    drawn = sorted(images, key=lambda image: hashlib.sha256(f"{seed}/{image}".encode()).digest())
+    drawn = sorted(images, key=lambda image: hashlib.sha256(f"{seed}/{image}".encode(errors="surrogatepass")).digest())
     first = min(max(1, round(dev * len(drawn))), len(drawn) - 2)
     second = min(first + max(1, round(test * len(drawn))), len(drawn) - 1)
     return {image: "dev" if at < first else "test" if at < second else "train" for at, image in enumerate(drawn)}
@@ -255,13 +255,15 @@ def _sentence(sentence: Any, place: str) -> str:
 
 
 def _value(holder: Any, key: str, kind: type, place: str, default: Any = None) -> Any:
-    """Return holder[key]; without a default it must be there."""
+    """Return holder[key]; without a default it must be there, with one it may also be null."""
     wanted = "a list" if kind is list else "text"
     if not isinstance(holder, dict):
         raise CaptionerError(f"{place}: is {json.dumps(holder)[:40]}, expected an object with {key}")
     if key not in holder and default is None:
         raise CaptionerError(f"{place}.{key}: missing; expected {wanted}")
     value = holder.get(key, default)
+    if value is None and default is not None:
+        return default
     if not isinstance(value, kind):
         raise CaptionerError(f"{place}.{key}: is {json.dumps(value)[:40]}, expected {wanted}")
     return value

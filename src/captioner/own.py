@@ -47,7 +47,12 @@ def provide_own(folder: str | Path, captions_name: str, *, images: str | Path, c
     for path in tqdm(zips + tars, desc="archives", unit="archive", disable=None):
         target = images / "archives" / path.relative_to(source)
         if path in tars:
-            _pack_tar(path, target.with_name(f"{target.name}.zip"))
+            packed = target.with_name(f"{target.name}.zip")
+            if packed.exists():
+                raise CaptionerError(
+                    f"{path}: {path.name}.zip stands beside it and would be mixed up with it; rename one"
+                )
+            _pack_tar(path, packed)
         elif any(name.lower().endswith(PHOTO_SUFFIXES) for name in Archive(path).names()):
             _copy(path, target)
     if files:

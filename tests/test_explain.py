@@ -1,6 +1,8 @@
 """`captioner explain`: what its picture shows, and its exit codes."""
 
 import math
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -105,6 +107,16 @@ def test_the_command_writes_the_picture_and_says_the_caption(models, photo, tmp_
     first = (tmp_path / "dog-explained.png").read_bytes()
     assert main(["explain", str(photo), "--model", str(models[True]), "--out", "again.png", "--beam", "20"]) == 0
     assert (tmp_path / "again.png").read_bytes() == first
+
+
+def test_a_name_that_is_not_utf_8_is_explained(models, photo, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    try:
+        shutil.copy(photo, name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert explain(PhotoCaptioner(models[True]), os.fsdecode(name), tmp_path / "out.png", beam=2)
+    assert (tmp_path / "out.png").exists()
 
 
 def test_what_cannot_be_done_is_said_and_writes_nothing(models, photo, tmp_path, monkeypatch, capsys):

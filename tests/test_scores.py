@@ -13,6 +13,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from captioner import scores
 from captioner.errors import CaptionerError
+from captioner.evaluate import table_of
 
 WORD = st.sampled_from(["dog", "man", "red", "runs", "on", "the", "grass"])
 CAPTION = st.lists(WORD, min_size=1, max_size=8).map(" ".join)
@@ -170,3 +171,15 @@ def test_diversity() -> None:
     assert scores.diversity({"a.jpg": ""}, [])["mean length"] == 0
     with pytest.raises(CaptionerError):
         scores.diversity({}, [])
+
+
+def test_a_table_has_what_either_model_has():
+    lines = table_of(
+        {"images": 2, "frozen": {"BLEU-1": 0.5, "CIDEr": 1.25}, "finetuned": {"BLEU-1": 0.25, "METEOR": 0.2}}
+    )
+    assert [line.split() for line in lines.splitlines()] == [
+        ["x100", "frozen", "finetuned"],
+        ["BLEU-1", "50.0", "25.0"],
+        ["CIDEr", "125.0", "-"],
+        ["METEOR", "-", "20.0"],
+    ]

@@ -92,7 +92,8 @@ def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
     """Return the scores of metrics/validate.json or evaluate.json as lines of text, a model a column, x100."""
     models = [name for name in results if name != "images"]
     lines = ["".join(["x100".ljust(12), *(name.rjust(12) for name in models)])]
-    for key in results[models[0]]:
+    for key in dict.fromkeys(key for name in models for key in results[name]):
         if key.isupper() or key.startswith(("BLEU", "CIDEr", "ROUGE")):
-            lines.append("".join([key.ljust(12), *(f"{100 * results[name][key]:12.1f}" for name in models)]))
+            found = [results[name].get(key) for name in models]  # METEOR's program may have failed for one of them
+            lines.append("".join([key.ljust(12), *("-".rjust(12) if v is None else f"{100 * v:12.1f}" for v in found)]))
     return "\n".join(lines)

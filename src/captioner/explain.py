@@ -2,6 +2,7 @@
 was written about the training images that look alike."""
 
 import math
+import os
 import textwrap
 from pathlib import Path
 
@@ -64,7 +65,11 @@ def explain(
         looked = attention_weights(captioner.decoder, memory, read)[0, 0].cpu().numpy()  # [L, P]
         for place, (id, weights) in enumerate(zip(best, looked, strict=True), 1):
             panels[f"{place}  {vocabulary.decode([id]) or '(end)'}"] = _lit(pixels, weights)
-    lines = [str(photo), "", f"{'score':>8}  {'probability':>11}  {'agreement':>9}  {'total':>8}  caption"]
+    lines = [
+        os.fsencode(photo).decode(errors="replace"),
+        "",
+        f"{'score':>8}  {'probability':>11}  {'agreement':>9}  {'total':>8}  caption",
+    ]
     for place in order:  # a short vocabulary has fewer captions than beams
         tokens = int((beams[place] != PAD).sum())
         start = f"{scores[place]:8.3f}  {math.exp(scores[place] * tokens**length_penalty):11.2g}  "

@@ -384,7 +384,7 @@ def best_record(records: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
-    """Return 32 bits, of which torch's CPU generator takes no more, that differ for any two seeds and epochs."""
+    """Return 32 bits, of which torch's CPU generator takes no more; two seeds or epochs hardly ever share them."""
     return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:4], "big")
 
 

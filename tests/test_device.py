@@ -83,12 +83,12 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
 
 @pytest.mark.parametrize(("wanted", "local", "found"), [("auto", None, 0), ("cuda", None, 0), ("cuda", "1", 1)])
 def test_a_gpu_is_taken_by_its_number(monkeypatch, wanted, local, found):
-    """torch.empty and is_available stand in for a machine with GPUs; set_device is torch's, up to its driver."""
+    """torch.ones and is_available stand in for a machine with GPUs; set_device is torch's, up to its driver."""
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", taken.append, raising=False)
     fake = torch.device("cuda", int(local or 0))
-    monkeypatch.setattr(torch, "empty", lambda *size, device: SimpleNamespace(device=fake))
+    monkeypatch.setattr(torch, "ones", lambda *size, device: SimpleNamespace(device=fake))
     monkeypatch.setenv("CAPTIONER_DEVICE", wanted)
     if local:
         monkeypatch.setenv("LOCAL_RANK", local)
@@ -108,3 +108,17 @@ def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, value):
     monkeypatch.setenv("CAPTIONER_WORKERS", value)
     with pytest.raises(CaptionerError, match="CAPTIONER_WORKERS: is "):
         decoding_threads()
+
+
+def test_a_gpu_too_old_for_torch_is_left_for_the_cpu(monkeypatch, caplog):
+    def ones(*size, device):
+        raise torch.AcceleratorError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setenv("CAPTIONER_DEVICE", "auto")
+    assert select_device() == CPU
+    assert "no kernel image is available" in caplog.text
+    monkeypatch.setenv("CAPTIONER_DEVICE", "cuda")
+    with pytest.raises(CaptionerError, match=r"cuda cannot be used here \(no kernel image.*; set it to cpu"):
+        select_device()

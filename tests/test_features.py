@@ -1,5 +1,6 @@
 """The features stage: what is cached is what the encoder computes, and a broken photo is not passed over in silence."""
 
+import copy
 import io
 import random
 import shutil
@@ -325,6 +326,17 @@ def test_photos_come_in_order_from_many_threads(tmp_path, monkeypatch, ahead):
         else:
             assert pixels.shape == (8, 8, 3)
             assert (pixels == (grey, 2 * grey, 200)).all()
+
+
+@pytest.mark.parametrize("bias", [float("nan"), 1e5])
+def test_features_that_no_store_can_hold_are_refused(tmp_path, encoder, photos, bias):
+    encoder = copy.deepcopy(encoder)
+    with torch.no_grad():
+        encoder.layer4[1].bn2.bias[7] = bias
+    names = list(photos)
+    with pytest.raises(CaptionerError, match=rf"the features of {names[0]}, .* not finite; .*CAPTIONER_PRECISION"):
+        run(tmp_path, archive_of(tmp_path / "photos.zip", photos), names, encoder)
+    assert not list(tmp_path.rglob("grid*.h5"))
 
 
 def test_calibration_without_a_whole_photo_is_refused_by_name(tmp_path):

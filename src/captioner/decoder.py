@@ -229,8 +229,8 @@ class Decoder(nn.Module):
     def _run_packed(lstm: nn.LSTM, x: Tensor, state: list[Tensor], sizes: Tensor) -> Tensor:
         """Run over packed x [T, *] from a state of two [N, W]; returns [T, W]."""
         h, c = state
-        if x.device.type == "cpu":
+        if x.device.type != "cuda":
             return run_packed(lstm, x, h, c, sizes)
-        with torch.autocast(x.device.type, enabled=False):  # which would make it float16, and small gradients 0
+        with torch.autocast("cuda", enabled=False):  # which would make it float16, and small gradients 0
             packed = PackedSequence(x.float(), sizes)
             return lstm(packed, (h.float().unsqueeze(0), c.float().unsqueeze(0)))[0].data

@@ -1,19 +1,22 @@
 """The machine's side: which device, which precision, and the same bytes each time.
 
 Set by environment variables, since they are not part of what is computed and DVC should not track them:
-    CAPTIONER_DEVICE    auto (default), cpu, cuda, cuda:1, mps
+    CAPTIONER_DEVICE    auto (default: cuda where it works, else cpu), cpu, cuda, cuda:1, mps
     CAPTIONER_WORKERS   threads that decode photos (default: the number of CPU cores, at most 16)
     CAPTIONER_PROCESSES how many processes compute together (default: 1)
     CAPTIONER_PRECISION auto (default): features and training steps in mixed precision where that is faster;
                         float32: never
 """
 
+import logging
 import os
 from contextlib import AbstractContextManager
 
 import torch
 
 from captioner.errors import CaptionerError
+
+log = logging.getLogger(__name__)
 
 
 def select_device() -> torch.device:
@@ -26,13 +29,9 @@ def select_device() -> torch.device:
     # of captions differ. The variables are read at the first product.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "512")
-    wanted = os.environ.get("CAPTIONER_DEVICE", "auto")
+    asked = os.environ.get("CAPTIONER_DEVICE", "auto")
     local = os.environ.get("LOCAL_RANK")  # of several processes on this machine
-    if wanted == "auto":
-        if torch.cuda.is_available():
-            wanted = "cuda"
-        else:  # several processes cannot talk through Metal
-            return torch.device("mps" if torch.backends.mps.is_available() and not local else "cpu")
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
     if wanted == "cuda" and local:
         wanted = f"cuda:{local}"
     elif wanted.startswith("cuda:") and _processes_here() > 1:
@@ -41,12 +40,15 @@ def select_device() -> torch.device:
             "and CUDA_VISIBLE_DEVICES to theirs"
         )
     try:
-        device = torch.empty(1, device=wanted).device  # a GPU's has its number
+        device = torch.ones(1, device=wanted).device  # computed, which a GPU too old for this torch cannot
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        fewer = " or fewer processes" if _processes_here() > 1 else ""
+        if asked == "auto" and not local:
+            log.warning("%s cannot be used here (%s); computing on the CPU", wanted, reason)
+            return torch.device("cpu")
+        fewer = ", or start fewer processes" if _processes_here() > 1 else ""
         raise CaptionerError(
-            f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to auto or cpu{fewer}"
+            f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to cpu{fewer}"
         ) from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise CaptionerError(f"CAPTIONER_DEVICE: is {wanted}, expected auto, cpu, cuda, cuda:N or mps")
@@ -79,8 +81,8 @@ def _count(variable: str, *, default: int) -> int:
 
 def mixed_precision(device: torch.device) -> AbstractContextManager:
     """Return a context for training steps: matrix products in bfloat16 where the device has instructions for it
-    (GPUs since Ampere; CPUs with AVX512-BF16 or AMX), weights, sums and a GPU's LSTMs in float32. Elsewhere nothing
-    changes.
+    (GPUs since Ampere; CPUs with AVX512-BF16 or AMX), weights, sums and a GPU's LSTMs over captions in float32.
+    Elsewhere nothing changes.
 
     Captions that are scored on dev or test, or shown, are generated in float32, so that what is reported does not
     depend on it; those that self-critical training draws are not.

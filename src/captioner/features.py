@@ -138,6 +138,11 @@ def extract(
                     with half_precision(device):
                         at_boundary = network(pixels, stop=boundary)
                         grid = network(at_boundary, start=boundary)
+                    if not all(part.half().isfinite().all() for part in (at_boundary, grid)):
+                        raise CaptionerError(
+                            f"the features of {some[at].image}, or of an image in its batch, are not finite; "
+                            "are the weights a trained ResNet-18's? CAPTIONER_PRECISION=float32 may help"
+                        )
                     boundaries.write(at, (pixels if boundary == "conv1" else at_boundary).cpu())
                     grids.write(at, grid.cpu())
                     progress.update(len(batch))

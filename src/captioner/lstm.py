@@ -1,4 +1,4 @@
-"""An LSTM over packed captions, for CPUs: what torch's computes, with fewer and larger matrix products.
+"""An LSTM over packed captions, for all but CUDA: what torch's computes, with fewer and larger matrix products.
 
 Torch's own multiplies the recurrent weight's gradient once a time step, adds up gradients of the size of the whole
 input at each, and has a matrix product of another shape for nearly every step of every batch, each of which a CPU

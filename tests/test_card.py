@@ -113,6 +113,15 @@ def test_a_machine_without_java_has_no_meteor(run):
     assert "METEOR" not in text
 
 
+def test_a_score_that_only_one_model_has_is_a_dash(run):
+    scores = json.loads((run / "evaluate.json").read_text())
+    scores["frozen"].pop("CIDEr")
+    change(run / "evaluate.json", **scores)
+    _, text = written(run)
+    row = next(line for line in text.splitlines() if line.startswith("| frozen"))
+    assert row.endswith("| - |")
+
+
 def test_the_same_run_gives_the_same_bytes(run):
     written(run)
     first = (run / "CARD.md").read_bytes()

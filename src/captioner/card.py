@@ -123,7 +123,11 @@ def write_card(
         f"consensus {consensus:g}), generated captions against all raw references; x100.",
         "",
         *_table(
-            ["", *measured], [[n, *(f"{100 * scores[n][m]:.1f}" for m in measured)] for n in ("frozen", "finetuned")]
+            ["", *measured],
+            [
+                [n, *(f"{100 * scores[n][m]:.1f}" if m in scores[n] else "-" for m in measured)]
+                for n in ("frozen", "finetuned")
+            ],
         ),
         "",
         f"`finetuned` is this model, from epoch {found['finetune']['best epoch']} of fine-tuning{way}"

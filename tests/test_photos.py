@@ -117,6 +117,11 @@ def test_16_bit_grey_keeps_its_tones(kind):
     assert np.abs(found[:, ::8].astype(int) - np.array([0, 32, 127.5, 255])[:, None]).max() <= 1
 
 
+def test_floating_point_pixels_are_refused():
+    with pytest.raises(ValueError, match="floating-point"):
+        load(encoded(Image.new("F", (32, 32), 0.5), "TIFF"))
+
+
 def test_1_bit_photos_keep_black_and_white_apart():
     picture = Image.new("1", (32, 32), 0)
     picture.paste(1, (0, 16, 32, 32))

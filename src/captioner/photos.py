@@ -71,6 +71,8 @@ def _orientation(photo: Image.Image) -> object:
 def _to_rgb(photo: Image.Image) -> Image.Image:
     if photo.mode.startswith("I"):
         return Image.fromarray((np.asarray(photo).clip(0, 65535) / 257).astype(np.uint8)).convert("RGB")
+    if photo.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, of which no one range is white; convert it")
     if photo.has_transparency_data:
         photo = photo.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")

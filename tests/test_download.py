@@ -465,6 +465,8 @@ def test_what_dvc_has_is_not_downloaded_again(server, table, mirror, goal, monke
 
 def test_the_cache_is_that_of_the_project(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    for whose in ("GLOBAL", "SYSTEM"):
+        monkeypatch.setenv(f"DVC_{whose}_CONFIG_DIR", str(tmp_path / "none"))
     assert download.dvc_cache() is None
     for command in (["init", "--no-scm", "--quiet"], ["cache", "dir", "elsewhere"]):
         subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
@@ -488,6 +490,7 @@ def test_what_goes_on_is_told_though_libraries_are_quiet(server, table, goal, ca
         "{md5}  some/folder/{name}",
         "{MD5}\t{name}  ",
         "MD5 ({name}) = {md5}",
+        "00000000000000000000000000000000  old/{name}\n{md5}  {name}",
         "\N{ZERO WIDTH NO-BREAK SPACE}{md5}  {name}",
     ],
 )

@@ -10,8 +10,8 @@ holds
 An official file must have the official checksum. A mirror's file must have the one in the mirror's
 MD5SUMS; if that is not the official one, a warning says so and the record has `"official": false`.
 
-A file that DVC's cache has, whose MD5 is known beforehand, is taken from there and not downloaded again: DVC deletes a
-stage's outputs before it runs.
+An archive that DVC's cache has, whose MD5 is known beforehand, is taken from there and not downloaded again: DVC
+deletes a stage's outputs before it runs.
 
 What has come so far is kept in `.resume/downloads/<name>.part`, outside of the outputs that DVC deletes
 before a stage runs, and the next attempt or run asks for the rest only. The checksum alone decides whether
@@ -320,12 +320,15 @@ def _take_from_cache(name: str, expected: str, cache: Path | None, destination: 
 
 def _entry(name: str, text: str, where: str | Path) -> str:
     """Return the MD5 that the text of an MD5SUMS file gives for `name`, as GNU's md5sum writes it or BSD's md5."""
+    sums: dict[str, str] = {}  # by path; the first of a path counts
     for line in text.splitlines():
         gnu = re.fullmatch(r"\ufeff?([0-9a-fA-F]{32})\s+\*?(\S.*?)\s*", line)
         bsd = re.fullmatch(r"\ufeff?MD5 \((.+)\) = ([0-9a-fA-F]{32})\s*", line)
         found, path = gnu.groups() if gnu else bsd.groups()[::-1] if bsd else ("", "")
-        if path.rpartition("/")[2] == name:
-            return found.lower()
+        sums.setdefault(path.removeprefix("./"), found.lower())
+    for path in (name, *sums):  # one of that very name before one in a folder
+        if path in sums and path.rpartition("/")[2] == name:
+            return sums[path]
     raise CaptionerError(f"{where}: has no line `md5  {name}`; write it there (`md5sum {name} >> MD5SUMS`)")
 
 

@@ -82,7 +82,7 @@ def make_world(folder, attention=True):
     with (folder / "captions.jsonl").open("w") as file:
         for name in names:
             raw = [NASTY if name == "00.jpg" else "A zebra runs .", "A dog barks ."]
-            raw += ["The man's dog isn't here ."] * (name == "01.jpg")
+            raw += ["The man's dog isn't here .", "The dogs' toy says \u2018stop\u2019 ."] * (name == "01.jpg")
             file.write(json.dumps({"image": name, "split": "test", "raw": raw, "ids": []}) + "\n")
         file.write(json.dumps({"image": "t.jpg", "split": "train", "raw": ["a dog"], "ids": []}) + "\n")
     facts = {
@@ -337,6 +337,8 @@ def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
         ("references", "is ", 1),
         ("references", "isn ", 0),
         ("references", "'s ", 1),
+        ("references", "dogs ", 1),
+        ("references", "stop ", 1),
         ("references", "#", 0),
         ("references", " ", COUNT),
     ):

@@ -6,8 +6,9 @@
   const [gallery, query, where, order, count, more] = ["cards", "query", "where", "sort", "count", "more"].map(byId);
 
   // words between single spaces, so that a whole word is " word " and the beginning of one " wor"
-  const apart = (text) => text.replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
-  const words = (text) => ` ${apart(text.toLowerCase()).split(/[^\p{L}\p{N}'-]+/u).filter(Boolean).join(" ")} `;
+  const apart = (text) => text.replace(/[\u2018\u2019]/g, "'").replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
+  const bare = (word) => (/^'(s|re|ve|ll|d|m)$/.test(word) ? word : word.replace(/^'+|'+$/g, ""));
+  const words = (text) => ` ${apart(text.toLowerCase()).split(/[^\p{L}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
   const cards = [...gallery.children].map((element, at) => {
     const text = (selector) => words([...element.querySelectorAll(selector)].map((one) => one.textContent).join(" "));
     const texts = { finetuned: text(".finetuned .said"), frozen: text(".frozen .said"), references: text("li") };

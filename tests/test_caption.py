@@ -127,7 +127,7 @@ def test_photos_of_a_kind_that_is_not_read_are_told_of(model, photos, capsys):
     assert main(["caption", str(photos), "--model", str(model)]) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 43
-    assert f"{photos}: left out 1 (phone.HEIC), which cannot be read" in printed.err
+    assert f"{photos}: left out 1 (phone.HEIC), of kinds that are not looked for" in printed.err
 
 
 @pytest.mark.parametrize("argument", ["nowhere.jpg", "*.nothing", "."])

@@ -18,7 +18,7 @@ from captioner.errors import CaptionerError
 from captioner.explain import explain
 from captioner.export import export
 
-OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw")  # phones' and cameras'
+OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
 def find_photos(arguments: list[str]) -> list[Path]:
@@ -36,7 +36,8 @@ def find_photos(arguments: list[str]) -> list[Path]:
             if others:
                 names = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
                 print(
-                    f"{argument}: left out {len(others)} ({names}), which cannot be read; convert them", file=sys.stderr
+                    f"{argument}: left out {len(others)} ({names}), of kinds that are not looked for; convert them",
+                    file=sys.stderr,
                 )
         elif path.exists():
             photos = [path]

@@ -158,8 +158,9 @@ def _paths(listing: Listing, archive: Archive, photos: set[str], bad: _Bad) -> d
                 raise CaptionerError(f"{place}: {name} is in the {owner[name]} split already; expected in one split")
             owner[name] = split
             if not name.lower().endswith(PHOTO_SUFFIXES):
-                kinds = f"expected one of {', '.join(PHOTO_SUFFIXES)}; convert it"
-                bad("split entries without a photo", f"{place}: {name} is of a kind that is not read, {kinds}")
+                ends = ", ".join(PHOTO_SUFFIXES)
+                said = f"{place}: {name} does not end in one of {ends}; convert the photo, or write its whole name"
+                bad("split entries without a photo", said)
                 continue
             path = archive.find(name)
             if path is None or path not in photos:

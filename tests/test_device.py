@@ -77,7 +77,8 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     with pytest.raises(CaptionerError, match="cuda:1 is one GPU, and 2 processes need one each; set it to cuda"):
         select_device()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # of several machines
-    with pytest.raises(CaptionerError, match="cuda:1 cannot be used here"):
+    monkeypatch.setenv("CAPTIONER_DEVICE", "cuda:99")
+    with pytest.raises(CaptionerError, match="cuda:99 cannot be used here"):
         select_device()
 
 

@@ -180,7 +180,7 @@ class Report:
 
     def __init__(self) -> None:
         self.kills: Counter[tuple[str, str]] = Counter()
-        self.alone = self.runs = self.resumed = self.pipelines = self.compared = self.mismatches = 0
+        self.alone = self.runs = self.resumed = self.pipelines = self.compared = self.mismatches = self.locks = 0
         self.faults: list[str] = []
 
     def at(self, stage: str) -> int:
@@ -208,7 +208,9 @@ def run_pipeline(
     small_workspace(folder)
     plan = {stage: min(chance.randint(1, 3), left) for stage, left in wanted.items()}
     longest = 60 + 10 * sum(seconds.values())
-    for _ in range(sum(plan.values()) + 1):
+    runs = sum(plan.values()) + 1
+    while runs:
+        runs -= 1
         kills = [
             Kill(f"Running stage '{stage}'", chance.uniform(0, seconds[stage]), chance.choice(SIGNALS), alone)
             for stage, left in plan.items()
@@ -236,6 +238,11 @@ def run_pipeline(
             report.fault(f"run {report.runs} ({what}): {path} is there and is not right")
         if outcome.status == 0:
             break
+        if not outcome.killed and re.search(r"dvc\.lock' (is invalid|validation failed)", outcome.printed):
+            (folder / "dvc.lock").unlink()  # what docs/troubleshooting.md says
+            report.locks += 1
+            runs += 1
+            continue
         if not outcome.killed and not outcome.hung:
             report.fault(f"run {report.runs} ({what}): failed by itself:\n{outcome.printed}")
     found, expected = outputs(folder), outputs(right)
@@ -266,6 +273,7 @@ def record(report: Report, command: str) -> dict:
         },
         "runs of dvc repro": report.runs,
         "runs that went on after an epoch": report.resumed,
+        "runs that found dvc.lock cut": report.locks,
         "pipelines": report.pipelines,
         "outputs compared": report.compared,
         "mismatches": report.mismatches,
@@ -282,7 +290,8 @@ def table_of(results: dict) -> str:
             f"`{results['command']}`: {results['kills']} kills, {results['kills of the stage alone']} of them of the "
             f"stage's process alone and the others of dvc's whole process group; {results['pipelines']} pipelines in "
             f"{results['runs of dvc repro']} runs of `dvc repro`, of which "
-            f"{results['runs that went on after an epoch']} went on after an epoch; "
+            f"{results['runs that went on after an epoch']} went on after an epoch and "
+            f"{results['runs that found dvc.lock cut']} found a dvc.lock that dvc had been killed over; "
             f"{results['outputs compared']} outputs compared, mismatches: {results['mismatches']}, "
             f"other faults: {results['other faults']}.",
             "",

@@ -64,9 +64,9 @@ def write_card(
     files["weights"] = found["weights"]
     given = {part: record for part, record in files.items() if record["official"] is not None}
     foreign = [PARTS[part] for part, record in given.items() if not record["official"]]
-    note = f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)"
-    if "images" not in given:  # own or drawn ones, whatever the weights are
-        note = ""
+    note = ""  # of own or drawn images, whatever the weights are
+    if "images" in given:
+        note = f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)"
     measured = [name for name in METRICS if name in scores["finetuned"]]
     head = {
         "license": "mit",

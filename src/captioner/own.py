@@ -47,12 +47,11 @@ def provide_own(folder: str | Path, captions_name: str, *, images: str | Path, c
     for path in tqdm(zips + tars, desc="archives", unit="archive", disable=None):
         target = images / "archives" / path.relative_to(source)
         if path in tars:
-            packed = target.with_name(f"{target.name}.zip")
-            if packed.exists():
+            if path.with_name(f"{path.name}.zip") in zips:
                 raise CaptionerError(
                     f"{path}: {path.name}.zip stands beside it and would be mixed up with it; rename one"
                 )
-            _pack_tar(path, packed)
+            _pack_tar(path, target.with_name(f"{target.name}.zip"))
         elif any(name.lower().endswith(PHOTO_SUFFIXES) for name in Archive(path).names()):
             _copy(path, target)
     if files:

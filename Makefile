@@ -32,7 +32,7 @@ test: $(BIN)/.done ## run the tests, and say which branches of src/ they leave o
 KILLS ?= 50
 SEED ?= 1
 fault-test: $(BIN)/.done ## kill the pipeline at random moments, KILLS=50 times, and compare the results
-	$(BIN)/python tests/faults.py --kills $(KILLS) --seed $(SEED)
+	$(BIN)/python -m tests.pipeline.faults --kills $(KILLS) --seed $(SEED)
 
 repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro

@@ -15,9 +15,9 @@ from pathlib import Path
 from benchmarks import memory, page, profiling, scale, scaling, variants
 from benchmarks.measure import Mismatch, compare
 from benchmarks.pairs import PAIRS
-from captioner.device import select_device
-from captioner.errors import CaptionerError
-from captioner.files import read_json, write_json
+from captioner.base.device import select_device
+from captioner.base.errors import CaptionerError
+from captioner.base.files import read_json, write_json
 
 OTHERS = {module.__name__.rpartition(".")[2]: module for module in (variants, profiling, scaling, memory)}
 ON_REQUEST = {"memory"}

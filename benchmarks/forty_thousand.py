@@ -20,9 +20,9 @@ from typing import Any
 from benchmarks.measure import machine
 from benchmarks.memory import STAGES, cost, make_workspace
 from benchmarks.page import put, table
-from captioner.dataset import read_images
-from captioner.errors import CaptionerError
-from captioner.files import write_json
+from captioner.base.errors import CaptionerError
+from captioner.base.files import write_json
+from captioner.captions.dataset import read_images
 
 ROOT = Path(__file__).parent.parent
 RECORD, PAGE = ROOT / "benchmarks/forty_thousand.json", ROOT / "docs/scale.md"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner.device import mixed_precision
+from captioner.base.device import mixed_precision
 
 
 class Mismatch(Exception):

@@ -14,14 +14,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.measure import machine
-from captioner.dataset import read_images
-from captioner.download import OFFICIAL
-from captioner.errors import CaptionerError
-from captioner.files import digest, write_text
-from captioner.params import read_params
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "demo"))
-from run import make_workspace
+from captioner.base.errors import CaptionerError
+from captioner.base.files import digest, write_text
+from captioner.base.params import read_params
+from captioner.captions.dataset import read_images
+from captioner.sources.download import OFFICIAL
+from demo.run import make_workspace
 
 STAGES = tuple(YAML(typ="safe").load(Path(__file__).parent.parent / "dvc.yaml")["stages"])
 # a small process between: Linux counts what a process held before its exec, which is what its parent holds

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import PAIRS
-from captioner.errors import CaptionerError
-from captioner.files import read_json, write_text
+from captioner.base.errors import CaptionerError
+from captioner.base.files import read_json, write_text
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "performance.md"

@@ -43,16 +43,16 @@ from benchmarks.world import (
     training_items,
     vocabulary,
 )
-from captioner.dataset import CaptionedImage
-from captioner.device import mixed_precision
-from captioner.encoder import END, load_encoder
-from captioner.errors import CaptionerError
-from captioner.generate import generate
-from captioner.model import Captioner
-from captioner.params import read_params
-from captioner.search import beam_search as search
-from captioner.store import FeatureStore
-from captioner.training import CaptionSet, next_word_losses
+from captioner.base.device import mixed_precision
+from captioner.base.errors import CaptionerError
+from captioner.base.params import read_params
+from captioner.captions.dataset import CaptionedImage
+from captioner.model.captioner import Captioner
+from captioner.model.generate import generate
+from captioner.model.search import beam_search as search
+from captioner.training.loop import CaptionSet, next_word_losses
+from captioner.vision.encoder import END, load_encoder
+from captioner.vision.store import FeatureStore
 
 HALF = {"float32": 5e-3, "bfloat16": 5e-2}  # of features kept in half precision, by what they were computed in
 

@@ -25,12 +25,12 @@ from benchmarks.world import (
     step,
     store_of,
 )
-from captioner.device import half_precision
-from captioner.encoder import fused, load_encoder
-from captioner.features import BATCH
-from captioner.model import Captioner
-from captioner.photos import load_photo
-from captioner.training import next_word_losses
+from captioner.base.device import half_precision
+from captioner.model.captioner import Captioner
+from captioner.training.loop import next_word_losses
+from captioner.vision.encoder import fused, load_encoder
+from captioner.vision.features import BATCH
+from captioner.vision.photos import load_photo
 
 SHOWN = 6
 IMAGES = 32

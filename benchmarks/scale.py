@@ -22,15 +22,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import machine, significant
 from benchmarks.page import put, table
-from captioner.archives import Archive
-from captioner.consensus import Consensus
-from captioner.dataset import read_captions
-from captioner.encoder import Encoder
-from captioner.errors import CaptionerError
-from captioner.files import read_json, write_json
-from captioner.report import ALL_PIXELS, PHOTO_PIXELS
-from captioner.self_critical import Reward
-from captioner.training import CaptionSet
+from captioner.base.errors import CaptionerError
+from captioner.base.files import read_json, write_json
+from captioner.captions.dataset import read_captions
+from captioner.model.consensus import Consensus
+from captioner.results.report import ALL_PIXELS, PHOTO_PIXELS
+from captioner.sources.archives import Archive
+from captioner.training.loop import CaptionSet
+from captioner.training.self_critical import Reward
+from captioner.vision.encoder import Encoder
 
 ROOT = Path(__file__).parent.parent
 RECORD, TIMES, PAGE = ROOT / "benchmarks/scale.json", ROOT / "benchmarks/results.json", ROOT / "docs/scale.md"

@@ -22,13 +22,13 @@ from benchmarks.world import (
     training_items,
     vocabulary,
 )
-from captioner.dataset import CaptionedImage
-from captioner.encoder import END, load_encoder
-from captioner.model import Captioner
-from captioner.params import read_params
-from captioner.resume import Resume
-from captioner.store import FeatureStore
-from captioner.training import CaptionSet, NextWord, fit, parameter_groups
+from captioner.base.params import read_params
+from captioner.base.resume import Resume
+from captioner.captions.dataset import CaptionedImage
+from captioner.model.captioner import Captioner
+from captioner.training.loop import CaptionSet, NextWord, fit, parameter_groups
+from captioner.vision.encoder import END, load_encoder
+from captioner.vision.store import FeatureStore
 
 TIMES = (1, 2, 4)
 PHOTOS = 64

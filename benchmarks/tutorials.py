@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from captioner.decoder import Decoder
-from captioner.encoder import MEAN, STD
-from captioner.vocabulary import BOS, EOS, PAD, UNK
+from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
+from captioner.model.decoder import Decoder
+from captioner.vision.encoder import MEAN, STD
 
 WORKERS = 2
 BATCH = 32
@@ -75,8 +75,10 @@ def extract(photos: Sequence[bytes], network: nn.Module, path: Path, size: int) 
 def features_from_pixels(
     photos: Sequence[bytes], order: Iterable[Sequence[int]], network: nn.Module, size: int
 ) -> Callable[[Tensor], Tensor]:
-    """Return a `read` for `captioner.training.CaptionSet` that computes the grids [B, h, w, D] of the next batch of
-    `order` anew from the photos' bytes, whatever it is asked for."""
+    """Return a `read` for `CaptionSet` of `captioner.training.loop`.
+
+    It computes the grids [B, h, w, D] of the next batch of `order` anew from the photos' bytes, whatever the query.
+    """
     loader = iter(DataLoader(Photos(photos, size), batch_sampler=list(order), num_workers=WORKERS))
     encoder = trunk(network)
 
@@ -88,7 +90,7 @@ def features_from_pixels(
 
 
 class StepDecoder(nn.Module):
-    """The attention decoder of `captioner.decoder` as a loop over time steps of LSTMCells, with its weights.
+    """The attention decoder of `captioner.model.decoder` as a loop over time steps of LSTMCells, with its weights.
 
     As in the tutorials, each caption brings its own copy of the image's features, captions are sorted by falling
     length, and the batch shrinks where they end. It computes what `Decoder` computes.

@@ -39,16 +39,16 @@ from benchmarks.world import (
     step,
     training_items,
 )
-from captioner import decoder as captioner_decoder
-from captioner.decoder import Decoder, Memory
-from captioner.device import half_precision
-from captioner.encoder import Encoder, fused
-from captioner.features import BATCH
-from captioner.photos import load_photo
-from captioner.scores import Cider
-from captioner.search import beam_search
-from captioner.training import next_word_losses
-from captioner.vocabulary import PAD
+from captioner.base.device import half_precision
+from captioner.captions.vocabulary import PAD
+from captioner.model import decoder as captioner_decoder
+from captioner.model.decoder import Decoder, Memory
+from captioner.model.search import beam_search
+from captioner.scoring.scores import Cider
+from captioner.training.loop import next_word_losses
+from captioner.vision.encoder import Encoder, fused
+from captioner.vision.features import BATCH
+from captioner.vision.photos import load_photo
 
 IMAGES = 64
 MATRIX = 2048

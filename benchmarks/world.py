@@ -13,18 +13,18 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.measure import require_close
-from captioner.archives import Archive
-from captioner.dataset import CaptionedImage, read_captions, read_images
-from captioner.decoder import Decoder
-from captioner.device import mixed_precision
-from captioner.encoder import Encoder, calibrate, load_encoder
-from captioner.features import extract, join
-from captioner.files import read_json
-from captioner.model import Captioner, Card, load_model
-from captioner.params import read_params
-from captioner.store import FeatureStore, View, new_store
-from captioner.training import Batch, CaptionSet, next_word_losses
-from captioner.vocabulary import Vocabulary
+from captioner.base.device import mixed_precision
+from captioner.base.files import read_json
+from captioner.base.params import read_params
+from captioner.captions.dataset import CaptionedImage, read_captions, read_images
+from captioner.captions.vocabulary import Vocabulary
+from captioner.model.captioner import Captioner, Card, load_model
+from captioner.model.decoder import Decoder
+from captioner.sources.archives import Archive
+from captioner.training.loop import Batch, CaptionSet, next_word_losses
+from captioner.vision.encoder import Encoder, calibrate, load_encoder
+from captioner.vision.features import extract, join
+from captioner.vision.store import FeatureStore, View, new_store
 
 CPU = torch.device("cpu")
 SIZE = 224  # pixels a side
@@ -114,7 +114,7 @@ def extract_to(folder: Path, archive: Archive, names: list[str], encoder: Encode
 
 
 def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision = mixed_precision) -> None:
-    """Train on the batches as `captioner.training.fit` does in an epoch, without what it does between epochs."""
+    """Train on the batches as `captioner.training.loop.fit` does in an epoch, without what it does between epochs."""
     captioner.train()
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.001, fused=True)
     for batch in batches:

@@ -8,7 +8,7 @@ import csv
 from pathlib import Path
 from random import Random
 
-from captioner.shapes import caption, compose, draw
+from captioner.sources.shapes import caption, compose, draw
 
 
 def write_dataset(folder: Path, photos: int, size: int = 64) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from captioner.evaluate import table_of
-from captioner.files import read_json
+from captioner.base.files import read_json
+from captioner.results.evaluate import table_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", "stages", "src", "own/README.md")

@@ -7,8 +7,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from captioner.errors import CaptionerError
-from captioner.files import read_json, write_text
+from captioner.base.errors import CaptionerError
+from captioner.base.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "params.md"
@@ -38,7 +38,9 @@ def reference(root: Path = ROOT) -> str:
             for part in key.split("."):
                 rule = _resolved(rule["properties"][part], schema)
         except KeyError:
-            raise CaptionerError(f"params.yaml: {key} is not in src/captioner/params_schema.json; add it") from None
+            raise CaptionerError(
+                f"params.yaml: {key} is not in src/captioner/base/params_schema.json; add it"
+            ) from None
         reading = [name for name, stage in stages.items() if key in stage.get("params", [])]
         if not reading:
             raise CaptionerError(f"params.yaml: no stage of dvc.yaml lists {key}; add it there")

@@ -1,7 +1,7 @@
 """The model card, from the metrics and models of the run."""
 
-from captioner.card import write_card
-from captioner.stage import run
+from captioner.base.stage import run
+from captioner.results.card import write_card
 
 
 def main(params):

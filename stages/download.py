@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from captioner.download import dvc_cache, obtain, provenance
-from captioner.files import write_json
-from captioner.own import provide_own
-from captioner.shapes import write_archives
-from captioner.stage import run
+from captioner.base.files import write_json
+from captioner.base.stage import run
+from captioner.sources.download import dvc_cache, obtain, provenance
+from captioner.sources.own_data import provide_own
+from captioner.sources.shapes import write_archives
 
 IMAGES = "data/raw/images"  # a folder of one archive or more
 CAPTIONS = "data/raw/captions.zip"

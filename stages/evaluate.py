@@ -1,8 +1,8 @@
 """Captions of the test split by the frozen and the fine-tuned model, and their scores: the result."""
 
-from captioner.evaluate import evaluate, table_of
-from captioner.files import read_json
-from captioner.stage import run
+from captioner.base.files import read_json
+from captioner.base.stage import run
+from captioner.results.evaluate import evaluate, table_of
 
 
 def main(params):

@@ -7,16 +7,16 @@ import argparse
 
 import torch
 
-from captioner.archives import Archive
-from captioner.dataset import read_images
-from captioner.device import features_dtype, make_deterministic, select_device
-from captioner.distributed import distributed, gather, processes, rank
-from captioner.encoder import load_encoder, save_encoder
-from captioner.features import calibrate_on, extract, join, share_of
-from captioner.files import write_json
-from captioner.resume import Resume, made_from
-from captioner.stage import run
-from captioner.store import View
+from captioner.base.device import features_dtype, make_deterministic, select_device
+from captioner.base.distributed import distributed, gather, processes, rank
+from captioner.base.files import write_json
+from captioner.base.resume import Resume, made_from
+from captioner.base.stage import run
+from captioner.captions.dataset import read_images
+from captioner.sources.archives import Archive
+from captioner.vision.encoder import load_encoder, save_encoder
+from captioner.vision.features import calibrate_on, extract, join, share_of
+from captioner.vision.store import View
 
 
 @distributed

@@ -1,9 +1,9 @@
 """End to end: the decoder with the unfrozen blocks of ResNet-18, features recomputed through them."""
 
-from captioner.distributed import distributed
-from captioner.finetune import finetune
-from captioner.resume import made_from
-from captioner.stage import run
+from captioner.base.distributed import distributed
+from captioner.base.resume import made_from
+from captioner.base.stage import run
+from captioner.training.finetune import finetune
 
 
 @distributed

@@ -1,7 +1,7 @@
 """Sample plots: test images with the frozen caption, the fine-tuned one and the references."""
 
-from captioner.pictures import draw_samples
-from captioner.stage import run
+from captioner.base.stage import run
+from captioner.results.pictures import draw_samples
 
 
 def main(params):

@@ -1,7 +1,7 @@
 """The report: one page with the scores, the curves, every test image with its captions, and where it came from."""
 
-from captioner.report import write_report
-from captioner.stage import run
+from captioner.base.stage import run
+from captioner.results.report import write_report
 
 
 def main(params):

@@ -2,9 +2,9 @@
 
 import json
 
-from captioner.files import write_json
-from captioner.stage import run
-from captioner.tokenise import tokenise
+from captioner.base.files import write_json
+from captioner.base.stage import run
+from captioner.captions.tokenise import tokenise
 
 
 def main(params):

@@ -1,9 +1,9 @@
 """The LSTM on cached features: predicts the next word, keeps the epoch with the best dev CIDEr."""
 
-from captioner.distributed import distributed
-from captioner.resume import made_from
-from captioner.stage import run
-from captioner.train import train_decoder
+from captioner.base.distributed import distributed
+from captioner.base.resume import made_from
+from captioner.base.stage import run
+from captioner.training.train import train_decoder
 
 
 @distributed

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from captioner.files import write_json
-from captioner.stage import run
-from captioner.weights import provide_weights
+from captioner.base.files import write_json
+from captioner.base.stage import run
+from captioner.sources.weights import provide_weights
 
 
 def main(params: Any) -> None:

@@ -1,0 +1,148 @@
+"""A hundred captions of the fine-tuned model judged by eye.
+
+python -m dev.by_eye draw     numbered contact sheets, and by_eye.csv to be filled in, into pictures/by_eye/
+python -m dev.by_eye table    dev/by_eye.csv, filled in, as the table of docs/metrics.md
+
+The images are the first hundred of metrics/test_captions.csv in the order of the SHA-256 of their names, so that nobody
+chose them. by_eye.csv has a line for each of them, in that order, with the columns
+
+    image, caption     as in test_captions.csv; a file with other captions is refused: judge them anew
+    verdict            right: it describes the photo; minor: it nearly does, with one small mistake; wrong
+    mistake            the worst one, of colour, count, object, action, place, gender, other; empty where right
+"""
+
+import argparse
+import hashlib
+import math
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.page import put, table
+from captioner.base.errors import CaptionerError
+from captioner.base.files import whole, write_text
+from captioner.sources.archives import Archive
+from captioner.vision.photos import load_photo
+
+ROOT = Path(__file__).parent.parent
+GENERATED, JUDGED, PAGE = ROOT / "metrics/test_captions.csv", ROOT / "dev/by_eye.csv", ROOT / "docs/metrics.md"
+SHEETS = ROOT / "pictures/by_eye"
+IMAGES = 100
+VERDICTS = {"right": "right", "minor": "minor mistake", "wrong": "wrong"}
+MISTAKES = ("colour", "count", "object", "action", "place", "gender", "other")
+COLUMNS, ROWS = 5, 4  # of a sheet
+SIDE, TEXT = 2.6, 0.75  # inches: of a photo, of the text under it
+LETTERS = 40  # of a line
+DPI = 100
+
+
+def chosen(generated: Path, images: int = IMAGES) -> pd.DataFrame:
+    """Return the images to judge: columns image, caption, CIDEr; raises CaptionerError where the file is not there."""
+    if not generated.exists():
+        raise CaptionerError(f"{generated}: not found; run `dvc repro evaluate` first")
+    rows = pd.read_csv(generated, keep_default_na=False)
+    order = rows["image"].map(lambda name: hashlib.sha256(name.encode()).hexdigest()).sort_values().index
+    first = rows.loc[order[:images]].reset_index(drop=True)
+    return first[["image", "finetuned", "finetuned CIDEr"]].set_axis(["image", "caption", "CIDEr"], axis="columns")
+
+
+def draw(rows: pd.DataFrame, photos: Archive, folder: Path) -> list[Path]:
+    """Write the sheets, numbered pictures with their captions, and by_eye.csv without verdicts; return their paths."""
+    written = []
+    for number in range(math.ceil(len(rows) / (COLUMNS * ROWS))):
+        path = folder / f"sheet-{number + 1}.png"
+        _draw_sheet(rows.iloc[number * COLUMNS * ROWS :][: COLUMNS * ROWS], photos, path)
+        written.append(path)
+    empty = rows[["image", "caption"]].assign(verdict="", mistake="")
+    write_text(folder / JUDGED.name, empty.to_csv(index=False, lineterminator="\n"))
+    return [*written, folder / JUDGED.name]
+
+
+def _draw_sheet(rows: pd.DataFrame, photos: Archive, path: Path) -> None:
+    wide, high = COLUMNS * SIDE, ROWS * (SIDE + TEXT)
+    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 8.5}):
+        figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white")
+        for place, (number, row) in enumerate(rows.iterrows()):
+            at, column = divmod(place, COLUMNS)
+            left, top = (column + 0.03) * SIDE / wide, 1 - (at * (SIDE + TEXT) + 0.05) / high
+            axis = figure.add_axes((left, top - 0.94 * SIDE / high, 0.94 * SIDE / wide, 0.94 * SIDE / high))
+            axis.set_axis_off()
+            try:
+                axis.imshow(load_photo(photos.read(row["image"]), size=int(DPI * SIDE), fit="squash"))
+            except ValueError as error:
+                raise CaptionerError(
+                    f"{photos.path}: {row['image']} is not a photo that can be read ({error})"
+                ) from None
+            text = textwrap.fill(f"{number + 1}. {row['caption']}", LETTERS, max_lines=4)
+            figure.text(left, top - 0.96 * SIDE / high, text, va="top", parse_math=False)
+        with whole(path) as beside:
+            figure.savefig(beside, metadata={"Software": None})
+
+
+def read_judged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return `rows` with the columns verdict and mistake of the judged file.
+
+    Raises CaptionerError that names the file and line where it is not of these images and captions, or not filled in.
+    """
+    judged = pd.read_csv(path, keep_default_na=False, dtype=str)
+    columns = ["image", "caption", "verdict", "mistake"]
+    if list(judged) != columns:
+        raise CaptionerError(f"{path}: expected the columns {', '.join(columns)}, found {', '.join(judged)}")
+    if len(judged) != len(rows):
+        raise CaptionerError(f"{path}: {len(judged)} captions, expected {len(rows)}; `draw` writes which")
+    for line, (found, wanted) in enumerate(zip(judged.itertuples(), rows.itertuples(), strict=True), 2):
+        where = f"{path}, line {line}"
+        if (found.image, found.caption) != (wanted.image, wanted.caption):
+            raise CaptionerError(
+                f"{where}: is {found.image}, {found.caption!r}; expected {wanted.image}, {wanted.caption!r}, as in "
+                f"{GENERATED.name}: the model is another one, judge its captions anew"
+            )
+        if found.verdict not in VERDICTS:
+            raise CaptionerError(f"{where}: verdict is {found.verdict!r}, expected one of {', '.join(VERDICTS)}")
+        allowed = ("",) if found.verdict == "right" else MISTAKES
+        if found.mistake not in allowed:
+            wanted_one = ", ".join(MISTAKES) if found.verdict != "right" else "nothing, for it is right"
+            raise CaptionerError(f"{where}: mistake is {found.mistake!r}, expected {wanted_one}")
+    return rows.assign(verdict=judged["verdict"], mistake=judged["mistake"])
+
+
+def table_of(judged: pd.DataFrame) -> str:
+    """Return the judgements as the table of docs/metrics.md."""
+    rows = []
+    for verdict, name in VERDICTS.items():
+        of = judged[judged["verdict"] == verdict]
+        counts = Counter(of["mistake"][of["mistake"] != ""])
+        mistakes = ", ".join(f"{mistake} {count}" for mistake, count in counts.most_common())
+        mean = f"{100 * of['CIDEr'].mean():.1f}" if len(of) else ""
+        rows.append([name, f"{len(of)}", mean, mistakes])
+    return table(["verdict", "captions", "their mean CIDEr, x100", "worst mistake"], rows)
+
+
+def main() -> None:
+    """Draw the sheets, or fill the page's table."""
+    parser = argparse.ArgumentParser(prog="python -m dev.by_eye", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["draw", "table"])
+    parser.add_argument("--images", type=Path, default=Path("data/raw/images"), help="the photos (%(default)s)")
+    parser.add_argument("--captions", type=Path, default=GENERATED, help="of evaluate (metrics/test_captions.csv)")
+    parser.add_argument("--judged", type=Path, default=JUDGED, help="the verdicts (dev/by_eye.csv)")
+    options = parser.parse_args()
+    try:
+        rows = chosen(options.captions)
+        if options.what == "draw":
+            for path in draw(rows, Archive(options.images), SHEETS):
+                print(path)
+        elif not options.judged.exists():
+            raise CaptionerError(f"{options.judged}: not found; fill in what `draw` wrote and put it there")
+        else:
+            put(PAGE, "by_eye", table_of(read_judged(options.judged, rows)))
+    except CaptionerError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""The ablation table: each row a change of params.yaml, run by `dvc exp run -S`, compared by dev scores.
+
+python -m dev.experiments --on shapes              every row on the built-in dataset, in .experiments
+python -m dev.experiments --on flickr8k ROW ...    some rows in this project, as its params.yaml says
+
+The runs end after the stage `validate`, or sooner (`--until train`, for choices of the decoder, in half the time): the
+test split is never read. A row that was run with the same params and seed is not run again (`--again` does). Search has
+a table of its own, by dev/search.py.
+
+experiments.json: {scale: [{"row", "changes": {param: value}, "seed", "params": MD5 of the params that the stages read,
+"scores": {"train" and "finetune": {"CIDEr", "BLEU-4"} of dev captions found by a beam of 3, "validate": {"frozen" and
+"finetuned": scores}, of metrics/validate.json}, as far as the row was run, "minutes": {stage: float} of the stages that
+were run and not taken from the cache, "machine"}]}. The tables of docs/experiments.md follow.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from benchmarks.measure import machine
+from benchmarks.memory import make_workspace
+from benchmarks.page import put, table
+from captioner.base.errors import CaptionerError
+from captioner.base.files import read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+RECORDS, PAGE = ROOT / "dev/experiments.json", ROOT / "docs/experiments.md"
+READS = {"train": "train", "finetune": "finetune", "validate": "search"}  # a stage's own section of params.yaml
+STAGES = tuple(READS)
+TRAINED = STAGES[:2]
+BEAM_SCORES = "dev, beam 3"  # the key of metrics/train.json and metrics/finetune.json
+MODELS = ("frozen", "finetuned")
+SHARES = ("distinct captions", "copied from training")
+DEFAULT = "default"
+
+SHORT = {  # the demo's params with fewer pictures and epochs, for a row in a minute or two
+    **YAML(typ="safe").load(ROOT / "demo/params.yaml"),
+    "shapes.train": 600,
+    "train.epochs": 6,
+    "finetune.epochs": 4,
+}
+BOTH: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "pooled features": {"decoder.attention": False},
+    "lemmatised captions": {"captions.form": "lemma"},
+    "untied embeddings": {"decoder.tied": False},
+    "no label smoothing": {"train.label_smoothing": 0.0},
+    "unfrozen from layer3": {"finetune.unfreeze_from": "layer3"},
+}
+AT_ONCE = {  # the best found without first epochs on the next word
+    "finetune.adapt_epochs": 0,
+    "finetune.encoder_lr": 0.00005,
+    "finetune.warmup": 0.1,
+    "finetune.crop": 0.7,
+}
+NEXT_WORD = {"finetune.objective": "cross-entropy"}
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "shapes": {**BOTH, "fine-tuned on CIDEr": {"finetune.objective": "cider"}},
+    "flickr8k": {
+        **BOTH,
+        "dropout 0.3": {"decoder.dropout": 0.3},
+        "no weight decay": {"train.weight_decay": 0.0},
+        "scheduled sampling": {"train.scheduled_sampling": 0.25},
+        "half the width": {"decoder.width": 256},
+        "twice the width": {"decoder.width": 1024},
+        "no averaging": {"train.ema": 0.0, "finetune.ema": 0.0},
+        "no flipped views": {"views.flip": False},
+        "crops for the decoder too": {"train.crop": 0.7},
+        "fine-tuned on the next word": NEXT_WORD,
+        "encoder as it was": {"finetune.adapt_encoder_lr": 0.0, "finetune.encoder_lr": 0.0},
+        "twice the epochs on CIDEr": {"finetune.epochs": 12},
+        "encoder's rate on CIDEr a fifth": {"finetune.encoder_lr": 0.00002},
+        "layer3, encoder's rate on CIDEr a fifth": {"finetune.unfreeze_from": "layer3", "finetune.encoder_lr": 0.00002},
+        "on CIDEr at once": AT_ONCE,
+        "at once, encoder as it was": {**AT_ONCE, "finetune.encoder_lr": 0.0},
+        "at once, encoder's rate a fifth": {**AT_ONCE, "finetune.encoder_lr": 0.00001},
+        "at once, unfrozen from layer3": {**AT_ONCE, "finetune.unfreeze_from": "layer3"},
+        "at once, no crops": {**AT_ONCE, "finetune.crop": 1.0},
+        "at once, a quarter of the epochs before": {**AT_ONCE, "train.epochs": 3},
+        "at once, on the next word": {**AT_ONCE, **NEXT_WORD},
+        "at once, on the next word, encoder as it was": {**AT_ONCE, **NEXT_WORD, "finetune.encoder_lr": 0.0},
+    },
+}
+
+
+def main() -> None:
+    """Run the rows that are wanted and not yet there; write experiments.json and the page after each."""
+    parser = argparse.ArgumentParser(prog="python -m dev.experiments", description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all of the scale")
+    parser.add_argument("--on", choices=list(ROWS), help="without it the page is written anew, and nothing is run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of train and finetune (default: 42)")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run (default: validate)")
+    parser.add_argument("--again", action="store_true", help="run also what is there")
+    options = parser.parse_args()
+    records: dict[str, list[dict[str, Any]]] = read_json(RECORDS) if RECORDS.exists() else {}
+    try:
+        if options.on:
+            known = ROWS[options.on]
+            for name in options.rows:
+                if name not in known:
+                    raise CaptionerError(f"no row is named {name!r}; there are {', '.join(map(repr, known))}")
+            folder = shapes_workspace(ROOT / ".experiments") if options.on == "shapes" else ROOT
+            print(f"experiments of the project in {os.path.relpath(folder)}")
+            for name in options.rows or known:
+                for seed in options.seeds:
+                    there = known_record(records.get(options.on, []), name, seed)
+                    same = there and of_these_params(there, options.on)
+                    if same and options.until in there["scores"] and not options.again:
+                        print(f"{name}, seed {seed}: is there")
+                        continue
+                    record = run(folder, options.on, name, seed, options.until)
+                    if there:
+                        record["minutes"] = known_minutes(there, record)
+                    records[options.on] = [each for each in records.get(options.on, []) if each is not there] + [record]
+                    write_json(RECORDS, records)
+                    show(options.on, records[options.on])
+        else:
+            for scale, of in records.items():
+                show(scale, of)
+    except CaptionerError as error:
+        sys.exit(f"error: {error}")
+
+
+def show(scale: str, records: list[dict[str, Any]]) -> None:
+    """Write the tables of a scale into the page."""
+    put(PAGE, scale, table_of(scale, records))
+    if scale == "flickr8k":
+        put(PAGE, f"{scale}, validate", validate_table(scale, records))
+
+
+def shapes_workspace(folder: Path) -> Path:
+    """Make or renew a Git repository with a copy of the project and the short params of the built-in dataset."""
+    if not (folder / ".git").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+            subprocess.run(command, cwd=folder, check=True)
+        for setting in (("core.check_update", "false"), ("core.analytics", "false")):
+            subprocess.run([sys.executable, "-m", "dvc", "config", *setting], cwd=folder, check=True)
+    make_workspace(folder, SHORT)
+    shutil.copy(ROOT / ".gitignore", folder)
+    shutil.copy(ROOT / ".dvcignore", folder)
+    me = ["-c", "user.name=captioner", "-c", "user.email=captioner@localhost"]
+    subprocess.run(["git", "add", "--all"], cwd=folder, check=True)
+    if subprocess.run(["git", "diff", "--cached", "--quiet"], cwd=folder).returncode:
+        subprocess.run(["git", *me, "commit", "--quiet", "--message", "The project, small"], cwd=folder, check=True)
+    return folder
+
+
+def run(folder: Path, scale: str, name: str, seed: int, until: str = STAGES[-1]) -> dict[str, Any]:
+    """Run a row as an experiment in a copy of `folder`'s project, up to the stage `until`; return its record."""
+    changes = ROWS[scale][name]
+    experiment = re.sub(r"[^a-z0-9]+", "-", f"{name}-seed-{seed}".lower())
+    dvc(folder, "exp", "remove", experiment)  # one of an earlier time; where there is none, it says so
+    settings = [part for key, value in {**changes, "seed": seed}.items() for part in ("-S", f"{key}={_yaml(value)}")]
+    print(f"{name}, seed {seed}: dvc exp run --temp --name {experiment} {' '.join(settings)} {until}", flush=True)
+    said, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, until)
+    if code:
+        raise CaptionerError(f"{name}, seed {seed}: dvc ended with {code}:\n{said[-2000:]}")
+    shown = json.loads(dvc(folder, "exp", "show", "--json", "--num", "1").stdout)
+    return {
+        "row": name,
+        "changes": changes,
+        "seed": seed,
+        "params": params_hash(scale, changes, seed, until),
+        "scores": scores_of(shown, experiment, STAGES[: STAGES.index(until) + 1]),
+        "minutes": {stage: minutes[stage] for stage in STAGES if stage in minutes},
+        "machine": machine(),
+    }
+
+
+def scores_of(
+    shown: list[dict[str, Any]], experiment: str, stages: Sequence[str] = STAGES
+) -> dict[str, dict[str, float]]:
+    """Return the dev scores of an experiment's stages in what `dvc exp show --json` says.
+
+    Raises CaptionerError where one is missing. Of a stage that was not run, the metrics are those of the last commit.
+    """
+    for each in (each for commit in shown for each in commit["experiments"] or []):
+        if each["name"] == experiment:
+            metrics = each["revs"][0]["data"]["metrics"]
+            data = {stage: metrics.get(f"metrics/{stage}.json", {}).get("data", {}) for stage in stages}
+            keys = {stage: {BEAM_SCORES} if stage in TRAINED else set(MODELS) for stage in stages}
+            if all(keys[stage] <= set(data[stage]) for stage in stages):
+                return {
+                    stage: of[BEAM_SCORES] if stage in TRAINED else {model: of[model] for model in MODELS}
+                    for stage, of in data.items()
+                }
+    files = " and ".join(f"metrics/{stage}.json" for stage in stages)
+    raise CaptionerError(f"dvc exp show: no dev scores of {experiment} in {files}")
+
+
+def known_minutes(there: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
+    """Return a record's minutes, and those that an earlier one has of stages that gave the same."""
+    same = {stage for stage, scores in record["scores"].items() if there["scores"].get(stage) == scores}
+    return {stage: minutes for stage, minutes in there["minutes"].items() if stage in same} | record["minutes"]
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run dvc with this interpreter; return what it said."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
+
+
+def timed(folder: Path, *arguments: str) -> tuple[str, int, dict[str, float]]:
+    """Run dvc; return what it said, its exit code and the minutes of each stage that it ran."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines, began = [], {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if stage := re.match(r"Running stage '(\w+)'|(?:Stage|Ran|Updating) ", line):
+            began[stage[1] or f"end {len(lines)}"] = time.perf_counter()
+    code = process.wait()
+    times = [*began.values(), time.perf_counter()]
+    spent = {name: (after - at) / 60 for (name, at), after in zip(began.items(), times[1:], strict=True)}
+    return "".join(lines), code, {name: round(value, 2) for name, value in spent.items() if not name.startswith("end")}
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def params_hash(scale: str, changes: dict[str, Any], seed: int, until: str = STAGES[-1]) -> str:
+    """Return the MD5 of all params that the stages read, up to `until`."""
+    ignored = ("pictures", *(READS[stage] for stage in STAGES[STAGES.index(until) + 1 :]))
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    flat = {"seed": seed}
+    for section, keys in values.items():
+        if isinstance(keys, dict):
+            flat |= {f"{section}.{key}": value for key, value in keys.items()}
+    flat |= (SHORT if scale == "shapes" else {}) | changes
+    kept = {key: value for key, value in sorted(flat.items()) if key.partition(".")[0] not in ignored}
+    return hashlib.md5(json.dumps(kept).encode()).hexdigest()
+
+
+def of_these_params(record: dict[str, Any], scale: str) -> bool:
+    """Return whether a record's row, as it is now, has the params it was run with."""
+    if record["row"] not in ROWS[scale]:
+        return False
+    until = STAGES[len(record["scores"]) - 1]
+    return record["params"] == params_hash(scale, ROWS[scale][record["row"]], record["seed"], until)
+
+
+def known_record(records: list[dict[str, Any]], row: str, seed: int) -> dict[str, Any] | None:
+    """Return the record of a row and seed."""
+    return next((each for each in records if (each["row"], each["seed"]) == (row, seed)), None)
+
+
+def table_of(scale: str, records: list[dict[str, Any]]) -> str:
+    """Return the records as a table: a row a change, its mean over seeds and the range, and minutes."""
+    rows, old = [], False
+    names = [*ROWS[scale], *(each["row"] for each in records)]
+    for name in dict.fromkeys(names):
+        runs = sorted((each for each in records if each["row"] == name), key=lambda each: each["seed"])
+        if not runs:
+            continue
+        stale = not all(of_these_params(each, scale) for each in runs)
+        old = old or stale
+        changes = ", ".join(f"`{key}={_yaml(value)}`" for key, value in runs[0]["changes"].items())
+        cells = [
+            _mean([100 * each["scores"][stage][score] for each in runs if stage in each["scores"]])
+            for stage in TRAINED
+            for score in ("CIDEr", "BLEU-4")
+        ]
+        spent = [[each["minutes"][stage] for each in runs if stage in each["minutes"]] for stage in TRAINED]
+        minutes = [f"{statistics.mean(times):.1f}" if times else "-" for times in spent]
+        seeds = [", ".join(str(each["seed"]) for each in runs if stage in each["scores"]) for stage in TRAINED]
+        of_both = " + ".join(dict.fromkeys(filter(None, seeds)))
+        rows.append([name + (" *" if stale else ""), changes, *cells, of_both, " + ".join(minutes)])
+    head = [
+        "row",
+        "change",
+        "train: CIDEr",
+        "BLEU-4",
+        "finetune: CIDEr",
+        "BLEU-4",
+        "seeds (train + finetune)",
+        "minutes, train + finetune",
+    ]
+    machines = "; ".join(sorted({each["machine"] for each in records}))
+    stars = "\n\n\\* of other params or code than this commit's." if old else ""
+    return f"{table(head, rows)}\n\nOn {machines}; a stage taken from the cache, or not run, has no minutes.{stars}"
+
+
+def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
+    """Return what `validate` says of the records that have it as a table: a row a change and model, the mean over seeds
+    and the range."""
+    rows = []
+    for name in ROWS[scale]:
+        runs = [each for each in records if each["row"] == name and "validate" in each["scores"]]
+        runs = sorted((each for each in runs if of_these_params(each, scale)), key=lambda each: each["seed"])
+        for model in MODELS if runs else ():
+            found = [each["scores"]["validate"][model] for each in runs]
+            scores = [_mean([100 * each[key] for each in found]) for key in ("CIDEr", "BLEU-4", "ROUGE-L")]
+            meteor = [100 * each["METEOR"] for each in found if "METEOR" in each]
+            language = [_mean([each["vocabulary"] for each in found], digits=0)]
+            language += [_mean([100 * each[key] for each in found]) for key in SHARES]
+            language += [_mean([each["mean length"] for each in found])]
+            seeds = ", ".join(str(each["seed"]) for each in runs)
+            rows.append([name, model, *scores, _mean(meteor), *language, seeds])
+    head = ["row", "model", "CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "words used", "distinct", "copied", "length"]
+    return table([*head, "seeds"], rows)
+
+
+def _mean(values: Sequence[float], digits: int = 1) -> str:
+    if not values:
+        return "-"
+    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    main()

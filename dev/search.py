@@ -1,0 +1,145 @@
+"""Dev scores by how captions are searched for and chosen: what params.yaml's search.* was set by.
+
+    python -m dev.search [--out dev/search.csv]
+
+Run it from the project's folder after `dvc repro`. The test split is not touched. The table of docs/experiments.md
+follows.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.page import put, table
+from captioner.base.device import select_device
+from captioner.base.files import write_text
+from captioner.captions.dataset import read_captions
+from captioner.model.captioner import load_model
+from captioner.model.consensus import NEIGHBOURS, SHARPNESS, Consensus
+from captioner.model.generate import generate
+from captioner.scoring.scores import diversity, score
+from captioner.use.caption import BEAM, CONSENSUS
+from captioner.vision.store import FeatureStore
+
+PAGE = Path(__file__).parent.parent / "docs/experiments.md"
+MODELS = {
+    "frozen": ("models/decoder.safetensors", "data/features/grid.h5"),
+    "fine-tuned": ("models/captioner.safetensors", "data/features/boundary.h5"),
+}
+CHOICE = ("consensus", "neighbours", "sharpness")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row; the names are the table's columns."""
+
+    model: str = "fine-tuned"
+    beam: int = BEAM
+    penalty: float = 1.0
+    consensus: float = CONSENSUS
+    neighbours: int = NEIGHBOURS
+    sharpness: float = SHARPNESS
+
+
+def settings() -> Iterator[Setting]:
+    """Yield what is compared: the likeliest beams; consensus by beam and weight; by neighbours and sharpness."""
+    for beam in (1, 2, 3, 4, 5, 8, 20):
+        for penalty in (0.7, 1.0):
+            yield Setting(beam=beam, penalty=penalty, consensus=0.0)
+    for beam in (4, 8, 20, 40):
+        for weight in (1.0, 2.0, 4.0):
+            yield Setting(beam=beam, consensus=weight)
+    for neighbours, sharpness in ((20, 0.0), (60, 0.0), (20, SHARPNESS), (100, SHARPNESS), (60, 8.0), (60, 18.0)):
+        yield Setting(neighbours=neighbours, sharpness=sharpness)
+    for beam, weight in ((4, 0.0), (20, 0.0), (4, 2.0), (20, 2.0)):
+        yield Setting("frozen", beam=beam, consensus=weight)
+
+
+def main() -> None:
+    """Score every setting and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m dev.search", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="dev/search.csv")
+    out = parser.parse_args().out
+    items = read_captions("data/captions.jsonl")
+    models = {name: load_model(path) for name, (path, _) in MODELS.items()}
+    stores = {
+        name: FeatureStore(path, layer=models[name][1].start, encoder=models[name][1].encoder, **models[name][1].image)
+        for name, (_, path) in MODELS.items()
+    }
+    vocabulary = models["fine-tuned"][1].vocabulary
+    training = [vocabulary.decode(ids) for item in items if item.split == "train" for ids in item.ids]
+    dev = [item for item in items if item.split == "dev" and item.image in stores["fine-tuned"].rows]
+
+    @cache
+    def found(model: str, beam: int, penalty: float) -> list[np.ndarray]:
+        """Return what the choice is made from: features [N, D], tokens [N, K, T] and scores [N, K] of all beams."""
+        rows = np.array([stores[model].rows[item.image] for item in dev])
+        parts: list[tuple[np.ndarray, ...]] = []
+
+        def keep(*batch: np.ndarray) -> list[int]:
+            parts.append(batch)
+            return [0] * len(batch[0])
+
+        generate(
+            models[model][0],
+            [item.image for item in dev],
+            lambda chosen: stores[model].read(rows[chosen]),
+            vocabulary,
+            beam=beam,
+            length_penalty=penalty,
+            device=select_device(),
+            choose=keep,
+        )
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    @cache
+    def consensus(model: str, neighbours: int, sharpness: float) -> Consensus:
+        examples = models[model][0].examples
+        assert examples is not None
+        return Consensus(*examples, neighbours=neighbours, sharpness=sharpness)
+
+    records = []
+    for each in settings():
+        features, tokens, scores = found(each.model, each.beam, each.penalty)
+        chooser = consensus(each.model, each.neighbours, each.sharpness)
+        places = chooser.choose(features, tokens, scores, weight=each.consensus)
+        told = {
+            item.image: vocabulary.decode(beams[place])
+            for item, beams, place in zip(dev, tokens.tolist(), places, strict=True)
+        }
+        corpus, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
+        rounded = {key: round(value, 5) for key, value in (corpus | diversity(told, training)).items()}
+        records.append(asdict(each) | rounded)
+        print(records[-1], flush=True)
+    frame = pd.DataFrame(records)
+    write_text(out, frame.to_csv(index=False, lineterminator="\n"))
+    put(PAGE, "search", table_of(frame))
+
+
+def table_of(frame: pd.DataFrame) -> str:
+    """Return the table of docs/experiments.md: a line a setting."""
+    rows = [
+        [
+            line["model"],
+            f"{line['beam']}",
+            f"{line['penalty']:g}",
+            *([f"{line[name]:g}" for name in CHOICE] if line["consensus"] else ["0", "-", "-"]),
+            *(f"{100 * line[name]:.1f}" for name in ("CIDEr", "BLEU-4", "ROUGE-L")),
+            f"{line['vocabulary']:.0f}",
+            f"{100 * line['distinct captions']:.0f} %",
+            f"{line['mean length']:.1f}",
+            f"{100 * line['copied from training']:.1f} %",
+        ]
+        for _, line in frame.iterrows()
+    ]
+    head = ["model", "beam", "length penalty", *CHOICE]
+    return table([*head, "CIDEr", "BLEU-4", "ROUGE-L", "words used", "distinct", "mean length", "copied"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The machine's side: which device, which precision, and the same bytes each time.
+
+Set by environment variables, since they are not part of what is computed and DVC should not track them:
+    CAPTIONER_DEVICE    auto (default: cuda where it works, else cpu), cpu, cuda, cuda:1, mps
+    CAPTIONER_WORKERS   threads that decode photos (default: the number of CPU cores, at most 16)
+    CAPTIONER_PROCESSES how many processes compute together (default: 1)
+    CAPTIONER_PRECISION auto (default): features and training steps in mixed precision where that is faster;
+                        float32: never
+"""
+
+import logging
+import os
+from contextlib import AbstractContextManager
+
+import torch
+
+from captioner.base.errors import CaptionerError
+
+log = logging.getLogger(__name__)
+
+
+def select_device() -> torch.device:
+    """Return the device to compute on, after setting torch up for it, for the whole process.
+
+    Convolutions and LSTMs of float32 are then computed in float32 on a GPU too, not in TF32. Raises CaptionerError for
+    a device that this machine lacks, and for one GPU where several processes share the machine.
+    """
+    # A CPU's compiled bfloat16 products are kept by shape, up to 1024 in each of two caches: gigabytes, as the lengths
+    # of captions differ. The variables are read at the first product.
+    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(cache, "512")
+    asked = os.environ.get("CAPTIONER_DEVICE", "auto")
+    local = os.environ.get("LOCAL_RANK")  # of several processes on this machine
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    if wanted == "cuda" and local:
+        wanted = f"cuda:{local}"
+    elif wanted.startswith("cuda:") and _processes_here() > 1:
+        raise CaptionerError(
+            f"CAPTIONER_DEVICE: {wanted} is one GPU, and {_processes_here()} processes need one each; set it to cuda, "
+            "and CUDA_VISIBLE_DEVICES to theirs"
+        )
+    try:
+        device = torch.ones(1, device=wanted).device  # computed, which a GPU too old for this torch cannot
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        if asked == "auto" and not local:
+            log.warning("%s cannot be used here (%s); computing on the CPU", wanted, reason)
+            return torch.device("cpu")
+        fewer = ", or start fewer processes" if _processes_here() > 1 else ""
+        raise CaptionerError(
+            f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to cpu{fewer}"
+        ) from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise CaptionerError(f"CAPTIONER_DEVICE: is {wanted}, expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what torch says of the current GPU, and pinned memory, are to be this one's
+    torch.backends.cudnn.allow_tf32 = False  # torch's default for these two, though not for other products
+    return device
+
+
+def decoding_threads() -> int:
+    """Return how many threads decode photos; the processes of a machine share its cores."""
+    return _count("CAPTIONER_WORKERS", default=max(1, min(os.cpu_count() or 1, 16) // _processes_here()))
+
+
+def wanted_processes() -> int:
+    """Return how many processes a stage that can be shared out starts."""
+    return _count("CAPTIONER_PROCESSES", default=1)
+
+
+def _processes_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _count(variable: str, *, default: int) -> int:
+    value = os.environ.get(variable, str(default))
+    if not value.isdecimal() or int(value) < 1:
+        raise CaptionerError(f"{variable}: is {value!r}, expected a whole number from 1 on")
+    return int(value)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context for training steps: matrix products in bfloat16 where the device has instructions for it
+    (GPUs since Ampere; CPUs with AVX512-BF16 or AMX), weights, sums and a GPU's LSTMs over captions in float32.
+    Elsewhere nothing changes.
+
+    Captions that are scored on dev or test, or shown, are generated in float32, so that what is reported does not
+    depend on it; those that self-critical training draws are not.
+    """
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_computes_bfloat16(device))
+
+
+def half_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context for features, which are stored as float16: matrix products are of `features_dtype`."""
+    dtype = features_dtype(device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def features_dtype(device: torch.device) -> torch.dtype:
+    """Return the type that features are computed in: float16 on a GPU, on a CPU bfloat16 where it has instructions for
+    it; float32 elsewhere, and where CAPTIONER_PRECISION says so."""
+    if device.type == "cuda":
+        return torch.float16 if _allows_less_than_float32() else torch.float32
+    return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        able = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return _allows_less_than_float32() and able
+
+
+def _allows_less_than_float32() -> bool:
+    value = os.environ.get("CAPTIONER_PRECISION", "auto")
+    if value not in ("auto", "float32"):
+        raise CaptionerError(f"CAPTIONER_PRECISION: is {value!r}, expected auto or float32")
+    return value == "auto"
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed torch and ask for the deterministic form of every operation that has one."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # none is read
+    torch.backends.cudnn.benchmark = False
+    torch.manual_seed(seed)
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move a tensor, to a GPU from pinned memory and without waiting for the copy."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,80 @@
+"""The state from which an interrupted stage goes on.
+
+It lives in `.resume/`, which neither Git nor DVC sees: DVC deletes a stage's outputs before it runs. Its
+name carries a fingerprint of all that dvc.yaml declares for the stage - the bytes of its inputs and code,
+the values of its params - and of torch and the precision, so that a run with anything changed never starts
+from another run's state. How many threads and processes computed it does not count: they change rounding only.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+
+from captioner.base.distributed import from_first
+from captioner.base.files import digest, whole
+
+log = logging.getLogger(__name__)
+
+FOLDER = Path(".resume")
+
+
+def made_from(stage: str, params: Any, dvc_yaml: str | Path = "dvc.yaml") -> dict[str, Any]:
+    """Return what dvc.yaml declares that a stage is made from.
+
+    {"inputs": {path: md5} of its data and code, with the files of a folder, "params": {dotted name: value}}
+    """
+    declared = YAML(typ="safe", pure=True).load(Path(dvc_yaml))["stages"][stage]
+    values: dict[str, Any] = {}
+    for key in declared.get("params", []):
+        value = params
+        for part in key.split("."):
+            value = getattr(value, part)
+        values[key] = value
+    paths = sorted(str(file) for path in declared["deps"] for file in _files(Path(path)))
+    return {"inputs": from_first(lambda: {path: digest(path) for path in paths}), "params": values}
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+class Resume:
+    """One file of state, replaced whole at each save; `made` is what `made_from` returned.
+
+    A stage whose state is many files keeps them in `parts`, a folder of the same fingerprint.
+    """
+
+    def __init__(self, stage: str, made: dict[str, Any], folder: Path = FOLDER):
+        self._stage, self._folder = stage, folder
+        precision = os.environ.get("CAPTIONER_PRECISION", "auto")
+        record = {"made": made, "torch": torch.__version__, "precision": precision}
+        fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
+        self.parts = self.path.with_suffix("")
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the saved state, its tensors on the CPU, or None where there is none that can be used."""
+        if not self.path.exists():
+            return None
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file raises anything; starting over is always right
+            log.warning("%s cannot be read (%s); starting over", self.path, error)
+            return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep a state of tensors, numbers, text, lists and dicts."""
+        with whole(self.path) as beside:
+            torch.save(state, beside)
+
+    def remove(self) -> None:
+        """Forget this stage's states, of other fingerprints too."""
+        for path in self._folder.glob(f"{self._stage}-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,54 @@
+"""What every stage script does around its own work."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from captioner.base.errors import CaptionerError
+from captioner.base.params import read_params
+
+LEVELS = {"quiet": logging.WARNING, "normal": logging.INFO, "verbose": logging.DEBUG}
+AGAIN = 1.0  # seconds until an interruption that came to nothing is repeated
+
+
+def run(main: Callable[[Any], None]) -> None:
+    """Call `main` with the validated params; end the process with 1 on a user's error, 130 on an interruption.
+
+    SIGTERM is turned into KeyboardInterrupt, as SIGINT is, so that files being written are cleaned up and DVC sees
+    a failed stage. The environment variable CAPTIONER_LOG (quiet, normal, verbose) says how much is logged.
+    """
+    said = os.environ.get("CAPTIONER_LOG", "normal")
+    if said not in LEVELS:
+        sys.exit(f"error: CAPTIONER_LOG: is {said!r}, expected one of {', '.join(LEVELS)}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("captioner").setLevel(LEVELS[said])  # the libraries' own logs stay at warnings
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is for a shell's background job
+            signal.signal(number, _interrupt)
+    try:
+        main(read_params())
+    except CaptionerError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that cannot be written, a file that went away
+        sys.exit(f"error: {error}; nothing half-written was left. Mend it and run again")
+    except KeyboardInterrupt:
+        _repeat(0)
+        print("interrupted; run again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, again and again: what is raised in a `__del__` or under a C callback, Python drops."""
+    _repeat(AGAIN)
+    raise KeyboardInterrupt
+
+
+def _repeat(seconds: float) -> None:
+    """Interrupt again after `seconds`; with 0 no more."""
+    if sys.platform != "win32":  # which has no such timer
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, seconds)

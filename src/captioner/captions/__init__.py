@@ -1,0 +1,1 @@
+"""From caption files to word ids."""

@@ -1,0 +1,1 @@
+"""The decoder, the captioner and how it generates captions."""

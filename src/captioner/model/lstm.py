@@ -1,0 +1,90 @@
+"""An LSTM over packed captions, for all but CUDA: what torch's computes, with fewer and larger matrix products.
+
+Torch's own multiplies the recurrent weight's gradient once a time step, adds up gradients of the size of the whole
+input at each, and has a matrix product of another shape for nearly every step of every batch, each of which a CPU
+prepares anew in bfloat16. Here one product at the end gives the recurrent weight's gradient, and the packing
+(`captioner.model.decoder.pack`) lets shapes recur.
+
+Dimensions: T tokens, N captions, W width. Gates are in torch's order: input, forget, cell, output.
+"""
+
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def run_packed(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> Tensor:
+    """Run one layer over packed x [T, *] from the states h and c [N, W]; returns [T, W].
+
+    `sizes` [L] int64 are how many captions have a token at each step, never more than at the one before, as in torch's
+    PackedSequence. Products are in the precision that autocast asks for, cells and gates in float32 or better.
+    """
+    into, again, *biases = lstm.all_weights[0]
+    gates = F.linear(x, into, biases[0] + biases[1])  # [T, 4W]
+    return _Recurrence.apply(gates, again, h, c, sizes.tolist())
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, weight: Tensor, h: Tensor, c: Tensor, sizes: list[int]) -> Tensor:
+        """gates [T, 4W], before their nonlinearity and what the last state gives to them; weight [4W, W]; h, c [N, W].
+
+        Returns the states h of all tokens, [T, W].
+        """
+        exact = torch.promote_types(gates.dtype, torch.float32)
+        used = weight.to(gates.dtype)
+        opened = torch.empty_like(gates, dtype=exact)  # the gates, after their nonlinearity
+        cells = opened.new_empty(len(gates), weight.shape[1])
+        hidden = torch.empty_like(cells, dtype=gates.dtype)
+        before, cell = h.to(gates.dtype), c.to(exact)
+        with torch.autocast("cpu", enabled=False):
+            for start, end in _steps(sizes):
+                n = end - start
+                opened[start:end] = torch.addmm(gates[start:end], before[:n], used.t())
+                i, f, g, o = opened[start:end].chunk(4, dim=1)
+                i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
+                cell = torch.addcmul(i * g, f, cell[:n])
+                cells[start:end] = cell
+                hidden[start:end] = o * cell.tanh()
+                before = hidden[start:end]
+        ctx.save_for_backward(used, h, c, opened, cells, hidden)
+        ctx.sizes, ctx.weight_type = sizes, weight.dtype
+        return hidden
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        used, h, c, opened, cells, hidden = ctx.saved_tensors
+        d_hidden = grads[0]  # [T, W]
+        d_gates = torch.empty_like(opened, dtype=used.dtype)
+        d_h, d_c = (torch.zeros_like(state, dtype=cells.dtype) for state in (h, c))
+        steps = _steps(ctx.sizes)
+        before = [(h.to(used.dtype), c.to(cells.dtype))] + [(hidden[at:to], cells[at:to]) for at, to in steps[:-1]]
+        for (start, end), (_, last) in zip(reversed(steps), reversed(before), strict=True):
+            n = end - start
+            i, f, g, o = opened[start:end].chunk(4, dim=1)
+            out = cells[start:end].tanh()
+            d_h[:n] += d_hidden[start:end]
+            d_c[:n] += d_h[:n] * o * (1 - out * out)
+            through = d_c[:n]
+            d_gates[start:end] = torch.cat(
+                (
+                    through * g * i * (1 - i),
+                    through * last[:n] * f * (1 - f),
+                    through * i * (1 - g * g),
+                    d_h[:n] * out * o * (1 - o),
+                ),
+                dim=1,
+            )
+            d_c[:n] *= f
+            d_h[:n] = d_gates[start:end] @ used
+        states = torch.cat([state[:n] for (state, _), n in zip(before, ctx.sizes, strict=True)])  # [T, W]
+        d_weight = (d_gates.t() @ states).to(ctx.weight_type)
+        return d_gates, d_weight, d_h.to(h.dtype), d_c.to(c.dtype), None
+
+
+def _steps(sizes: list[int]) -> list[tuple[int, int]]:
+    """Return where the tokens of each step begin and end."""
+    return list(pairwise(accumulate(sizes, initial=0)))

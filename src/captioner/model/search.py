@@ -1,0 +1,118 @@
+"""Captions out of a decoder, batched over images: the best that beam search finds, or drawn at random.
+
+Dimensions: B images, K beams or samples, V words, T the most words of a caption.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
+from captioner.model.decoder import Decoder, Memory
+
+NEVER = [PAD, BOS, UNK]  # generated
+
+
+class Found(NamedTuple):
+    """The beams of each image, best first."""
+
+    tokens: Tensor  # [B, K, T] int64: words, then <eos>, then <pad>
+    scores: Tensor  # [B, K] float32: log-probability / length ** length_penalty; -inf where there is no such beam
+
+
+@torch.inference_mode()
+def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float) -> Found:
+    """Find the captions of highest score, by keeping `beam` beginnings of each image at every step.
+
+    A caption's score is its log-probability divided by length ** length_penalty, its length in tokens with
+    the `<eos>` (Wu et al. 2016 use a similar form); beginnings are compared by the same score. A finished
+    caption keeps its place in the beam for as long as it is among the best and is never extended. Search
+    ends when all beams of all images are finished or `max_length` words long; the latter have no `<eos>`.
+    `<pad>`, `<bos>` and `<unk>` are never generated. A beam of 1 is greedy search.
+    """
+    device = memory.start[0].device
+    shape = (memory.start[0].shape[0], beam)
+    found = Found(torch.full((*shape, max_length), PAD, device=device), torch.full(shape, -torch.inf, device=device))
+    images = torch.arange(shape[0], device=device)  # that are still searched
+    tokens = found.tokens.clone()
+    log_p = found.scores.clone()
+    log_p[:, 0] = 0.0  # all would start alike
+    lengths = torch.zeros(shape, device=device)
+    finished = log_p.isneginf()
+    last = torch.full(shape, BOS, device=device)
+    state = tuple(part.squeeze(1) for part in memory.start)  # [n, W], of the beams that were computed
+    row = torch.arange(shape[0], device=device).unsqueeze(1).expand(shape)  # of each beam in the state
+    for step in range(max_length):
+        places = (~finished).flatten().nonzero().squeeze(1)  # [n] of the beams that go on: only these are computed
+        kept = row.flatten()[places]
+        state = tuple(part.index_select(0, kept) for part in state)
+        hidden, state = decoder.step(memory, last.flatten()[places], places, beam, state)
+        words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
+        words[:, NEVER] = -torch.inf
+        best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
+
+        gained = _spread(best, places, finished.shape, -torch.inf)  # [B, K, beam]
+        gained[..., 0].masked_fill_(finished, 0.0)  # the one way on for a finished caption: as it is
+        word = _spread(ids, places, finished.shape, PAD)
+        row = _spread(torch.arange(len(places), device=device), places, finished.shape, 0)
+
+        candidates = log_p.unsqueeze(-1) + gained  # [B, K, beam]
+        grown = lengths + ~finished  # [B, K]
+        scores, chosen = (candidates / grown.unsqueeze(-1) ** length_penalty).flatten(1).topk(beam)
+        parent = chosen // gained.shape[-1]
+
+        log_p = candidates.flatten(1).gather(1, chosen)
+        last = word.flatten(1).gather(1, chosen)
+        lengths = grown.gather(1, parent)
+        tokens = tokens.gather(1, parent.unsqueeze(-1).expand_as(tokens))
+        tokens[:, :, step] = last
+        row = row.gather(1, parent)
+        finished = finished.gather(1, parent) | (last == EOS) | scores.isneginf()
+
+        going = (~finished.all(1)).nonzero().squeeze(1)
+        if 2 * len(going) > len(images) and step + 1 < max_length:
+            continue
+        # not at every step: it copies what the decoder keeps of the images
+        found.tokens[images], found.scores[images] = tokens, scores
+        if not len(going):
+            break
+        images, tokens, log_p, lengths, finished, last, row = (
+            part[going] for part in (images, tokens, log_p, lengths, finished, last, row)
+        )
+        memory = memory.of(going)
+    return found
+
+
+def _spread(values: Tensor, places: Tensor, shape: torch.Size, fill: float) -> Tensor:
+    """Return values [n, *] at their `places` [n] of `shape`, [B, K, *], and `fill` elsewhere."""
+    every = values.new_full((shape.numel(), *values.shape[1:]), fill)
+    return every.index_copy_(0, places, values).view(*shape, *values.shape[1:])
+
+
+@torch.no_grad()
+def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -> Tensor:
+    """Draw captions [B, K, T] int64 (words, then `<eos>`, then `<pad>`), each with its probability, from torch's
+    generator; `<pad>`, `<bos>` and `<unk>` are never drawn. T is that of the longest, at most `max_length`."""
+    device = memory.start[0].device
+    last = torch.full((memory.start[0].shape[0], samples), BOS, device=device)
+    finished = torch.zeros_like(last, dtype=torch.bool)
+    tokens: list[Tensor] = []
+    state = None
+    for _ in range(max_length):
+        hidden, state = decoder(memory, last.unsqueeze(-1), state)
+        last = draw(decoder.logits(hidden[:, :, 0]), NEVER).masked_fill(finished, PAD)  # [B, K]
+        tokens.append(last)
+        finished |= last == EOS
+        if finished.all():
+            break
+    return torch.stack(tokens, dim=-1)
+
+
+def draw(logits: Tensor, never: list[int]) -> Tensor:
+    """Draw a word [...] int64 by each row of logits [..., V], none of `never`, from torch's generator."""
+    logits = logits.float()
+    logits[..., never] = -torch.inf
+    below = logits.softmax(-1).cumsum(-1)  # inverted at one random number a row; multinomial() draws V of them
+    at = torch.rand_like(below[..., :1]) * below[..., -1:]
+    return torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=below.shape[-1] - 1)

@@ -1,0 +1,1 @@
+"""What a run leaves for people: scores, pictures, the report and the model card."""

@@ -1,0 +1,1 @@
+"""Where data comes from: downloads, drawn pictures, a folder of your own, weights."""

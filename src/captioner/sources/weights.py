@@ -1,0 +1,89 @@
+"""The encoder's starting weights: a torchvision ResNet-18 state dict, as one file.
+
+Format: what `torch.save` writes for `resnet18().state_dict()`; keys and shapes are those of torchvision's
+ResNet-18. The classifier (`fc.*`) may be missing or of any shape, since the encoder has none, and
+`num_batches_tracked` may be missing, as in files of old versions.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models import resnet18
+
+from captioner.base.errors import CaptionerError
+from captioner.base.files import whole
+from captioner.sources.download import obtain, provenance
+
+
+def provide_weights(weights: str, seed: int, destination: str | Path) -> dict[str, Any]:
+    """Write the weights that `weights` asks for to `destination`; return their record (captioner.sources.download).
+
+    `imagenet`: torchvision's, or the mirror's resnet18.pth; `random`: torchvision's initialisation from
+    `seed`; all else is the path of a state dict. Raises CaptionerError if that is not a ResNet-18's.
+    """
+    if weights == "imagenet":
+        record = obtain("resnet18.pth", destination)
+        read_weights(destination)  # a mirror may hold another network under this name
+        return record
+    if weights == "random":
+        with whole(destination) as beside:
+            torch.save(_random_weights(seed), beside)
+        return provenance(None, destination, source="random")
+    read_weights(weights)
+    with whole(destination) as beside:
+        shutil.copyfile(weights, beside)
+    return provenance("resnet18.pth", destination, source="file")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a ResNet-18 state dict, on the CPU and without its `fc.*`.
+
+    Raises CaptionerError that names the missing keys, the unexpected ones and those of a wrong shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CaptionerError(
+            f"encoder.weights: {path}: no such file; give imagenet, random or the path of a state dict"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for what is not its file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CaptionerError(f"{path}: torch cannot read it as plain weights: {reason[0]}") from None
+    if not isinstance(state, dict):
+        raise CaptionerError(f"{path}: holds a {type(state).__name__}, expected a ResNet-18 state dict")
+    state = {key: value for key, value in state.items() if not str(key).startswith("fc.")}
+    problems = _differences(state)
+    if problems:
+        raise CaptionerError(f"{path}: not a ResNet-18 state dict: {'; '.join(problems)}")
+    return state
+
+
+def _differences(state: dict[str, Any]) -> list[str]:
+    with torch.device("meta"):  # shapes only
+        wanted = {key: tuple(value.shape) for key, value in resnet18().state_dict().items()}
+    wanted = {key: shape for key, shape in wanted.items() if not key.startswith("fc.")}
+    missing = [key for key in wanted if key not in state and not key.endswith(".num_batches_tracked")]
+    unexpected = [str(key) for key in state if key not in wanted]
+    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    misshapen = [
+        f"{key} ({shapes[key]}, expected {wanted[key]})"
+        for key, value in state.items()
+        if key in wanted and (not isinstance(value, Tensor) or shapes[key] != wanted[key])
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "of a wrong shape": misshapen}
+    return [f"{what}: {_few(keys)}" for what, keys in found.items() if keys]
+
+
+def _few(keys: list[str], most: int = 5) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
+
+
+def _random_weights(seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return resnet18(weights=None).state_dict()

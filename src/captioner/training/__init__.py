@@ -1,0 +1,1 @@
+"""Training on the feature store and fine-tuning from the frozen boundary."""

@@ -1,0 +1,91 @@
+"""Trains a decoder on the cached features of the frozen encoder."""
+
+from pathlib import Path
+from typing import Any
+
+from captioner.base.device import make_deterministic, select_device
+from captioner.base.distributed import rank
+from captioner.base.files import read_json
+from captioner.base.resume import Resume
+from captioner.captions.dataset import read_captions
+from captioner.captions.vocabulary import Vocabulary
+from captioner.model.captioner import Captioner, Card, provenance, save_model
+from captioner.model.decoder import Decoder
+from captioner.training.curves import write_curve, write_summary
+from captioner.training.loop import CaptionSet, NextWord, dev_scores, examples_of, fit, parameter_groups
+from captioner.vision.encoder import END
+from captioner.vision.store import FeatureStore
+
+
+def train_decoder(
+    *,
+    captions: str | Path,
+    vocabulary: str | Path,
+    grid_store: str | Path,
+    model: str | Path,
+    curve: str | Path,
+    summary: str | Path,
+    made: dict[str, Any],
+    attention: bool,
+    width: int,
+    heads: int,
+    tied: bool,
+    dropout: float,
+    lr: float,
+    weight_decay: float,
+    label_smoothing: float,
+    scheduled_sampling: float,
+    seed: int,
+    **recipe: Any,
+) -> None:
+    """Train on the store of grids (without attention on their means, kept in memory) and write `model`,
+    the curve (CSV) and the summary (JSON).
+
+    `made` (see `captioner.base.resume.made_from`) is kept in the model and names the state that an interrupted run
+    resumes from; `recipe` goes to `captioner.training.loop.fit`.
+    """
+    make_deterministic(seed)
+    words = Vocabulary.from_dict(read_json(vocabulary))
+    store = FeatureStore(grid_store, layer=END)
+    read = store.read if attention else store.pooled(range(store.shape[0])).__getitem__
+    splits = CaptionSet.of_splits(read_captions(captions), store.views, read)
+    shape: dict[str, Any] = {"vocabulary": len(words), "features": store.shape[-1], "width": width, "heads": heads}
+    shape |= {"attention": attention, "tied": tied, "dropout": dropout}
+    captioner = Captioner(Decoder(**shape))
+    device = select_device()
+    resume = Resume("train", made)
+    records = fit(
+        captioner,
+        parameter_groups([captioner.decoder], lr=lr, weight_decay=weight_decay),
+        splits["train"],
+        splits["dev"],
+        words,
+        NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling),
+        seed=seed,
+        start_is_candidate=False,
+        dev_beam=1,
+        device=device,
+        resume=resume,
+        on_epoch=lambda records: write_curve(curve, records, [NextWord.measure]),
+        **recipe,
+    )
+    found = dev_scores(captioner, splits["dev"], words, device)
+    if rank() != 0:
+        return
+    card = Card(
+        encoder=store.attributes["encoder"],
+        start=END,
+        image={"size": store.attributes["size"], "fit": store.attributes["fit"]},
+        decoder=shape,
+        vocabulary=words,
+        made=provenance(made),
+    )
+    captioner.examples = examples_of(captioner, splits["train"], device)
+    save_model(model, captioner, card)
+    write_summary(
+        summary,
+        records,
+        parameters=sum(parameter.numel() for parameter in captioner.parameters()),
+        **{"dev, beam 3": found},
+    )
+    resume.remove()

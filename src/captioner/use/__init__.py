@@ -1,0 +1,1 @@
+"""The command `captioner` and what it does with a model."""

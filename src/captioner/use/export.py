@@ -1,0 +1,215 @@
+"""The fine-tuned captioner as ONNX: a folder that captions photos without PyTorch and without this package.
+
+`captioner.use.runtime` specifies the folder's files, and is one of them.
+"""
+
+import io
+import logging
+import os
+import re
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from captioner.base.errors import CaptionerError
+from captioner.base.files import write_json, write_text
+from captioner.captions.vocabulary import SPECIAL
+from captioner.model import consensus
+from captioner.model.captioner import Captioner, Examples
+from captioner.model.decoder import Decoder, Memory
+from captioner.model.search import beam_search
+from captioner.sources import shapes
+from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
+from captioner.vision import photos
+
+CHECKED = 16  # drawings that both have to caption
+SETTINGS = "captioner.json"
+SEARCHES = {"greedy search": (1, 0.0), "beam search": (4, 0.0), "consensus": (BEAM, CONSENSUS)}  # beam, weight
+CLOSE = 1e-3  # nats a token, of two scores of the same caption: float32 sums in another order
+README = """\
+# An image captioner, as ONNX
+
+Made by `captioner export` from {model}, and checked: the same captions as there for {checked} drawings, by greedy and
+by beam search, and by consensus.
+
+    pip install numpy pillow onnxruntime
+    python caption.py dog.jpg
+
+From Python, in this folder:
+
+    from pathlib import Path
+    from caption import OnnxCaptioner
+    from photos import load_photo
+
+    describe = OnnxCaptioner(".")
+    pixels = load_photo(Path("dog.jpg").read_bytes(), **describe.image)  # uint8 [{size}, {size}, 3], RGB
+    print(describe(pixels[None]))
+
+`encode.onnx` takes in photos, `step.onnx` scores the next word; the top of `caption.py` says what goes in and out, and
+its `search` is the loop around them, to be followed in another language. `consensus.py` chooses among what it found by
+`examples.npz`, what was written about the photos that the model learned from, whose terms may go for it too.
+`captioner.json` holds the words.
+"""
+
+
+class _Encode(nn.Module):
+    def __init__(self, captioner: Captioner):
+        super().__init__()
+        self.captioner = captioner
+
+    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+        features = self.captioner.features(photos)
+        memory = self.captioner.decoder.encode(features)
+        return (torch.stack(memory.start), features.mean(1), *_grid(memory))
+
+
+class _Step(nn.Module):
+    def __init__(self, decoder: Decoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, words: Tensor, state: Tensor, keys: Tensor | None = None, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        hidden, new = self.decoder(Memory((), keys, values), words.unsqueeze(-1), state.unbind(0))
+        return self.decoder.logits(hidden[:, :, 0]).log_softmax(-1), torch.stack(new)
+
+
+def _grid(memory: Memory) -> tuple[Tensor, ...]:
+    return () if memory.keys is None or memory.values is None else (memory.keys, memory.values)
+
+
+@torch.inference_mode()
+def export(model: str | Path, folder: str | Path) -> None:
+    """Write a fine-tuned model into `folder` as ONNX, after it was seen to give the same captions.
+
+    Raises CaptionerError where the model cannot be read or has no encoder, where the packages of the extra `export`
+    are missing, where `folder` holds files but no exported model, and where the exported captioner says anything else
+    than the model. No file of `folder` changes then.
+    """
+    try:
+        import onnxscript  # noqa: F401 - what torch.onnx exports with
+
+        from captioner.use import runtime
+    except ImportError as error:
+        raise CaptionerError(
+            f"export: {error.name} is not installed; it comes with the extra `export`: "
+            "`pip install 'captioner[export]'`, in the project's folder `pip install -e '.[export]'`"
+        ) from None
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise CaptionerError(f"{folder}: is a file; give a folder, new or old")
+    if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():
+        raise CaptionerError(
+            f"{folder}: has files in it and no {SETTINGS}, so it is no exported model; give a new folder"
+        )
+    describe = PhotoCaptioner(model, device=torch.device("cpu"))
+    captioner, card = describe.captioner, describe.card
+    pixels = np.stack([photos.load_photo(data, **card.image) for data in _drawings()])
+    memory = captioner.decoder.encode(captioner.features(torch.from_numpy(pixels[:2])))
+    grid = dict(zip(("keys", "values"), _grid(memory), strict=False))
+    images, beams = (torch.export.Dim(name) for name in ("images", "beams"))
+    # two images and three beams, so that neither is taken for a constant
+    state = torch.stack(memory.start).repeat(1, 1, 3, 1)
+    words = torch.zeros(2, 3, dtype=torch.int64)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".part-{folder.name}-", dir=folder.parent) as made:
+        beside = Path(made)
+        _write(
+            beside / "encode.onnx",
+            _Encode(captioner),
+            {"photos": (torch.from_numpy(pixels[:2]), {0: images})},
+            ["state", "features", *grid],
+        )
+        _write(
+            beside / "step.onnx",
+            _Step(captioner.decoder),
+            {"words": (words, {0: images, 1: beams}), "state": (state, {1: images, 2: beams})}
+            | {name: (tensor, {0: images}) for name, tensor in grid.items()},
+            ["log_p", "next_state"],
+        )
+        tokens = [*SPECIAL, *card.vocabulary.words]
+        search = {"beam": BEAM, "length_penalty": 1.0, "consensus": CONSENSUS}
+        settings = {"image": card.image, "search": search, "max_length": card.vocabulary.max_length, "tokens": tokens}
+        write_json(beside / SETTINGS, settings)
+        text = README.format(model=Path(model).name, checked=len(pixels), size=card.image["size"])
+        write_text(beside / "README.md", text)
+        for source, name in ((runtime, "caption.py"), (photos, "photos.py"), (consensus, "consensus.py")):
+            code = Path(str(source.__file__)).read_text(encoding="utf-8")
+            write_text(
+                beside / name, re.sub(r"from captioner\.\w+\.", "from ", code)
+            )  # they stand beside each other there
+        _write_arrays(beside / "examples.npz", captioner.examples)
+        _check(describe, runtime.OnnxCaptioner(beside), pixels, model)
+        folder.mkdir(exist_ok=True)
+        for file in beside.iterdir():
+            os.replace(file, folder / file.name)
+
+
+def _write(path: Path, module: nn.Module, inputs: dict[str, tuple[Tensor, dict]], outputs: list[str]) -> None:
+    """Write a module's forward; `inputs` are an example of each and its dimensions of any size."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example for example, _ in inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple(sizes for _, sizes in inputs.values()),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    graph = proto.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]  # lines of code and paths of this machine
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _write_arrays(path: Path, examples: Examples | None) -> None:
+    assert examples is not None
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez writes the time into its files
+        for name, tensor in examples._asdict().items():
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.compress_type = archive.compression
+            with archive.open(info, "w", force_zip64=True) as file:
+                np.save(file, tensor.numpy())
+
+
+def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: str | Path) -> None:
+    captioner, longest = describe.captioner, describe.card.vocabulary.max_length
+    features = captioner.features(torch.from_numpy(pixels))
+    memory = captioner.decoder.encode(features)
+    for kind, (beam, weight) in SEARCHES.items():
+        found = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=1.0)
+        wanted, _ = parts = [part.numpy() for part in found]
+        places = describe.consensus.choose(features.mean(1).numpy(), *parts, weight=weight)
+        tokens, scores, pooled = exported.search(pixels, beam=beam, length_penalty=1.0)
+        said = exported.choose(tokens, scores, pooled, weight=weight)
+        same = [text == exported.words(ids[place]) for text, ids, place in zip(said, wanted, places, strict=True)]
+        if not all(same) or not np.allclose(scores, found.scores.numpy(), rtol=0, atol=CLOSE):
+            raise CaptionerError(
+                f"{model}: as ONNX it does not give the same captions ({kind}: {sum(same)} of {len(same)} the same); "
+                "nothing was written. Other versions of torch, onnxscript or onnxruntime may do"
+            )
+
+
+def _drawings() -> list[bytes]:
+    """Return pictures of the built-in dataset, as bytes of PNG files: there may be no photo at hand."""
+    drawn = []
+    for number in range(CHECKED):
+        rng = Random(f"export/{number}")
+        file = io.BytesIO()
+        shapes.draw(shapes.compose(rng), 256, rng).save(file, "PNG")
+        drawn.append(file.getvalue())
+    return drawn

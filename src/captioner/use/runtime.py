@@ -1,0 +1,133 @@
+"""Captions by an exported captioner, with NumPy, Pillow and ONNX Runtime: no PyTorch, no other module of the package.
+
+`captioner export` copies this file into the folder that it makes, as caption.py, with the modules that it imports
+beside it.
+
+The folder's files
+    captioner.json    "tokens": every word by its id; "max_length": the most words of a caption; "image": how a photo
+                      becomes a square, {"size": pixels, "fit": "squash" or "crop"}; "search": how captions are
+                      generated if the caller does not say, {"beam": int, "length_penalty": float, "consensus": float}
+    encode.onnx       photos uint8 [B, size, size, 3], RGB -> state float32 [N, B, 1, W]; features float32 [B, D],
+                      averaged over the grid; and with attention keys and values, float32 [B, H, P, W / H]
+    step.onnx         words int64 [B, K], the last of each beam; state [N, B, K, W]; keys and values as above
+                      -> log_p float32 [B, K, V], of each word as the next; next_state [N, B, K, W]
+    examples.npz      of the training images: features float16 [M, D]; captions int32 [M, C, L], token ids, the end, 0
+
+Dimensions: B images, K beams, V words, N LSTM states, W their width, H attention heads, P grid positions, D features,
+T the most words of a caption.
+"""
+
+import json
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from captioner.model.consensus import Consensus
+from captioner.vision.photos import load_photo
+
+PAD, BOS, EOS, UNK = range(4)  # ids of the special tokens
+
+
+class OnnxCaptioner:
+    """The captioner in an exported folder, on the CPU."""
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        settings = json.loads((folder / "captioner.json").read_text(encoding="utf-8"))
+        self.tokens: list[str] = settings["tokens"]
+        self.max_length: int = settings["max_length"]
+        self.image: dict = settings["image"]
+        self.settings: dict = settings["search"]
+        self._examples = folder / "examples.npz"
+        self._encode, self._step = (
+            onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+            for name in ("encode.onnx", "step.onnx")
+        )
+
+    @cached_property
+    def _consensus(self) -> Consensus:
+        with np.load(self._examples) as examples:
+            return Consensus(examples["features"], examples["captions"])
+
+    def __call__(self, photos: np.ndarray, **settings: float) -> list[str]:
+        """Return the caption of each of the photos, uint8 [B, size, size, 3].
+
+        `settings` replace those of the folder: `beam` (1 is greedy search), `length_penalty` and `consensus`, the
+        weight of what was written about training images that look alike (0: the likeliest caption).
+        """
+        chosen = self.settings | settings
+        weight = chosen.pop("consensus")
+        return self.choose(*self.search(photos, **chosen), weight=weight)
+
+    def choose(self, tokens: np.ndarray, scores: np.ndarray, features: np.ndarray, *, weight: float) -> list[str]:
+        """Return the caption of each photo, of what `search` returned."""
+        places = [0] * len(tokens)
+        if weight and tokens.shape[1] > 1:
+            places = self._consensus.choose(features, tokens, scores, weight=weight)
+        return [self.words(beams[place]) for beams, place in zip(tokens, places, strict=True)]
+
+    def words(self, ids: np.ndarray) -> str:
+        """Return a caption's words, of its token ids [T]."""
+        words = ids.tolist()
+        return " ".join(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
+
+    def search(
+        self, photos: np.ndarray, *, beam: int, length_penalty: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Search as `captioner.model.search.beam_search` does.
+
+        Returns the beams of each photo, best first, tokens int64 [B, K, T] and scores float32 [B, K]; and the photos'
+        features, float32 [B, D].
+        """
+        state, features, *memory = self._encode.run(None, {"photos": photos})
+        grid = dict(zip(("keys", "values"), memory, strict=False))
+        images = len(photos)
+        tokens = np.full((images, 1, self.max_length), PAD)
+        log_p = np.zeros((images, 1), np.float32)
+        lengths = np.zeros((images, 1), np.float32)
+        finished = np.zeros((images, 1), bool)
+        last = np.full((images, 1), BOS)
+        for step in range(self.max_length):
+            words, state = self._step.run(None, {"words": last, "state": state, **grid})
+            words[..., [PAD, BOS, UNK]] = -np.inf
+            words[finished] = -np.inf
+            words[finished, PAD] = 0  # the one way on for a finished caption: as it is
+            candidates = log_p[..., None] + words  # [B, K, V]
+            grown = lengths + ~finished
+            every = (candidates / grown[..., None] ** np.float32(length_penalty)).reshape(images, -1)  # [B, K * V]
+            # not all of them sorted: those that can be among the best, and these by score, of equals the first
+            best = np.sort(np.argpartition(-every, min(beam, every.shape[1]) - 1, axis=1)[:, :beam], axis=1)
+            order = np.argsort(-np.take_along_axis(every, best, 1), axis=1, kind="stable")
+            chosen = np.take_along_axis(best, order, 1)
+            parent, last = np.divmod(chosen, words.shape[-1])
+
+            scores = np.take_along_axis(every, chosen, 1)
+            log_p = np.take_along_axis(candidates.reshape(images, -1), chosen, 1)
+            lengths = np.take_along_axis(grown, parent, 1)
+            tokens = np.take_along_axis(tokens, parent[..., None], 1)
+            tokens[..., step] = last
+            state = np.take_along_axis(state, parent[None, ..., None], 2)
+            finished = np.take_along_axis(finished, parent, 1) | (last == EOS)
+            if finished.all():
+                break
+        return tokens, scores, features
+
+
+def main() -> None:
+    """Print a line a photo: path, tab, caption."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: python caption.py PHOTO...")
+    describe = OnnxCaptioner(Path(__file__).parent)
+    for path in sys.argv[1:]:
+        try:
+            pixels = load_photo(Path(path).read_bytes(), **describe.image)
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {path}: {getattr(error, 'strerror', None) or error}")
+        print(path, describe(pixels[None])[0], sep="\t")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""params.yaml: what is wrong in it is refused by name, before any work; and how a stage ends."""
+
+import copy
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from captioner.base.errors import CaptionerError
+from captioner.base.params import read_params
+
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
+VALUES = YAML(typ="safe", pure=True).load(SHIPPED)
+LEFT_OUT = object()
+
+
+def changed(changes):
+    """Return the shipped params with some set by their dotted names, or left out."""
+    values = copy.deepcopy(VALUES)
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        section = values
+        for part in sections:
+            section = section[part]
+        if value is LEFT_OUT:
+            del section[key]
+        else:
+            section[key] = value
+    return values
+
+
+def read(folder, text):
+    path = folder / "params.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_params(path)
+
+
+def refusal(folder, text):
+    """Return what is said about a params file, after its own name."""
+    with pytest.raises(CaptionerError) as caught:
+        read(folder, text)
+    said, start = str(caught.value), f"{folder / 'params.yaml'}: "
+    assert said.startswith(start)
+    assert "\n" not in said
+    return said.removeprefix(start)
+
+
+def test_the_shipped_file_is_valid_and_is_read_into_dotted_names():
+    params = read_params(SHIPPED)
+    assert params.train.lr == VALUES["train"]["lr"]
+    assert params.seed == VALUES["seed"]
+    assert params.decoder.attention is VALUES["decoder"]["attention"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train.epoch": 3}, "train.epoch: unknown key (did you mean epochs?)"),
+        ({"captions.zzz": 3}, "captions.zzz: unknown key (known here: form, lowercase,"),
+        ({"sead": 3}, "sead: unknown key (did you mean seed?)"),
+        ({"trian": {"lr": 1}}, "trian: unknown key (did you mean train?)"),
+        ({"optimiser": {}}, "optimiser: unknown key (known here: dataset, "),
+        ({"captions.min_count": LEFT_OUT}, "captions.min_count: missing"),
+        ({"finetune": LEFT_OUT}, "finetune: missing"),
+        ({"finetune": None}, "finetune: is null, must be of type object"),
+        ({"search": 3}, "search: is 3, must be of type object"),
+        ({"train.epochs": "ten"}, 'train.epochs: is "ten", must be of type integer'),
+        ({"train.epochs": "10"}, 'train.epochs: is "10", must be of type integer'),
+        ({"train.epochs": True}, "train.epochs: is true, must be of type integer"),
+        ({"train.epochs": 1.5}, "train.epochs: is 1.5, must be of type integer"),
+        ({"train.lr": None}, "train.lr: is null, must be of type number"),
+        ({"captions.lowercase": 1}, "captions.lowercase: is 1, must be of type boolean"),
+        ({"encoder.weights": 18}, "encoder.weights: is 18, must be of type string"),
+        ({"encoder.weights": ""}, 'encoder.weights: is "", must not be empty'),
+        ({"train.epochs": 0}, "train.epochs: is 0, must be at least 1"),
+        ({"finetune.epochs": -1}, "finetune.epochs: is -1, must be at least 1"),
+        ({"decoder.dropout": 1}, "decoder.dropout: is 1, must be less than 1"),
+        ({"train.lr": 0}, "train.lr: is 0, must be greater than 0"),
+        ({"finetune.encoder_lr": 2}, "finetune.encoder_lr: is 2, must be at most 1"),
+        ({"seed": -1}, "seed: is -1, must be at least 0"),
+        ({"image.size": 225}, "image.size: is 225, must be a multiple of 32"),
+        ({"captions.form": "stem"}, 'captions.form: is "stem", must be one of raw, lemma'),
+        ({"dataset.name": "coco"}, 'dataset.name: is "coco", must be one of flickr8k, own, shapes'),
+        ({"dataset.on_bad": "ignore"}, 'dataset.on_bad: is "ignore", must be one of error, skip'),
+        ({"finetune.unfreeze_from": "layer5"}, 'finetune.unfreeze_from: is "layer5", must be one of conv1, layer1'),
+        ({"decoder.width": 30, "decoder.heads": 4}, "decoder.heads: must divide decoder.width"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_name(tmp_path, changes, said):
+    assert refusal(tmp_path, json.dumps(changed(changes))).startswith(said)
+
+
+def test_all_problems_are_told_at_once(tmp_path):
+    changes = {"train.epochs": 0, "image.size": 100, "captions.forms": "raw", "seed": LEFT_OUT, "search.beam": "3"}
+    problems = refusal(tmp_path, json.dumps(changed(changes))).split("; ")
+    assert sorted(problem.split(":")[0] for problem in problems) == [
+        "captions.forms",
+        "image.size",
+        "search.beam",
+        "seed",
+        "train.epochs",
+    ]
+
+
+def test_heads_that_do_not_divide_the_width_are_told_with_the_other_problems(tmp_path):
+    said = refusal(tmp_path, json.dumps(changed({"decoder.width": 30, "decoder.heads": 4, "train.epochs": 0})))
+    assert "train.epochs" in said
+    assert "decoder.heads" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train.lr", ".nan"),
+        ("train.lr", ".inf"),
+        ("train.weight_decay", ".nan"),
+        ("train.weight_decay", ".inf"),
+        ("finetune.clip", ".nan"),
+        ("search.length_penalty", ".nan"),
+        ("search.length_penalty", ".inf"),
+        ("search.consensus", ".inf"),
+    ],
+)
+def test_a_value_that_is_no_number_or_makes_none_is_refused(tmp_path, name, value):
+    assert name in refusal(tmp_path, json.dumps(changed({name: "HERE"})).replace('"HERE"', value))
+
+
+@pytest.mark.parametrize("value", ["10.0", "1e1"])
+def test_a_count_written_as_a_whole_float_is_refused_or_read_as_an_integer(tmp_path, value):
+    text = json.dumps(changed({"train.epochs": "HERE"})).replace('"HERE"', value)
+    try:
+        params = read(tmp_path, text)
+    except CaptionerError:
+        assert refusal(tmp_path, text).startswith("train.epochs: ")
+    else:
+        assert isinstance(params.train.epochs, int)
+
+
+@pytest.mark.parametrize(("text", "number"), [("2e-3", 0.002), ("1e-05", 0.00001), ("1", 1), ("0.5", 0.5)])
+def test_numbers_are_read_as_dvc_reads_and_writes_them(tmp_path, text, number):
+    params = read(tmp_path, json.dumps(changed({"train.lr": "HERE"})).replace('"HERE"', text))
+    assert params.train.lr == number
+    assert isinstance(params.train.lr, int | float)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train: {lr: 1",
+        "train:\n\t- 1",
+        "a: 1\na: 2\n",
+        "a: 1\n---\nb: 2\n",
+        "a: !!python/object/apply:os.getcwd []\n",
+        b"a: caf\xe9\n",
+        b"a: \x00\n",
+    ],
+)
+def test_what_is_not_yaml_is_told_so(tmp_path, text):
+    assert refusal(tmp_path, text).startswith("not valid YAML: ")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "- 1\n", "text"])
+def test_a_file_without_sections_is_refused(tmp_path, text):
+    assert refusal(tmp_path, text).startswith("the file: is ")
+
+
+def test_a_key_that_is_no_text_is_refused(tmp_path):
+    assert refusal(tmp_path, json.dumps(VALUES)[:-1] + ", 5: 6}").startswith("5: unknown key")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path):
+    text = b"\xef\xbb\xbf" + SHIPPED.read_bytes().replace(b"\n", b"\r\n")
+    assert read(tmp_path, text) == read_params(SHIPPED)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CaptionerError, match=r"params\.yaml: not found; run from the project's folder"):
+        read_params(tmp_path / "params.yaml")
+
+
+def start(folder, body, params=True):
+    """Start a stage whose main is `body`, in a folder with valid params."""
+    if params:
+        (folder / "params.yaml").write_bytes(SHIPPED.read_bytes())
+    lines = "".join(f"    {line}\n" for line in body.splitlines())
+    script = (
+        "import time\n"
+        "from captioner.base.errors import CaptionerError\n"
+        "from captioner.base.files import whole\n"
+        "from captioner.base.stage import run\n"
+        f"def main(params):\n{lines}"
+        "run(main)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "params", "status", "said"),
+    [
+        ("print(params.seed)", True, 0, ""),
+        ("raise CaptionerError('a.txt: is blue')", True, 1, "error: a.txt: is blue\n"),
+        ("print('never')", False, 1, "error: params.yaml: not found"),
+        ("open('gone.txt')", True, 1, "error: [Errno 2] No such file or directory: 'gone.txt'"),
+        ("raise KeyboardInterrupt", True, 130, "interrupted; run again to go on\n"),
+    ],
+)
+def test_a_stage_ends_with_a_status_and_a_line_of_text(tmp_path, body, params, status, said):
+    stage = start(tmp_path, body, params)
+    out, err = stage.communicate(timeout=60)
+    assert stage.returncode == status
+    assert err.startswith(said)
+    assert "Traceback" not in err
+    assert out == (f"{VALUES['seed']}\n" if status == 0 else "")
+
+
+def test_a_defect_of_the_program_keeps_its_traceback(tmp_path):
+    stage = start(tmp_path, "1 / 0")
+    assert "ZeroDivisionError" in stage.communicate(timeout=60)[1]
+    assert stage.returncode == 1
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_stage_that_is_stopped_ends_with_130_and_leaves_nothing(tmp_path, sent):
+    body = (
+        "with whole('made.txt') as beside:\n"
+        "    beside.write_text('half')\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)"
+    )
+    stage = start(tmp_path, body)
+    try:
+        assert stage.stdout.readline() == "ready\n"
+        stage.send_signal(sent)
+        _, err = stage.communicate(timeout=30)
+    finally:
+        stage.kill()
+    assert stage.returncode == 130
+    assert err == "interrupted; run again to go on\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_stop_that_python_drops_is_repeated(tmp_path):
+    body = (
+        "class Last:\n"
+        "    def __del__(self):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "Last()\n"  # Python ends the sleep by the signal, and drops its exception
+        "time.sleep(60)"
+    )
+    stage = start(tmp_path, body)
+    try:
+        assert stage.stdout.readline() == "ready\n"
+        stage.send_signal(signal.SIGTERM)
+        _, err = stage.communicate(timeout=30)
+    finally:
+        stage.kill()
+    assert stage.returncode == 130
+    assert "Exception ignored" in err
+    assert err.endswith("interrupted; run again to go on\n")
+
+
+@pytest.mark.parametrize(
+    ("level", "said"), [("quiet", ["w"]), ("normal", ["i", "w"]), ("verbose", ["d", "i", "w"]), (None, ["i", "w"])]
+)
+def test_how_much_is_logged_is_the_users_choice(tmp_path, monkeypatch, level, said):
+    monkeypatch.delenv("CAPTIONER_LOG", raising=False)
+    if level:
+        monkeypatch.setenv("CAPTIONER_LOG", level)
+    body = (
+        "import logging\nlog = logging.getLogger('captioner.some')\nlog.debug('d')\nlog.info('i')\nlog.warning('w')\n"
+        "logging.getLogger('matplotlib').info('not ours')"
+    )
+    stage = start(tmp_path, body)
+    _, err = stage.communicate(timeout=60)
+    assert (stage.returncode, err.split()) == (0, said)
+
+
+def test_an_unknown_level_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_LOG", "loud")
+    stage = start(tmp_path, "print('never')")
+    out, err = stage.communicate(timeout=60)
+    assert (stage.returncode, out) == (1, "")
+    assert err == "error: CAPTIONER_LOG: is 'loud', expected one of quiet, normal, verbose\n"

@@ -1,0 +1,209 @@
+"""Agreement with people: tau by its definition, the protocol on a tiny archive, verdicts by eye, the page's tables."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from benchmarks.page import put
+from captioner.base.errors import CaptionerError
+from captioner.base.files import read_json
+from captioner.sources.archives import Archive
+from dev import by_eye, judgements
+from tests.support.workspaces import ROOT
+from tests.support.worlds import jpeg, zipped
+
+CAPTIONS = {
+    "a.jpg": ["A dog runs on the grass .", "A brown dog is running ."],
+    "b.jpg": ["Two men climb a rock .", "Climbers on a steep rock ."],
+    "c.jpg": ["A dog runs on a field .", "A child swims in a blue pool ."],
+    "d.jpg": ["A dog runs on the grass ."],
+}
+GRADES = [
+    ("a.jpg", "c.jpg#0", "4", "3", "4"),
+    ("a.jpg", "d.jpg#0", "4", "4", "4"),  # word for word the image's own
+    ("a.jpg", "c.jpg#1", "1", "1", "1"),
+    ("b.jpg", "c.jpg#1", "1", "2", "1"),
+    ("c.jpg", "a.jpg#0", "3", "3", "4"),
+]
+PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+
+
+def archive(path, captions=CAPTIONS, grades=GRADES):
+    token = "".join(
+        f"{image}#{number}\t{text}\n" for image, texts in captions.items() for number, text in enumerate(texts)
+    )
+    rows = "".join("\t".join(row) + "\n" for row in grades)
+    return zipped(path, {"Flickr8k.token.txt": token, "ExpertAnnotations.txt": rows})
+
+
+def slow_tau(x, y):
+    """By the definitions: over all pairs."""
+    signs = [(np.sign(x[i] - x[j]), np.sign(y[i] - y[j])) for i, j in combinations(range(len(x)), 2)]
+    surplus = sum(a * b for a, b in signs)
+    fewer = min(len(set(x)), len(set(y)))
+    b = surplus / np.sqrt(sum(a != 0 for a, _ in signs) * sum(b != 0 for _, b in signs))
+    return b, 2 * fewer * surplus / (len(x) ** 2 * (fewer - 1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 4)), min_size=2, max_size=40))
+def test_tau_is_what_its_definition_gives(pairs):
+    x, y = np.array(pairs, dtype=float).T
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        assert np.isnan(judgements.tau(x, y)).all()
+    else:
+        assert judgements.tau(x, y) == pytest.approx(slow_tau(x, y))
+
+
+def test_tau_of_four_observations_by_hand():
+    found = judgements.tau(np.array([0.1, 0.1, 0.5, 0.9]), np.array([1, 2, 2, 1]))
+    # of six pairs: 1 and 3 agree; 2 and 4, 3 and 4 do not; the others tie in one of the two
+    assert found == pytest.approx((-1 / np.sqrt(5 * 4), 2 * 2 * -1 / (4**2 * 1)))
+
+
+def test_a_pair_whose_caption_is_the_images_own_is_left_out(tmp_path):
+    pairs, own = judgements.read_judgements(archive(tmp_path / "captions.zip"))
+    assert own == 1
+    assert [(pair.image, pair.caption) for pair in pairs] == [
+        ("a.jpg", "A dog runs on a field ."),
+        ("a.jpg", "A child swims in a blue pool ."),
+        ("b.jpg", "A child swims in a blue pool ."),
+        ("c.jpg", "A dog runs on the grass ."),
+    ]
+    assert pairs[0].references == CAPTIONS["a.jpg"]
+    assert pairs[0].grades == [4, 3, 4]
+
+
+def test_each_grade_is_an_observation_of_its_pairs_score(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # without METEOR, which is slow to start
+    record = judgements.measure(archive(tmp_path / "captions.zip"))
+    assert (record["pairs"], record["left out"], record["images"], record["official"]) == (4, 1, 3, False)
+    pairs, _ = judgements.read_judgements(tmp_path / "captions.zip")
+    scores = judgements.scores_of(pairs)
+    assert set(record["tau"]) == {*scores, "another expert"} == {"BLEU-4", "ROUGE-L", "CIDEr", "another expert"}
+    grades = [grade for pair in pairs for grade in pair.grades]
+    for name, each in scores.items():
+        assert each[0] > max(each[1], each[2])  # a field is nearer to the grass than a pool is
+        thrice = [score for score in each for _ in range(3)]
+        assert (record["tau"][name]["b"], record["tau"][name]["c"]) == pytest.approx(slow_tau(thrice, grades), abs=1e-4)
+        assert record["tau"][name]["c from"] <= record["tau"][name]["c"] <= record["tau"][name]["c to"]
+    experts = np.array([pair.grades for pair in pairs]).T
+    among = [slow_tau(experts[one], experts[other])[0] for one, other in combinations(range(3), 2)]
+    assert record["tau"]["another expert"]["b"] == pytest.approx(np.mean(among), abs=1e-4)
+    shown = judgements.table_of(record)
+    assert "| SPICE |  |  | 44.9 |" in shown
+    assert "4 pairs of 3 images, 12 judgements; 1 pairs left out" in shown
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (("a.jpg", "c.jpg#0", "4", "3"), "line 1: expected 5 columns, found 4"),
+        (("a.jpg", "c.jpg#0", "4", "3", "5"), "line 1: expected grades from 1 to 4"),
+        (("z.jpg", "c.jpg#0", "4", "3", "4"), r"line 1: z\.jpg is not in Flickr8k\.token\.txt"),
+        (("a.jpg", "c.jpg#9", "4", "3", "4"), r"line 1: c\.jpg#9 is not in Flickr8k\.token\.txt"),
+        (("a.jpg", "d.jpg#0", "4", "4", "4"), "no judged caption of another image"),
+    ],
+)
+def test_judgements_that_cannot_be_read_are_named(tmp_path, row, told):
+    with pytest.raises(CaptionerError, match=told):
+        judgements.read_judgements(archive(tmp_path / "captions.zip", grades=[row]))
+
+
+def test_the_page_shows_the_committed_judgements():
+    shown = PAGE.split("<!-- judgements -->\n")[1].split("\n<!-- end of judgements -->")[0]
+    assert shown == judgements.table_of(read_json(judgements.RECORD))
+
+
+def test_a_part_is_put_between_its_marks_alone(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- x -->\nold\n\\1 old\n<!-- end of x -->\nbelow\n")
+    put(page, "x", "new \\1")
+    assert page.read_text() == "above\n<!-- x -->\nnew \\1\n<!-- end of x -->\nbelow\n"
+    with pytest.raises(CaptionerError, match="end of y"):
+        put(page, "y", "new")
+
+
+@pytest.fixture
+def captions_file(tmp_path):
+    rows = [(f"{number}.jpg", f"a dog, {number}", 0.1 * number) for number in range(30)]
+    table = pd.DataFrame(rows, columns=["image", "finetuned", "finetuned CIDEr"])
+    table.to_csv(tmp_path / "generated.csv", index=False)
+    return tmp_path / "generated.csv"
+
+
+def test_images_are_chosen_by_the_hash_of_their_names(captions_file):
+    found = by_eye.chosen(captions_file, 7)["image"].tolist()
+    everyone = [f"{number}.jpg" for number in range(30)]
+    assert found == sorted(everyone, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:7]
+
+
+def test_sheets_have_every_photo_and_the_file_to_fill_in_is_read_back(captions_file, tmp_path):
+    rows = by_eye.chosen(captions_file, 23)
+    photos = {f"photos/{name}": jpeg(colour="red" if at < 20 else "blue") for at, name in enumerate(rows["image"])}
+    *sheets, csv = by_eye.draw(rows, Archive(zipped(tmp_path / "photos.zip", photos)), tmp_path / "out")
+    shares = []
+    for sheet in sheets:
+        pixels = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
+        assert max(pixels.shape) < 2000
+        masks = [((pixels - colour) ** 2).sum(-1) < 300 for colour in ((254, 0, 0), (0, 0, 254))]
+        shares.append([round(float(mask.sum() / (0.94 * by_eye.DPI * by_eye.SIDE) ** 2)) for mask in masks])
+    assert shares == [[20, 0], [0, 3]]
+    empty = pd.read_csv(csv, keep_default_na=False)
+    filled = empty.assign(verdict=["right"] * 20 + ["minor", "minor", "wrong"], mistake=[""] * 20 + ["count"] * 3)
+    filled.to_csv(csv, index=False)
+    shown = by_eye.table_of(by_eye.read_judged(csv, rows))
+    mean = 100 * rows["CIDEr"][20:22].mean()
+    assert f"| minor mistake | 2 | {mean:.1f} | count 2 |" in shown
+    assert "| right | 20 |" in shown
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("caption", "a cat", "line 4: is .*'a cat'; expected .*judge its captions anew"),
+        ("image", "x.jpg", r"line 4: is x\.jpg"),
+        ("verdict", "", "line 4: verdict is ''"),
+        ("verdict", "right", "line 4: mistake is 'count', expected nothing"),
+        ("mistake", "", "line 4: mistake is '', expected colour"),
+        ("mistake", "size", "line 4: mistake is 'size'"),
+    ],
+)
+def test_verdicts_of_other_captions_or_without_sense_are_refused(captions_file, tmp_path, column, value, told):
+    rows = by_eye.chosen(captions_file, 5)
+    filled = rows[["image", "caption"]].assign(verdict="minor", mistake="count")
+    filled.loc[2, column] = value
+    filled.to_csv(tmp_path / "judged.csv", index=False)
+    with pytest.raises(CaptionerError, match=told):
+        by_eye.read_judged(tmp_path / "judged.csv", rows)
+
+
+def test_verdicts_for_another_number_of_captions_are_refused(captions_file, tmp_path):
+    rows = by_eye.chosen(captions_file, 5)
+    rows[["image", "caption"]].assign(verdict="right", mistake="")[:4].to_csv(tmp_path / "judged.csv", index=False)
+    with pytest.raises(CaptionerError, match="4 captions, expected 5"):
+        by_eye.read_judged(tmp_path / "judged.csv", rows)
+
+
+def test_the_page_shows_the_committed_verdicts():
+    shown = re.search(r"<!-- by_eye -->\n(.*?)\n<!-- end of by_eye -->", PAGE, re.DOTALL)[1]
+    if by_eye.JUDGED.exists():
+        assert shown == by_eye.table_of(by_eye.read_judged(by_eye.JUDGED, by_eye.chosen(by_eye.GENERATED)))
+    else:
+        assert shown.startswith("Not judged yet")
+
+
+def test_a_missing_file_is_told_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "dev.by_eye", "table", "--judged", str(tmp_path / "none.csv")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path / 'none.csv'}: not found; fill in what `draw` wrote and put it there\n"

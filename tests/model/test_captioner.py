@@ -1,0 +1,279 @@
+"""The model file: what comes back is what was saved, and everything else is refused with a reason."""
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from captioner.base.errors import CaptionerError
+from captioner.captions.vocabulary import Vocabulary
+from captioner.model.captioner import Captioner, Card, load_model, provenance, save_model
+from captioner.model.decoder import Decoder
+from captioner.vision.encoder import END, Encoder
+from tests.support.worlds import some_examples
+
+VOCABULARY = Vocabulary(words=("dog", "chien", "naïve", "犬"), max_length=5)
+MADE = {"inputs": {"data/captions.jsonl": "0123"}, "params": {"train.lr": 0.002, "decoder.tied": True}}
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def make(*, tied=False, attention=True, encoder=None, start=END, seed=1):
+    torch.manual_seed(seed)
+    shape = {"vocabulary": len(VOCABULARY), "features": 512 if encoder else 6, "width": 8, "heads": 2}
+    shape |= {"attention": attention, "tied": tied, "dropout": 0.5}
+    captioner = Captioner(Decoder(**shape), encoder, start)
+    captioner.examples = some_examples(VOCABULARY, features=shape["features"])
+    card = Card(
+        encoder="abc123",
+        start=start,
+        image={"size": 64, "fit": "crop"},
+        decoder=shape,
+        vocabulary=VOCABULARY,
+        made=provenance(MADE),
+    )
+    return captioner, card
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(2)
+    encoder = Encoder()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+    return encoder
+
+
+@torch.no_grad()
+def outputs(captioner, rows):
+    hidden, _ = captioner.decoder(
+        captioner.decoder.encode(captioner.features(rows)), torch.tensor([[[1, 5, 6]]] * len(rows))
+    )
+    return captioner.decoder.logits(hidden)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("attention", [True, False])
+def test_a_decoder_comes_back_as_it_was(tied, attention):
+    captioner, card = make(tied=tied, attention=attention)
+    save_model("model.safetensors", captioner.train(), card)
+    found, card_found = load_model("model.safetensors")
+    assert card_found == card
+    assert found.encoder is None
+    assert not found.training
+    assert not found.decoder.training
+    assert (found.decoder.output.weight is found.decoder.embedding.weight) == tied
+    for name, wanted in captioner.examples._asdict().items():
+        assert torch.equal(getattr(found.examples, name), wanted)
+        assert getattr(found.examples, name).dtype == wanted.dtype
+    rows = torch.randn(2, 2, 2, 6).half()
+    assert torch.equal(outputs(found, rows), outputs(captioner.eval(), rows))
+
+
+def test_a_captioner_comes_back_with_its_encoder(encoder):
+    captioner, card = make(encoder=encoder, start="layer4")
+    save_model("model.safetensors", captioner.eval(), card)
+    found, card_found = load_model("model.safetensors")
+    assert card_found == card
+    assert found.start == "layer4"
+    wanted = captioner.state_dict()
+    assert found.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[key]) for key, value in found.state_dict().items())
+    rows = torch.randn(2, 4, 4, 256).half()
+    torch.testing.assert_close(outputs(found, rows), outputs(captioner, rows), rtol=1e-5, atol=1e-6)
+    first = Path("model.safetensors").read_bytes()
+    save_model("again/model.safetensors", found, card_found)
+    assert Path("again/model.safetensors").read_bytes() == first
+
+
+def test_the_same_weights_and_card_give_the_same_bytes():
+    for name in ("one", "two"):
+        save_model(f"{name}.safetensors", *make())
+    first = Path("one.safetensors").read_bytes()
+    assert Path("two.safetensors").read_bytes() == first
+    save_model("two.safetensors", *make(seed=2))
+    assert Path("two.safetensors").read_bytes() != first
+
+
+def test_a_file_tells_its_vocabulary_transform_params_inputs_and_versions():
+    save_model("model.safetensors", *make(tied=True))
+    with safe_open("model.safetensors", framework="pt") as file:
+        assert list(file.metadata()) == ["captioner"]
+        record = json.loads(file.metadata()["captioner"])
+        assert "decoder.output.weight" not in file.keys()  # noqa: SIM118 - not a dict
+    assert record["schema"] == 2
+    assert record["encoder"] == "abc123"
+    assert record["start"] == "end"
+    assert record["image"] == {"size": 64, "fit": "crop"}
+    assert record["vocabulary"] == {"max_length": 5, "words": ["dog", "chien", "naïve", "犬"]}
+    assert record["decoder"]["width"] == 8
+    assert record["made"]["inputs"] == MADE["inputs"]
+    assert record["made"]["params"] == MADE["params"]
+    assert record["made"]["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
+    assert record["made"]["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_an_interrupted_save_leaves_the_old_file(monkeypatch):
+    save_model("model.safetensors", *make())
+    first = Path("model.safetensors").read_bytes()
+
+    def stopped(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captioner.model.captioner.save_file", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        save_model("model.safetensors", *make(seed=2))
+    assert Path("model.safetensors").read_bytes() == first
+    assert [path.name for path in Path().iterdir()] == ["model.safetensors"]
+
+
+def rewrite(change=None, metadata=None, **options):
+    """Write a model file, after `change(tensors, record)` or with other metadata."""
+    captioner, card = make(**options)
+    save_model("model.safetensors", captioner, card)
+    with safe_open("model.safetensors", framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        record = json.loads(file.metadata()["captioner"])
+    if change:
+        change(tensors, record)
+    save_file(
+        tensors, "model.safetensors", metadata={"captioner": json.dumps(record)} if metadata is None else metadata
+    )
+
+
+def refused(path="model.safetensors"):
+    with pytest.raises(CaptionerError) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_helper_that_rewrites_makes_files_that_load():
+    rewrite(lambda tensors, record: tensors.update({"decoder.output.bias": torch.ones(len(VOCABULARY))}))
+    assert load_model("model.safetensors")[0].decoder.output.bias.eq(1).all()
+
+
+def test_a_missing_file_is_refused():
+    assert "not found" in refused("absent.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 8, 100, 0.5, -1])
+def test_a_truncated_file_is_refused(keep):
+    save_model("model.safetensors", *make())
+    content = Path("model.safetensors").read_bytes()
+    Path("model.safetensors").write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    assert "not a whole model file" in refused()
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>" * 99, b"\0" * 999, b"PK\3\4" + b"a" * 999])
+def test_what_is_not_safetensors_is_refused(content):
+    Path("model.safetensors").write_bytes(content)
+    refused()
+
+
+def test_a_folder_is_refused():
+    Path("model.safetensors").mkdir()
+    refused()
+
+
+class Harmful:
+    def __reduce__(self):
+        return Path.touch, (Path("harm"),)
+
+
+@pytest.mark.parametrize("dump", [torch.save, lambda value, path: Path(path).write_bytes(pickle.dumps(value))])
+def test_a_pickle_is_refused_without_running_it(dump):
+    dump({"decoder": Harmful()}, "model.safetensors")
+    refused()
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"format": "pt"}, *({"captioner": text} for text in ("", "not JSON", "{}", "[]", "3", '"text"', "null"))],
+    ids=["none", "another key", "empty", "not JSON", "object", "list", "number", "text", "null"],
+)
+def test_safetensors_of_something_else_are_refused(metadata):
+    rewrite(metadata=metadata)
+    assert "not a captioner's model file" in refused()
+
+
+@pytest.mark.parametrize("key", ["encoder", "start", "decoder", "vocabulary", "made"])
+def test_a_card_that_lacks_a_field_or_has_another_is_refused(key):
+    rewrite(lambda tensors, record: record.pop(key))
+    assert "not a captioner's model file" in refused()
+    rewrite(lambda tensors, record: record.update(other=1))
+    assert "not a captioner's model file" in refused()
+
+
+@pytest.mark.parametrize("change", [{"heads": 7}, {"heads": 0}, {"width": -8}, {"dropout": 2.0}])
+def test_a_card_of_a_decoder_that_cannot_be_is_refused(change):
+    rewrite(lambda tensors, record: record["decoder"].update(change))
+    assert "not a captioner's model file" in refused()
+
+
+def test_another_schema_is_refused_before_anything_else():
+    rewrite(lambda tensors, record: (record.update(schema=1, new=1), record.pop("vocabulary")))
+    assert "another version" in refused()
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_listed():
+    def change(tensors, record):
+        del tensors["decoder.query.weight"]
+        tensors.pop("decoder.output.weight", None)
+        tensors["decoder.extra"] = torch.zeros(1)
+        tensors["decoder.image.weight"] = torch.zeros(8, 7)
+
+    rewrite(change)
+    text = refused()
+    assert "missing: decoder.query.weight, decoder.output.weight;" in text
+    assert "unexpected: decoder.extra;" in text
+    assert "of another shape: decoder.image.weight" in text
+    rewrite(change, tied=True)
+    assert "missing: decoder.query.weight;" in refused()  # of a tied one, the output layer is the embedding
+
+
+@pytest.mark.parametrize("name", ["features", "captions"])
+def test_examples_that_are_missing_or_do_not_fit_are_refused(name):
+    rewrite(lambda tensors, record: tensors.pop(f"examples.{name}"))
+    assert f"not a captioner's model file (KeyError('examples.{name}'" in refused()
+    for wrong in (torch.zeros(5, 3), torch.zeros(3, 2, 4), torch.zeros(0, 6)):
+        rewrite(lambda tensors, record, wrong=wrong: tensors.update({f"examples.{name}": wrong}))
+        text = refused()
+        assert "of its examples" in text
+        assert str(tuple(wrong.shape)) in text
+
+
+@pytest.mark.parametrize("unknown", [-1, len(VOCABULARY)])
+def test_examples_of_words_beyond_the_vocabulary_are_refused(unknown):
+    rewrite(lambda tensors, record: tensors["examples.captions"][1, 0, 0].fill_(unknown))
+    assert "examples hold words that its vocabulary does not" in refused()
+
+
+def test_an_encoder_that_the_card_does_not_tell_of_is_refused():
+    rewrite(lambda tensors, record: record.update(start="layer4"))
+    assert "missing: encoder.conv1.weight" in refused()
+
+
+@pytest.mark.parametrize("words", [["dog"], ["dog", "chien", "naïve", "犬", "cat"]])
+def test_a_vocabulary_of_another_length_is_refused(words):
+    rewrite(lambda tensors, record: record["vocabulary"].update(words=words))
+    text = refused()
+    assert f"knows {len(VOCABULARY)} words" in text
+    assert f"vocabulary {len(words) + 4}" in text
+
+
+def test_cards_that_differ_are_not_equal():
+    _, card = make()
+    assert replace(card, vocabulary=Vocabulary(("dog",), 5)) != card

@@ -1,0 +1,166 @@
+"""The choice among beams by the training images that look alike."""
+
+from dataclasses import asdict
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captioner.base.files import read_json
+from captioner.captions.vocabulary import EOS, PAD, Vocabulary
+from captioner.model.captioner import Captioner, Examples
+from captioner.model.consensus import Consensus
+from captioner.model.decoder import Decoder
+from captioner.model.generate import generate
+from captioner.model.search import beam_search
+from captioner.training.self_critical import Reward
+from dev import search
+from tests.support.workspaces import ROOT
+
+WORDS = Vocabulary(words=tuple("abcdefgh"), max_length=6)
+LONGEST = 6
+captions = st.lists(st.sampled_from(WORDS.words), min_size=1, max_size=LONGEST - 1)
+
+
+def padded(texts, length=LONGEST):
+    """Return texts as token ids with their ends, [len(texts), length]."""
+    ids = [WORDS.encode(text if isinstance(text, list) else text.split())[1:] for text in texts]
+    return np.array([[*tokens, *[PAD] * (length - len(tokens))] for tokens in ids])
+
+
+def of(images, features=None, **options):
+    """Return the consensus of images given as lists of captions; some have fewer than others."""
+    most = max(map(len, images))
+    ids = np.stack([np.pad(padded(texts), ((0, most - len(texts)), (0, 0))) for texts in images])
+    return Consensus(np.eye(len(images)) if features is None else features, ids, **options)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(st.lists(captions, min_size=1, max_size=3), min_size=2, max_size=5),
+    st.lists(captions, min_size=1, max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_agreement_is_the_shared_cider_of_the_neighbours(images, beams, random):
+    names = [str(number) for number in range(len(images))]
+    reward = Reward(dict(zip(names, [[" ".join(text) for text in texts] for texts in images], strict=True)))
+    near = random.sample(range(len(images)), 2)
+    found = of(images).agreement(padded(beams), np.array(near), np.array([0.75, 0.25]))
+    wanted = [
+        sum(share * reward(names[image], " ".join(text)) for share, image in zip((0.75, 0.25), near, strict=True))
+        for text in beams
+    ]
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_caption_without_its_end_agrees_less():
+    consensus = of([["a b c"], ["d e"], ["f"]])
+    whole, cut = padded(["a b c"]), padded(["a b c"])
+    cut[cut == EOS] = PAD
+    assert consensus.agreement(whole, np.array([0]), np.ones(1)) == pytest.approx(10)
+    assert consensus.agreement(cut, np.array([0]), np.ones(1)) < 9
+
+
+def test_beams_of_no_word_or_of_unknown_ones_agree_with_nobody():
+    consensus = of([["a b c"], ["a b"]])
+    beams = np.concatenate([padded(["f g h"]), np.zeros((1, LONGEST), int)])
+    beams[0, -1] = beams[0, 3] = PAD  # also the end is another: it is the one n-gram that all share
+    assert consensus.agreement(beams, np.array([0, 1]), np.array([0.5, 0.5])).tolist() == [0, 0]
+    assert of([["a b"]]).agreement(padded(["a b"]), np.array([0]), np.ones(1)).tolist() == [0]  # nothing is rare in one
+
+
+def test_the_nearest_have_the_smallest_angles_between_standardised_features():
+    generator = np.random.default_rng(0)
+    known, asked = generator.standard_normal((9, 4)), generator.standard_normal((3, 4))
+    scales = np.array([1.0, 100.0, 0.2, 3.0])
+    consensus = of([["a"]] * 9, known * scales + 5, neighbours=4, sharpness=3.0)
+    near, shares = consensus.nearest(asked * scales + 5)
+    for row, places, parts in zip(asked, near, shares, strict=True):
+        sides = [(side - known.mean(0)) / known.std(0) for side in (row, known)]
+        cosines = sides[1] @ sides[0] / np.linalg.norm(sides[1], axis=1) / np.linalg.norm(sides[0])
+        assert places.tolist() == np.argsort(-cosines)[:4].tolist()
+        expected = np.exp(3 * cosines[places])
+        assert parts == pytest.approx(expected / expected.sum(), rel=1e-3)
+
+
+def test_there_may_be_fewer_training_images_than_neighbours():
+    near, shares = of([["a"], ["b"], ["c"]], neighbours=60).nearest(np.eye(3)[:1])
+    assert near.shape == shares.shape == (1, 3)
+    assert near[0, 0] == 0
+    assert shares.sum() == pytest.approx(1)
+
+
+def test_what_hardly_varies_among_the_training_images_does_not_count():
+    known = np.random.default_rng(1).standard_normal((6, 4))
+    known[:, 2] = 1.0
+    asked = known[3:4] + np.array([0.0, 0.0, 0.1, 0.0])  # as no training image has it
+    near, shares = of([["a"]] * 6, known, neighbours=2).nearest(asked)
+    assert near[0, 0] == 3
+    assert shares[0, 0] > 0.9
+
+
+def test_the_beam_with_the_highest_sum_is_chosen():
+    consensus = of([["a b c", "a b"], ["d e"], ["f"]], neighbours=1)
+    beams = padded(["d e", "a b c", "f", "a b c"])[None]
+    scores = np.array([[-0.5, -0.7, -1.0, -np.inf]])
+
+    def chosen(image, weight, scores=scores):
+        return consensus.choose(np.eye(3)[image : image + 1], beams, scores, weight=weight)
+
+    assert [chosen(image, 2.0) for image in range(3)] == [[1], [0], [2]]
+    assert [chosen(image, 0.0) for image in range(3)] == [[0], [0], [0]]
+    agreement = consensus.agreement(beams[0], np.array([0]), np.ones(1))
+    enough = 0.2 / (agreement[1] - agreement[0])  # outweighs what the score lacks
+    assert (chosen(0, 0.99 * enough), chosen(0, 1.01 * enough)) == ([0], [1])
+    assert chosen(0, 2.0, np.array([[-0.5, -0.7, -1.0, -0.7]])) == [1]  # of equals the first
+    assert chosen(0, 2.0, np.array([[-0.5, -np.inf, -1.0, -np.inf]])) == [0]  # no such beam
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_generated_captions_are_the_chosen_beams(attention):
+    torch.manual_seed(0)
+    shape = {"width": 8, "heads": 2, "attention": attention, "tied": False, "dropout": 0.3}
+    model = Captioner(Decoder(vocabulary=len(WORDS), features=3, **shape)).eval()
+    with torch.no_grad():  # loud, so that beams differ
+        model.decoder.image.weight *= 20
+        model.decoder.embedding.weight *= 5
+    rows = torch.randn(12, 2, 2, 3)
+    examples = Examples(torch.randn(9, 3).half(), torch.randint(4, len(WORDS), (9, 2, 5), dtype=torch.int32))
+    consensus = Consensus(*examples, neighbours=3)
+    told = generate(
+        model, list("abcdefghijkl"), rows.__getitem__, WORDS, beam=4, length_penalty=1.0, batch=5,
+        device=torch.device("cpu"), choose=partial(consensus.choose, weight=30.0),
+    )  # fmt: skip
+    features = model.features(rows)
+    memory = model.decoder.encode(features)
+    tokens, scores = beam_search(model.decoder, memory, beam=4, max_length=6, length_penalty=1.0)
+    places = consensus.choose(rows.mean((1, 2)).numpy(), tokens.numpy(), scores.numpy(), weight=30.0)
+    assert len(set(places)) > 1
+    assert list(told.values()) == [
+        WORDS.decode(beams[place]) for beams, place in zip(tokens.tolist(), places, strict=True)
+    ]
+
+
+def test_the_page_shows_the_committed_table_of_search():
+    shown = search.table_of(pd.read_csv(ROOT / "dev/search.csv"))
+    assert f"<!-- search -->\n{shown}\n<!-- end of search -->" in search.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_table_of_search_has_the_defaults():
+    rows = list(search.settings())
+    assert search.Setting() in rows
+    assert len(rows) == len(set(rows)) == len(pd.read_csv(ROOT / "dev/search.csv"))
+
+
+@pytest.mark.parametrize(("model", "named"), [("frozen", "frozen"), ("fine-tuned", "finetuned")])
+def test_the_table_of_search_says_of_the_defaults_what_validate_says(model, named):
+    frame = pd.read_csv(ROOT / "dev/search.csv")
+    default = asdict(search.Setting(model))
+    line = frame[(frame[list(default)] == pd.Series(default)).all(axis=1)].iloc[0]
+    committed = read_json(ROOT / "metrics/validate.json")[named]
+    for key in ("CIDEr", "BLEU-4", "vocabulary", "distinct captions"):
+        assert line[key] == pytest.approx(committed[key], abs=1e-5), key

@@ -1,0 +1,51 @@
+"""The LSTM over packed captions is torch's."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.testing import assert_close
+
+from captioner.model.lstm import run_packed
+
+WIDTH, INPUTS = 7, 5
+
+
+def problem(sizes, captions, dtype):
+    torch.manual_seed(0)
+    lstm = nn.LSTM(INPUTS, WIDTH, batch_first=True).to(dtype)
+    x = torch.randn(sum(sizes), INPUTS, dtype=dtype, requires_grad=True)
+    h, c = (torch.randn(captions, WIDTH, dtype=dtype, requires_grad=True) for _ in range(2))
+    return lstm, x, h, c, torch.tensor(sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [[1], [3], [4, 4, 2, 1], [5, 5, 5], [1, 1, 1, 1]])
+@pytest.mark.parametrize("without", [0, 2])  # captions with no token at all
+def test_states_and_gradients_are_those_of_torch(sizes, without, dtype):
+    lstm, x, h, c, steps = problem(sizes, sizes[0] + without, dtype)
+    leaves = [x, h, c, *lstm.parameters()]
+    found = run_packed(lstm, x, h, c, steps)
+    n = sizes[0]
+    wanted, _ = lstm(PackedSequence(x, steps), (h[:n].unsqueeze(0), c[:n].unsqueeze(0)))
+    assert_close(found, wanted.data)
+    weights = torch.randn_like(found)
+    assert_close(
+        torch.autograd.grad((found * weights).sum(), leaves), torch.autograd.grad((wanted.data * weights).sum(), leaves)
+    )
+
+
+def test_in_mixed_precision_it_stays_near_and_keeps_types():
+    sizes = [4, 4, 3, 3, 1, 1]
+    lstm, x, h, c, steps = problem(sizes, 4, torch.float32)
+    leaves = [x, h, c, *lstm.parameters()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run_packed(lstm, x, h, c, steps)
+    assert found.dtype == torch.bfloat16
+    wanted = run_packed(lstm, x, h, c, steps)
+    assert_close(found.float(), wanted, atol=0.03, rtol=0.03)
+    grads = torch.autograd.grad(found.float().square().sum(), leaves)
+    exact = torch.autograd.grad(wanted.square().sum(), leaves)
+    for grad, of, leaf in zip(grads, exact, leaves, strict=True):
+        assert grad.dtype == leaf.dtype
+        assert (grad - of).norm() < 0.05 * of.norm()

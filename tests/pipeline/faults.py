@@ -1,0 +1,339 @@
+"""Kills the pipeline again and again, and compares what comes out with a run that was left alone.
+
+    python tests/pipeline/faults.py [--kills 50] [--seed 1] [--out benchmarks/faults.json]
+
+On the built-in dataset, shrunken. One `dvc repro` is left alone; the hashes in its dvc.lock are what is right. Then
+pipelines are run from nothing and killed at random moments, each going on with `dvc repro` until it is done: every
+stage in turn, by SIGINT, SIGTERM and SIGKILL, the stage's process alone or dvc's whole process group. After each kill
+what stands in the workspace has to be whole, after each pipeline every output has to be the right one. The results
+go to the file and, as a table, to docs/reliability.md.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from ruamel.yaml import YAML
+
+from captioner.base.files import digest, write_json, write_text
+from tests.support.workspaces import ROOT, TINY, Workspace
+
+DOCUMENT = ROOT / "docs" / "reliability.md"
+MARK = "<!-- written by make fault-test -->"  # around the table in DOCUMENT
+RESULTS = ROOT / "benchmarks" / "faults.json"
+# Rates at which a later epoch is the best, so that the models' bytes tell of every epoch that was trained.
+SMALL = TINY | {
+    "train.epochs": 4,
+    "train.batch": 4,
+    "train.lr": 0.02,
+    "train.warmup": 0.2,
+    "train.label_smoothing": 0.0,
+    "finetune.epochs": 3,
+    "finetune.lr": 0.005,
+    "finetune.encoder_lr": 0.0003,
+    "finetune.label_smoothing": 0.0,
+}
+STAGES = tuple(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"])
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+BETWEEN = "dvc, between stages"
+LONGEST = 3600  # seconds of a `dvc repro` that is left alone; a killed one has ten times what that took
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Send `signal`, `wait` seconds after a line that holds `cue` was printed."""
+
+    cue: str
+    wait: float
+    signal: signal.Signals
+    alone: bool  # to the stage's process only, else to dvc's whole process group
+
+
+@dataclass
+class Outcome:
+    """What became of one `dvc repro`."""
+
+    struck: str | None = None  # the stage that was running when the signal was sent, BETWEEN, or None: none was sent
+    kill: Kill | None = None
+    status: int = 0
+    printed: str = ""
+    hung: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+    @property
+    def killed(self) -> bool:
+        return self.struck is not None and self.status != 0
+
+
+def repro(folder: Path, kills: list[Kill], *arguments: str, longest: float = LONGEST) -> Outcome:
+    """Run `dvc repro` in `folder`, `longest` seconds at the most.
+
+    The first of the kills whose moment comes is done, the others are not.
+    """
+    outcome, lock = Outcome(), threading.Lock()
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+    def strike(kill: Kill) -> None:
+        with lock:
+            if outcome.struck is None and process.poll() is None:
+                victim = _stage_process(process.pid)
+                outcome.struck, outcome.kill = victim[1] if victim else BETWEEN, kill
+                try:
+                    if kill.alone and victim:
+                        os.kill(victim[0], kill.signal)
+                    else:
+                        os.killpg(process.pid, kill.signal)
+                except ProcessLookupError:
+                    pass  # it has just ended
+
+    def give_up() -> None:
+        outcome.hung = True
+        os.killpg(process.pid, signal.SIGKILL)
+
+    watchdog = threading.Timer(longest, give_up)
+    timers = [watchdog]
+    watchdog.start()
+    stage, began = None, 0.0
+    for line in process.stdout or ():
+        outcome.printed += line
+        if line.startswith("Running stage"):
+            outcome.seconds |= {stage: time.monotonic() - began} if stage else {}
+            stage, began = line.split("'")[1], time.monotonic()
+        for kill in [kill for kill in kills if kill.cue in line]:
+            kills = [each for each in kills if each is not kill]
+            timers.append(threading.Timer(kill.wait, strike, [kill]))
+            timers[-1].start()
+    outcome.seconds |= {stage: time.monotonic() - began} if stage else {}
+    outcome.status = process.wait()
+    for timer in timers:
+        timer.cancel()
+    return outcome
+
+
+def _stage_process(dvc: int) -> tuple[int, str] | None:
+    """Return the process and the name of the stage that dvc runs now."""
+    try:
+        for child in psutil.Process(dvc).children(recursive=True):
+            if found := re.fullmatch(r"stages/(\w+)\.py", (child.cmdline() or [""])[-1]):
+                return child.pid, found[1]
+    except psutil.NoSuchProcess:  # it ended while it was looked at
+        pass
+    return None
+
+
+def outputs(folder: Path) -> dict[str, str]:
+    """Return the MD5 of each file that is an output or metric, or lies in one, by its path, as DVC has them."""
+    path = folder / "dvc.lock"
+    stages = YAML(typ="safe").load(path)["stages"] if path.exists() else {}
+    found = {}
+    for out in (out for stage in stages.values() for out in stage.get("outs", [])):
+        if out["md5"].endswith(".dir"):
+            listing = json.loads((folder / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).read_text())
+            found |= {f"{out['path']}/{entry['relpath']}": entry["md5"] for entry in listing}
+        else:
+            found[out["path"]] = out["md5"]
+    return found
+
+
+def not_whole(folder: Path, right: Path) -> list[str]:
+    """Return the outputs in `folder` that are there and are not those of the workspace `right`.
+
+    A curve is written anew after each epoch, for `dvc plots show`; of it, the beginning is right too.
+    """
+    wrong = []
+    for path, md5 in outputs(right).items():
+        found = folder / path
+        if found.exists() and digest(found) != md5:
+            begun = (right / path).read_bytes().startswith(found.read_bytes())
+            wrong += [] if path.endswith("_curve.csv") and begun else [path]
+    return wrong
+
+
+class Report:
+    """Counts what was done and keeps what was wrong."""
+
+    def __init__(self) -> None:
+        self.kills: Counter[tuple[str, str]] = Counter()
+        self.alone = self.runs = self.resumed = self.pipelines = self.compared = self.mismatches = self.locks = 0
+        self.faults: list[str] = []
+
+    def at(self, stage: str) -> int:
+        return sum(count for (name, _), count in self.kills.items() if name == stage)
+
+    def fault(self, text: str) -> None:
+        self.faults.append(text)
+        print(f"FAULT: {text}", flush=True)
+
+
+def quotas(kills: int) -> dict[str, int]:
+    """Share the kills out over the stages; what does not divide goes to the training stages first."""
+    each, more = divmod(kills, len(STAGES))
+    order = sorted(STAGES, key=lambda stage: stage not in ("train", "finetune"))
+    return {stage: each + (order.index(stage) < more) for stage in STAGES}
+
+
+def run_pipeline(
+    folder: Path, right: Path, seconds: dict[str, float], wanted: dict[str, int], chance: random.Random, report: Report
+) -> None:
+    """Run one pipeline from nothing to its end, killing each stage up to three times, `wanted` times at the most.
+
+    `right` is the workspace that was left alone, in which each stage took `seconds`.
+    """
+    small_workspace(folder)
+    plan = {stage: min(chance.randint(1, 3), left) for stage, left in wanted.items()}
+    longest = 60 + 10 * sum(seconds.values())
+    runs = sum(plan.values()) + 1
+    while runs:
+        runs -= 1
+        kills = [
+            Kill(f"Running stage '{stage}'", chance.uniform(0, seconds[stage]), chance.choice(SIGNALS), alone)
+            for stage, left in plan.items()
+            for alone in [chance.random() < 0.5]
+            if left
+        ]
+        outcome = repro(folder, kills, longest=longest)
+        report.runs += 1
+        report.resumed += "going on after epoch" in outcome.printed
+        what = "left alone"
+        if kill := outcome.kill:
+            aimed = kill.cue.split("'")[1]
+            alone = kill.alone and outcome.struck != BETWEEN
+            plan[aimed] -= 1
+            what = (
+                f"{kill.signal.name} {kill.wait:.1f} s into {aimed} hit {outcome.struck}, {'alone' if alone else 'all'}"
+            )
+            if outcome.killed:
+                report.kills[outcome.struck, kill.signal.name] += 1
+                report.alone += alone
+        print(f"run {report.runs}: {what}; status {outcome.status}, {report.kills.total()} kills so far", flush=True)
+        if outcome.hung:
+            report.fault(f"run {report.runs} ({what}): did not end within {longest:.0f} s")
+        for path in not_whole(folder, right):
+            report.fault(f"run {report.runs} ({what}): {path} is there and is not right")
+        if outcome.status == 0:
+            break
+        if not outcome.killed and re.search(r"dvc\.lock' (is invalid|validation failed)", outcome.printed):
+            (folder / "dvc.lock").unlink()  # what docs/troubleshooting.md says
+            report.locks += 1
+            runs += 1
+            continue
+        if not outcome.killed and not outcome.hung:
+            report.fault(f"run {report.runs} ({what}): failed by itself:\n{outcome.printed}")
+    found, expected = outputs(folder), outputs(right)
+    different = [path for path in expected if found.get(path) != expected[path]]
+    report.pipelines += 1
+    report.compared += len(expected)
+    report.mismatches += len(different)
+    for path in different:
+        report.fault(f"pipeline {report.pipelines}: {path} is {found.get(path)}, not {expected[path]}")
+    for path in [*folder.glob(".resume/*-*"), *folder.rglob(".part-*")]:
+        report.fault(f"pipeline {report.pipelines}: {path.relative_to(folder)} was left")
+    print(f"pipeline {report.pipelines}: {len(different)} of {len(expected)} outputs differ", flush=True)
+
+
+def small_workspace(folder: Path) -> Path:
+    """Make a workspace of the shrunken built-in dataset."""
+    return Workspace(folder, **{key.replace(".", "__"): value for key, value in SMALL.items()}).folder
+
+
+def record(report: Report, command: str) -> dict:
+    """Return what the results file holds."""
+    return {
+        "command": command,
+        "kills": report.kills.total(),
+        "kills of the stage alone": report.alone,
+        "kills by stage": {
+            name: {each.name: report.kills[name, each.name] for each in SIGNALS} for name in (*STAGES, BETWEEN)
+        },
+        "runs of dvc repro": report.runs,
+        "runs that went on after an epoch": report.resumed,
+        "runs that found dvc.lock cut": report.locks,
+        "pipelines": report.pipelines,
+        "outputs compared": report.compared,
+        "mismatches": report.mismatches,
+        "other faults": len(report.faults) - report.mismatches,
+    }
+
+
+def table_of(results: dict) -> str:
+    """Return the results as DOCUMENT has them."""
+    rows = [["killed", *(each.name for each in SIGNALS)], ["---"] * 4]
+    rows += [[name, *counts.values()] for name, counts in results["kills by stage"].items()]
+    return "\n".join(
+        [
+            f"`{results['command']}`: {results['kills']} kills, {results['kills of the stage alone']} of them of the "
+            f"stage's process alone and the others of dvc's whole process group; {results['pipelines']} pipelines in "
+            f"{results['runs of dvc repro']} runs of `dvc repro`, of which "
+            f"{results['runs that went on after an epoch']} went on after an epoch and "
+            f"{results['runs that found dvc.lock cut']} found a dvc.lock that dvc had been killed over; "
+            f"{results['outputs compared']} outputs compared, mismatches: {results['mismatches']}, "
+            f"other faults: {results['other faults']}.",
+            "",
+            *(f"| {' | '.join(map(str, row))} |" for row in rows),
+        ]
+    )
+
+
+def main() -> None:
+    """Run it, write the results; exit with 1 when anything was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="at least so many (default: 50)")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments and the signals (default: 1)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
+    options = parser.parse_args()
+    folder, report, chance = Path(tempfile.mkdtemp(prefix="faults-")), Report(), random.Random(options.seed)
+    right = small_workspace(folder / "right")
+    alone = repro(right, [])
+    if alone.status:
+        why = f"did not end within {LONGEST} s" if alone.hung else "failed"
+        sys.exit(f"{alone.printed}\nthe run that was left alone {why}; it is in {folder}")
+    print("left alone: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in alone.seconds.items()), flush=True)
+    wanted = quotas(options.kills)
+    while any(wanted.values()):
+        if report.pipelines == options.kills:
+            report.fault(f"{report.pipelines} pipelines, and still to be killed: {wanted}")
+            break
+        place = folder / f"killed-{report.pipelines + 1}"
+        run_pipeline(place, right, alone.seconds, wanted, chance, report)
+        if not report.faults:
+            shutil.rmtree(place)
+        wanted = {stage: max(0, count - report.at(stage)) for stage, count in quotas(options.kills).items()}
+    results = record(report, f"make fault-test KILLS={options.kills} SEED={options.seed}")
+    write_json(options.out, results)
+    print("\n" + table_of(results))
+    if options.out == RESULTS:
+        before, _, after = DOCUMENT.read_text(encoding="utf-8").split(MARK)
+        write_text(DOCUMENT, f"{before}{MARK}\n{table_of(results)}\n{MARK}{after}")
+    if report.faults:
+        sys.exit(f"{len(report.faults)} faults, listed above; the workspaces are kept in {folder}")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

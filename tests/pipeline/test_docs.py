@@ -1,0 +1,76 @@
+"""What the docs say is so."""
+
+import json
+import re
+
+import pytest
+
+from tests.pipeline.faults import DOCUMENT, MARK, RESULTS, table_of
+from tests.support.workspaces import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_readme_is_short_and_starts_with_a_picture():
+    assert len(README.splitlines()) < 200
+    assert README.startswith("![")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        assert "://" in target or (document.parent / target).exists(), target
+
+
+def test_results_are_those_of_the_committed_metrics():
+    results = json.loads((ROOT / "metrics/evaluate.json").read_text())
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")] for line in README.splitlines() if line[:1] == "|"
+    ]
+    head = next(row for row in rows if row[0] == "x100")
+    shown = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows if row[0] in ("frozen", "fine-tuned")}
+    assert list(shown) == ["frozen", "fine-tuned"]
+    for name, scores in shown.items():
+        for key, value in scores.items():
+            assert value == f"{100 * results[name.replace('-', '')][key]:.1f}", (name, key)
+
+
+def test_the_readme_says_on_what_the_results_were_measured():
+    images = json.loads((ROOT / "metrics/evaluate.json").read_text())["images"]
+    assert f"{images} test images" in README
+    official = json.loads((ROOT / "metrics/download.json").read_text())["images"]["official"]
+    assert official or "not the official" in README
+
+
+@pytest.mark.parametrize("command", re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
+def test_make_knows_the_commands_of_the_readme(command):
+    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_figures_of_the_fault_test_are_those_of_the_committed_results():
+    _, shown, _ = DOCUMENT.read_text(encoding="utf-8").split(MARK)
+    if not RESULTS.exists():
+        assert shown.strip() == "Not run yet."
+        return
+    results = json.loads(RESULTS.read_text())
+    assert shown.strip() == table_of(results)
+    assert results["mismatches"] == results["other faults"] == 0
+    assert sum(sum(counts.values()) for counts in results["kills by stage"].values()) == results["kills"] >= 50
+
+
+def test_the_tests_that_the_reliability_page_names_exist():
+    named = re.findall(r"`(test_\w+)`", DOCUMENT.read_text(encoding="utf-8"))
+    there = {
+        name
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert len(named) > 60
+    assert set(named) <= there
+
+
+def test_the_readme_shows_every_module():
+    shown = README.partition("## Files")[2].partition("## Licence")[0].split()
+    modules = {path.stem for path in (ROOT / "src/captioner").glob("*.py")} - {"__init__"}
+    assert not modules - set(shown)

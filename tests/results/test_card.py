@@ -1,0 +1,129 @@
+"""The model card: its head can be read, its figures are the run's, and it says loudly what is not official."""
+
+import json
+import shutil
+
+import pytest
+from ruamel.yaml import YAML
+
+from captioner.results.card import write_card
+from tests.support.workspaces import ROOT
+from tests.support.worlds import captioner_file
+
+NAMES = ("download", "weights", "captions", "train", "finetune", "evaluate")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The committed metrics and two small models."""
+    for name in NAMES:
+        shutil.copy(ROOT / "metrics" / f"{name}.json", tmp_path)
+    versions = {"python": "3.11.7", "torch": "2.14.1"}
+    captioner_file(tmp_path / "captioner.safetensors", made={"params": {"finetune.lr": 0.5}, "versions": versions})
+    captioner_file(
+        tmp_path / "decoder.safetensors", encoder=False, made={"params": {"train.lr": 0.25}, "versions": versions}
+    )
+    return tmp_path
+
+
+def written(folder):
+    write_card(
+        folder / "CARD.md",
+        model=folder / "captioner.safetensors",
+        decoder=folder / "decoder.safetensors",
+        metrics={name: folder / f"{name}.json" for name in NAMES},
+        beam=7,
+        length_penalty=0.5,
+        consensus=1.5,
+    )
+    _, head, text = (folder / "CARD.md").read_text().split("---\n", 2)
+    return YAML(typ="safe").load(head), text
+
+
+def change(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_figures_are_those_of_the_metrics(run):
+    scores = json.loads((run / "evaluate.json").read_text())
+    for place, name in enumerate(("BLEU-4", "CIDEr")):
+        scores["finetuned"][name] = 0.4321 + place / 10
+    change(run / "evaluate.json", **scores)
+    head, text = written(run)
+    (result,) = head["model-index"][0]["results"]
+    shown = {metric["name"]: metric["value"] for metric in result["metrics"]}
+    assert shown["BLEU-4 x100"] == 43.2
+    assert shown["CIDEr x100"] == 53.2
+    assert head["license"] == "mit"
+    assert head["datasets"] == ["flickr8k"]
+    assert {"bleu", "cider"} <= set(head["metrics"])
+    row = next(line for line in text.splitlines() if line.startswith("| finetuned"))
+    assert "| 43.2 |" in row
+    assert "beam 7, length penalty 0.5, weight of the consensus 1.5" in text
+    assert "captions were chosen among the beams by those of the images that look alike" in text
+    assert "| `train.lr` | `0.25` |" in text
+    assert "| `finetune.lr` | `0.5` |" in text
+
+
+def test_what_is_not_official_is_said_loudly(run):
+    for name in ("download", "weights"):
+        record = json.loads((run / f"{name}.json").read_text())
+        for part in (record, record.get("images"), record.get("captions")):
+            if part and "official" in part:
+                part |= {"official": True, "source": "official"}
+        change(run / f"{name}.json", **record)
+    head, text = written(run)
+    assert "NOT MADE FROM" not in text
+    assert "(official files)" in head["model-index"][0]["results"][0]["dataset"]["name"]
+    change(run / "weights.json", official=False, source="mirror")
+    head, text = written(run)
+    assert "> **NOT MADE FROM THE OFFICIAL FILES (ResNet-18's first weights).**" in text
+    assert "not the official files" in head["model-index"][0]["results"][0]["dataset"]["name"]
+
+
+def test_what_the_pipeline_made_itself_has_no_official_file(run):
+    made = {"source": "drawn", "official": None, "md5": "0", "bytes": 1}
+    change(run / "download.json", dataset="shapes", images=made, captions=made)
+    change(run / "weights.json", source="random", official=None)
+    head, text = written(run)
+    assert "NOT MADE FROM" not in text
+    assert "official files" not in head["model-index"][0]["results"][0]["dataset"]["name"]
+    assert "| ResNet-18's first weights | random numbers | - |" in text
+    assert "ImageNet" not in text
+    assert "annotators" not in text
+
+
+def test_own_photos_are_not_called_official_for_official_weights(run):
+    own = {"source": "own", "official": None, "md5": "0", "bytes": 1}
+    change(run / "download.json", dataset="own", images=own, captions=own)
+    for official in (True, False):
+        change(run / "weights.json", source="official" if official else "mirror", official=official)
+        head, text = written(run)
+        assert "official" not in head["model-index"][0]["results"][0]["dataset"]["name"]
+        assert ("NOT MADE FROM THE OFFICIAL FILES (ResNet-18" in text) != official
+
+
+def test_a_machine_without_java_has_no_meteor(run):
+    scores = json.loads((run / "evaluate.json").read_text())
+    for model in ("frozen", "finetuned"):
+        scores[model].pop("METEOR", None)
+    change(run / "evaluate.json", **scores)
+    head, text = written(run)
+    assert "meteor" not in head["metrics"]
+    assert "METEOR" not in text
+
+
+def test_a_score_that_only_one_model_has_is_a_dash(run):
+    scores = json.loads((run / "evaluate.json").read_text())
+    scores["frozen"].pop("CIDEr")
+    change(run / "evaluate.json", **scores)
+    _, text = written(run)
+    row = next(line for line in text.splitlines() if line.startswith("| frozen"))
+    assert row.endswith("| - |")
+
+
+def test_the_same_run_gives_the_same_bytes(run):
+    written(run)
+    first = (run / "CARD.md").read_bytes()
+    written(run)
+    assert (run / "CARD.md").read_bytes() == first

@@ -1,0 +1,185 @@
+import logging
+import os
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider as PublishedCider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from captioner.base.errors import CaptionerError
+from captioner.results.evaluate import table_of
+from captioner.scoring import scores
+
+WORD = st.sampled_from(["dog", "man", "red", "runs", "on", "the", "grass"])
+CAPTION = st.lists(WORD, min_size=1, max_size=8).map(" ".join)
+CORPUS = st.lists(st.tuples(st.lists(CAPTION, min_size=1, max_size=4), CAPTION), min_size=1, max_size=5)
+REFERENCES = {
+    "a.jpg": ["A dog runs on the grass .", "The brown dog is running ."],
+    "b.jpg": ["Two men climb a steep rock .", "Climbers on a rock ."],
+}
+HYPOTHESES = {"a.jpg": "a dog runs on the grass", "b.jpg": "two men sit on a rock"}
+java = pytest.mark.skipif(scores._java_fault() is not None, reason="no working java for METEOR")
+
+
+def split(corpus: list) -> tuple[dict[str, list[str]], dict[str, str]]:
+    return {str(i): r for i, (r, _) in enumerate(corpus)}, {str(i): h for i, (_, h) in enumerate(corpus)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(CORPUS)
+def test_scores_are_the_published_ones(corpus: list) -> None:
+    references, hypotheses = split(corpus)
+    told = {image: [text] for image, text in hypotheses.items()}
+    found, each = scores.score(references, hypotheses, meteor=False)
+    bleu, _ = Bleu(4).compute_score(references, told, verbose=0)
+    mean, per_image = PublishedCider().compute_score(references, told)
+    assert [found[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(bleu)
+    assert found["ROUGE-L"] == pytest.approx(Rouge().compute_score(references, told)[0])
+    assert found["CIDEr"] == pytest.approx(mean) == scores.cider(references, hypotheses)
+    assert list(each.values()) == pytest.approx(list(per_image))
+
+
+@settings(max_examples=30, deadline=None)
+@given(CORPUS, st.randoms())
+def test_order_of_images_and_references_does_not_matter(corpus: list, chance: random.Random) -> None:
+    references, hypotheses = split(corpus)
+    images = chance.sample(list(references), len(references))
+    shuffled = {image: chance.sample(references[image], len(references[image])) for image in images}
+    once, each = scores.score(references, hypotheses, meteor=False)
+    again, each_again = scores.score(shuffled, hypotheses, meteor=False)
+    assert again == pytest.approx(once)
+    assert each_again == pytest.approx(each)
+
+
+def test_a_caption_equal_to_a_reference_scores_one() -> None:
+    found, _ = scores.score(REFERENCES, {i: r[0] for i, r in REFERENCES.items()}, meteor=False)
+    assert [found[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([1] * 4)
+    assert found["ROUGE-L"] == pytest.approx(1)
+
+
+def test_scoring_again_changes_nothing() -> None:
+    scorer = scores.Cider(REFERENCES)
+    first = scorer.score(HYPOTHESES)
+    scorer.score(dict.fromkeys(REFERENCES, "grass on a rock"))
+    assert scorer.score(HYPOTHESES) == first
+    assert first[0] > 0
+
+
+def test_unknown_words_and_empty_hypotheses_score_nothing() -> None:
+    for text in ("", "<unk>", "<unk> <unk>"):
+        found, each = scores.score(REFERENCES, dict.fromkeys(REFERENCES, text), meteor=False)
+        assert list(found.values()) == pytest.approx([0] * len(found), abs=1e-6)
+        assert set(each.values()) == {0}
+
+
+def test_unknown_word_counts_as_a_wrong_word() -> None:
+    unknown, wrong = (
+        scores.score(REFERENCES, HYPOTHESES | {"a.jpg": f"a {word} runs"}, meteor=False)[0]
+        for word in ("<unk>", "zebra")
+    )
+    assert unknown == wrong
+
+
+def test_references_without_words_are_left_out() -> None:
+    more = REFERENCES | {"a.jpg": [*REFERENCES["a.jpg"], " ."]}
+    assert scores.score(more, HYPOTHESES, meteor=False) == scores.score(REFERENCES, HYPOTHESES, meteor=False)
+
+
+@pytest.mark.parametrize(
+    ("references", "hypotheses", "named"),
+    [
+        ({}, {}, "no references"),
+        ({"a.jpg": []}, {"a.jpg": "a dog"}, r"a\.jpg"),
+        ({"a.jpg": ["."]}, {"a.jpg": "a dog"}, r"a\.jpg"),
+        ({"a.jpg": ["a <unk>"]}, {"a.jpg": "a dog"}, "<unk>"),
+        (REFERENCES, {"a.jpg": "a dog"}, r"1 without a hypothesis \(b\.jpg\)"),
+        (REFERENCES, HYPOTHESES | {"c.jpg": "a dog"}, r"1 without references \(c\.jpg\)"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(references: dict, hypotheses: dict, named: str) -> None:
+    with pytest.raises(CaptionerError, match=named):
+        scores.score(references, hypotheses)
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    scores.score(REFERENCES, HYPOTHESES, meteor=False)
+    assert capfd.readouterr() == ("", "")
+
+
+@java
+def test_meteor_takes_empty_and_unknown_and_gives_what_it_always_gave() -> None:
+    references = {"a.jpg": ["A dog runs .", "The dog ."], "b.jpg": ["A cat ."], "c.jpg": ["A man sits ."]}
+    found, _ = scores.score(references, {"a.jpg": "", "b.jpg": "a cat", "c.jpg": "<unk>"})
+    assert found["METEOR"] == pytest.approx(0.2318840579710145)
+
+
+@java
+def test_meteor_process_ends_when_scoring_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def broken(self: scores.Meteor, *_: object) -> None:
+        started.append(self.meteor_p)
+        self.lock.acquire()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scores.Meteor, "compute_score", broken)
+    with pytest.raises(KeyboardInterrupt):
+        scores.score(REFERENCES, HYPOTHESES)
+    assert started[0].poll() is not None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for java is a shell script")
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (None, "no java on the PATH"),
+        ("echo Unable to locate a Java Runtime >&2; exit 1", "Unable to locate a Java Runtime"),
+        ('test "$1" = -version && exit 0; echo out of memory >&2; exit 1', "out of memory"),
+    ],
+)
+def test_meteor_is_left_out_with_a_warning(
+    script: str | None,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if script is not None:
+        (tmp_path / "java").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        found, _ = scores.score(REFERENCES, HYPOTHESES)
+    assert "METEOR" not in found
+    assert told in caplog.text
+
+
+def test_diversity() -> None:
+    told = {"a.jpg": "A dog runs .", "b.jpg": "a dog runs", "c.jpg": "two men", "d.jpg": "a dog swims"}
+    found = scores.diversity(told, ["A dog runs .", ["two", "men", "sit"]])
+    assert found == {
+        "distinct captions": 0.75,
+        "vocabulary": 6,
+        "mean length": 2.75,
+        "copied from training": 0.5,
+    }
+    assert scores.diversity({"a.jpg": ""}, [])["mean length"] == 0
+    with pytest.raises(CaptionerError):
+        scores.diversity({}, [])
+
+
+def test_a_table_has_what_either_model_has():
+    lines = table_of(
+        {"images": 2, "frozen": {"BLEU-1": 0.5, "CIDEr": 1.25}, "finetuned": {"BLEU-1": 0.25, "METEOR": 0.2}}
+    )
+    assert [line.split() for line in lines.splitlines()] == [
+        ["x100", "frozen", "finetuned"],
+        ["BLEU-1", "50.0", "25.0"],
+        ["CIDEr", "125.0", "-"],
+        ["METEOR", "-", "20.0"],
+    ]

@@ -1,0 +1,1017 @@
+"""Training: what is learned, what is frozen, and that an interruption changes nothing."""
+
+import csv
+import json
+import logging
+import math
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+
+from captioner.base.device import mixed_precision
+from captioner.base.errors import CaptionerError
+from captioner.base.files import read_json, write_json, write_text
+from captioner.base.resume import Resume, made_from
+from captioner.captions.dataset import CaptionedImage, read_captions
+from captioner.captions.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from captioner.model.captioner import Captioner, load_model, save_model
+from captioner.model.decoder import Decoder
+from captioner.model.search import beam_search
+from captioner.scoring.scores import score
+from captioner.training import finetune as finetune_stage
+from captioner.training import loop as training
+from captioner.training import train as train_stage
+from captioner.training.finetune import finetune
+from captioner.training.loop import (
+    CaptionSet,
+    NextWord,
+    cropped,
+    fit,
+    next_word_losses,
+    parameter_groups,
+    rate_scale,
+    with_own_words,
+)
+from captioner.training.train import train_decoder
+from captioner.vision.encoder import END, Encoder, blocks_between, calibrate, fingerprint, save_encoder
+from captioner.vision.store import FeatureStore, View, new_store
+
+CPU = torch.device("cpu")
+COLOURS, ANIMALS, VERBS = ("red", "blue"), ("dog", "cat"), ("runs", "sits")
+VOCABULARY = Vocabulary(words=(*COLOURS, *ANIMALS, *VERBS), max_length=4)
+RECIPE = {"epochs": 4, "batch": 4, "warmup": 0.5, "clip": 1.0, "patience": 9, "ema": 0.0, "crop": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch, tmp_path):
+    """Work in a folder of the test's own (`.resume/` is looked up from there), and undo make_deterministic."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CAPTIONER_DEVICE", "cpu")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def scene(number):
+    return [words[number >> bit & 1] for bit, words in enumerate((COLOURS, ANIMALS, VERBS))]
+
+
+def captioned(name, split, number, captions=2):
+    colour, animal, verb = scene(number)
+    texts = [[colour, animal, verb], [animal, verb], [colour, animal]][:captions]
+    return CaptionedImage(name, split, [" ".join(text) for text in texts], [VOCABULARY.encode(text) for text in texts])
+
+
+def toy(train=16, dev=8, captions=lambda number: 2):
+    """Return the images, and features [N, 2, 2, 3] that tell of each what there is to say, with some noise."""
+    items = [captioned(f"{n}.jpg", "train" if n < train else "dev", n, captions(n)) for n in range(train + dev)]
+    generator = torch.Generator().manual_seed(1)
+    bits = torch.tensor([[float(n >> bit & 1) * 2 - 1 for bit in range(3)] for n in range(len(items))])
+    return items, bits[:, None, None] + 0.1 * torch.randn(len(items), 2, 2, 3, generator=generator)
+
+
+def sets_of(items, features):
+    views = {item.image: [row] for row, item in enumerate(items)}
+    splits = CaptionSet.of_splits(items, views, features.__getitem__)
+    return splits["train"], splits["dev"]
+
+
+def captioner_of(seed=1, **changes):
+    torch.manual_seed(seed)
+    shape = {"width": 16, "heads": 2, "attention": True, "tied": True, "dropout": 0.1}
+    return Captioner(Decoder(vocabulary=len(VOCABULARY), features=3, **shape | changes))
+
+
+def run(
+    name="run",
+    *,
+    sets=None,
+    captioner=None,
+    objective=NextWord(label_smoothing=0.1),  # noqa: B008 - it keeps nothing
+    on_epoch=lambda records: None,
+    made=None,
+    lr=0.01,
+    **changes,
+):
+    """Fit a captioner (by default a new one) and return it with its records; `name` is of its resume state."""
+    captioner = captioner or captioner_of()
+    train, dev = sets or sets_of(*toy())
+    recipe = {"seed": 3, "start_is_candidate": False, "dev_beam": 1} | RECIPE | changes
+    groups = parameter_groups([captioner.decoder], lr=lr, weight_decay=0.05)
+    resume = Resume(name, made or {})
+    records = fit(
+        captioner, groups, train, dev, VOCABULARY, objective, device=CPU, resume=resume, on_epoch=on_epoch, **recipe
+    )
+    return captioner, records
+
+
+def weights_of(module):
+    return {key: value.clone() for key, value in module.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key in one:
+        assert torch.equal(one[key], other[key]), key
+
+
+class Stop:
+    """An on_epoch that is interrupted after the given epochs, each once."""
+
+    def __init__(self, *epochs):
+        self.epochs = list(epochs)
+
+    def __call__(self, records):
+        epoch = records[-1]["epoch"] if records else None
+        if epoch in self.epochs:
+            self.epochs.remove(epoch)
+            raise KeyboardInterrupt
+
+
+class Scripted:
+    """Stands in for Cider; gives the values it was told, one a dev evaluation."""
+
+    def __init__(self, *values):
+        self.values = iter(values)
+
+    def __call__(self, references):
+        return self
+
+    def score(self, captions):
+        return next(self.values), {}
+
+
+# ---------------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_what_can_be_learned_is_learned(attention):
+    captioner, records = run(captioner=captioner_of(attention=attention, dropout=0.0), epochs=14, lr=0.02, patience=99)
+    assert [record["epoch"] for record in records] == list(range(1, 15))
+    assert records[-1]["train loss"] < 0.4 * records[0]["train loss"]
+    assert records[-1]["dev loss"] < 0.5 * records[0]["dev loss"]
+    assert max(record["dev CIDEr"] for record in records) > 1
+    assert records[-1].keys() == {"epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"}
+    assert not captioner.training
+
+
+def test_the_rate_rises_and_falls_as_the_records_say():
+    _, records = run(epochs=4, warmup=1, lr=0.01)  # 4 batches an epoch
+    wanted = [0.01 * rate_scale(4 * epoch - 1, 16, 4) for epoch in (1, 2, 3, 4)]
+    assert [record["learning rate"] for record in records] == pytest.approx(wanted)
+
+
+def test_the_seed_decides_and_the_state_of_the_generator_does_not():
+    first, records = run("one")
+    torch.manual_seed(99)
+    again, records_again = run("two", captioner=captioner_of())
+    assert_same(first.state_dict(), again.state_dict())
+    assert records == records_again
+    other, _ = run("three", seed=4)
+    assert not torch.equal(first.decoder.embedding.weight, other.decoder.embedding.weight)
+
+
+def plain_losses(captioner, rows, ids):
+    """Return the losses of every target, and of all words at it, caption by caption."""
+    target_losses, uniform_losses = [], []
+    for row, captions in zip(rows, ids, strict=True):
+        for caption in captions:
+            memory = captioner.decoder.encode(captioner.features(row[None]))
+            hidden, _ = captioner.decoder(memory, torch.tensor([[caption[:-1]]]))
+            log_p = captioner.decoder.logits(hidden)[0, 0].log_softmax(-1)
+            target_losses.append(F.nll_loss(log_p, torch.tensor(caption[1:]), reduction="none"))
+            uniform_losses.append(-log_p.mean(-1))
+    return torch.cat(target_losses).mean(), torch.cat(uniform_losses).mean()
+
+
+@pytest.mark.parametrize("counts", [[2], [1, 3], [3, 2, 1]])
+def test_losses_are_those_of_each_caption_alone(counts):
+    items, features = toy(captions=lambda number: counts[number % len(counts)])
+    items[2].ids[0] = [1, 4, 6, 8, 5]  # cut: without <eos>
+    train, _ = sets_of(items, features)
+    captioner = captioner_of().eval()
+    order = torch.tensor([5, 2, 0, 11, 3])
+    batches = list(train.batches(order, 3, CPU))
+    assert [len(batch.rows) for batch in batches] == [3, 2]
+    for chosen, batch in zip(order.split(3), batches, strict=True):
+        ids = [items[number].ids for number in chosen.tolist()]
+        assert batch.words == sum(len(caption) - 1 for captions in ids for caption in captions)
+        assert (batch.targets == EOS).sum() == sum(caption[-1] == EOS for captions in ids for caption in captions)
+        assert batch.inputs.shape[2] == max(len(caption) - 1 for captions in ids for caption in captions)
+        wanted = plain_losses(captioner, features[chosen], ids)
+        torch.testing.assert_close(next_word_losses(captioner, batch), wanted)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_words_read_are_what_the_decoder_predicts_in_their_place(share):
+    items, features = toy(captions=lambda number: 3)
+    items[2].ids[0] = [BOS, 4, 6, 8, 5, 7]  # cut: without <eos>, and what follows its last word is read by nobody
+    captioner = captioner_of(tied=False).eval()
+    (batch,) = sets_of(items, features)[0].batches(torch.arange(16), 16, CPU)
+    memory = captioner.decoder.encode(captioner.features(batch.rows))
+    own = 9
+    with torch.no_grad():
+        captioner.decoder.output.weight.zero_()
+        captioner.decoder.output.bias.fill_(-50.0)[own] = 50.0  # always this word
+        captioner.decoder.output.bias[[PAD, BOS, UNK, EOS]] = 99.0  # which are likelier, and never read
+    inputs = with_own_words(captioner.decoder, memory, batch, share)
+    changed = inputs != batch.inputs
+    assert set(inputs[changed].tolist()) == {own}
+    follow = (batch.inputs != PAD) & (batch.inputs != BOS) & (batch.inputs != EOS)  # words
+    assert not (changed & ~follow).any()
+    differing = (batch.inputs[follow] != own).sum()
+    if share == 1:
+        assert changed.sum() == differing
+    else:
+        assert 0.1 * differing < changed.sum() < 0.4 * differing
+    assert (with_own_words(captioner.decoder, memory, batch, share) != inputs).any() == (share < 1)  # drawn anew
+
+
+def test_reading_own_words_leaves_every_gradient_in_mixed_precision(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.delenv("CAPTIONER_PRECISION", raising=False)
+    captioner = captioner_of()
+    (batch,) = sets_of(*toy())[0].batches(torch.arange(16), 16, CPU)
+    with mixed_precision(CPU):  # keeps weights that it has rounded, those of a pass without gradients too
+        mean, _ = NextWord(label_smoothing=0.1, own_words=0.5)(captioner, batch)
+    mean.value.backward()
+    for name, parameter in captioner.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+
+
+def test_a_decoder_learns_from_its_own_words():
+    _, records = run(objective=NextWord(label_smoothing=0.1, own_words=0.5), epochs=8)
+    assert records[-1]["train loss"] < 0.8 * records[0]["train loss"]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    captions=st.lists(
+        st.lists(st.lists(st.integers(3, 9), max_size=6), min_size=1, max_size=4), min_size=1, max_size=7
+    ),
+    size=st.integers(1, 4),
+    data=st.data(),
+)
+def test_targets_are_the_words_of_the_captions_and_else_padding(captions, size, data):
+    items = [
+        CaptionedImage(f"{number}.jpg", "train", ["a dog"], [[BOS, *words, EOS] for words in several])
+        for number, several in enumerate(captions)
+    ]
+    views = {item.image: [row] for row, item in enumerate(items)}
+    chosen = CaptionSet._of("train", items, views, torch.Tensor.float)
+    order = torch.tensor(data.draw(st.permutations(range(len(items)))))
+    found = []
+    for batch in chosen.batches(order, size, CPU):
+        words = batch.targets != PAD
+        assert words.sum() == batch.words
+        assert batch.inputs.flatten()[batch.packed.places][words].ne(PAD).all()  # each target has a word to follow
+        assert batch.packed.sizes.sum() == len(batch.targets)
+        found += [id for id in batch.targets[batch.packed.places.argsort()].tolist() if id != PAD]
+    assert found == [id for number in order.tolist() for ids in items[number].ids for id in ids[1:]]
+
+
+def test_images_with_different_numbers_of_captions_train():
+    sets = sets_of(*toy(captions=lambda number: 1 + number % 3))
+    assert sets[0].ids.shape == (16, 3, 5)
+    assert (sets[0].ids[0, 1:] == PAD).all()
+    _, records = run(sets=sets, epochs=8, lr=0.02)
+    assert records[-1]["train loss"] < 0.6 * records[0]["train loss"]
+
+
+def test_a_split_holds_the_images_that_have_features():
+    items, features = toy()
+    views = {item.image: [row] for row, item in enumerate(items) if row not in (0, 20)}
+    splits = CaptionSet.of_splits(items, views, features.__getitem__)
+    assert len(splits["train"]) == 15
+    assert splits["train"].images[0] == "1.jpg"
+    assert torch.equal(splits["train"].views[0], torch.tensor([1]))
+    assert "20.jpg" not in splits["dev"].references
+    with pytest.raises(CaptionerError, match="dev split"):
+        CaptionSet.of_splits(items[:16], views, features.__getitem__)
+
+
+def test_each_epoch_draws_a_view_of_each_training_image_and_dev_has_the_first():
+    items, features = toy()
+    views = {item.image: [row, len(items) + row] for row, item in enumerate(items)}
+    read = []
+
+    def both(rows):
+        read.append(rows)
+        return torch.cat((features, -features))[rows]
+
+    splits = CaptionSet.of_splits(items, views, both)
+    run(sets=(splits["train"], splits["dev"]), epochs=3)
+    of_training = torch.stack([rows for rows in read if (rows % len(items) < 16).all()]).view(3, 16)
+    of_dev = torch.cat([rows for rows in read if (rows % len(items) >= 16).all()])
+    assert of_training.numel() + of_dev.numel() == sum(map(len, read))
+    assert (of_dev < len(items)).all()
+    for epoch in of_training:
+        assert sorted((epoch % len(items)).tolist()) == list(range(16))
+        assert 1 < (epoch >= len(items)).sum() < 15
+    seen = [set((epoch[epoch >= len(items)] % len(items)).tolist()) for epoch in of_training]
+    assert seen[0] != seen[1] != seen[2]
+
+
+def test_a_crop_is_a_window_of_each_map_at_a_place_of_its_own():
+    rows = torch.arange(50 * 10 * 6 * 2).view(50, 10, 6, 2)
+    torch.manual_seed(1)
+    sizes, places = set(), set()
+    for _ in range(40):
+        found = cropped(rows, 0.65)
+        images, height, width, channels = found.shape
+        assert (images, channels) == (50, 2)
+        sizes.add((height, width))
+        for row, window in zip(rows, found, strict=True):
+            top, left = divmod(int(window[0, 0, 0] - row[0, 0, 0]) // 2, 6)
+            assert torch.equal(window, row[top : top + height, left : left + width])
+            places.add((top + height <= 10, left + width <= 6, top, left))
+    assert sizes == {(height, width) for height in (8, 10) for width in (4, 6)}
+    assert {place[2:] for place in places} == {(top, left) for top in range(3) for left in range(3)}
+
+
+def test_without_a_crop_nothing_is_drawn():
+    rows = torch.rand(3, 4, 4, 2)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert cropped(rows, 1.0) is rows
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_images_are_cropped_and_dev_images_never(monkeypatch):
+    items, _ = toy()
+    trained, measured = set(), []
+
+    class Seeing(NextWord):
+        def __call__(self, captioner, batch):
+            trained.add(tuple(batch.rows.shape[1:3]))
+            return super().__call__(captioner, batch)
+
+    def losses(captioner, batch, own_words=0.0):
+        if not captioner.training:
+            measured.append(tuple(batch.rows.shape[1:3]))
+        return next_word_losses(captioner, batch)
+
+    monkeypatch.setattr(training, "next_word_losses", losses)
+    sets = sets_of(items, torch.rand(len(items), 5, 5, 3))
+    run(sets=sets, objective=Seeing(label_smoothing=0.1), crop=0.5, epochs=6)
+    assert len(trained) > 3
+    assert all(3 <= side <= 5 for shape in trained for side in shape)
+    assert measured == [(5, 5)] * 6
+
+
+# ------------------------------------------------------------------------------------- rates and groups
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(steps=st.integers(1, 200), share=st.floats(0, 1))
+def test_the_rate_rises_in_a_line_to_its_peak_then_falls_to_zero(steps, share):
+    warmup = round(share * steps)
+    scales = [rate_scale(step, steps, warmup) for step in range(steps)]
+    assert all(0 < scale <= 1 for scale in scales)
+    assert scales[:warmup] == pytest.approx([(step + 1) / warmup for step in range(warmup)])
+    assert scales[warmup:] == sorted(scales[warmup:], reverse=True)
+    if warmup < steps:
+        assert scales[warmup] == 1
+        assert rate_scale(steps, steps, warmup) == pytest.approx(0, abs=1e-12)
+        assert rate_scale(warmup + (steps - warmup) / 2, steps, warmup) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_matrices_decay_and_vectors_do_not_and_each_parameter_is_listed_once(tied):
+    decoder = captioner_of(tied=tied).decoder
+    groups = parameter_groups([decoder, decoder.output, nn.BatchNorm2d(3)], lr=0.3, weight_decay=0.07)
+    listed = [parameter for group in groups for parameter in group["params"]]
+    assert len({*listed}) == len(listed) == len(list(decoder.parameters())) + 2
+    for group in groups:
+        assert group["peak"] == 0.3
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.07 if parameter.ndim > 1 else 0)
+    decayed = {*groups[0]["params"]}
+    assert decoder.lstm.weight_hh_l0 in decayed
+    assert not {decoder.lstm.bias_hh_l0, decoder.output.bias, decoder.output_norm.weight} & decayed
+
+
+# ----------------------------------------------------------------------------- best epoch, early stopping
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_run(monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.5, 0.4, 0.45, 0.2, 0.9))
+    at_epoch = {}
+    captioner = captioner_of()
+
+    def keep(records):
+        if records:
+            at_epoch[records[-1]["epoch"]] = weights_of(captioner)
+
+    _, records = run(captioner=captioner, on_epoch=keep, epochs=6, patience=3)
+    assert [record["dev CIDEr"] for record in records] == [0.1, 0.5, 0.4, 0.45, 0.2]
+    assert_same(captioner.state_dict(), at_epoch[2])
+    assert not torch.equal(at_epoch[2]["decoder.embedding.weight"], at_epoch[4]["decoder.embedding.weight"])
+
+
+def test_of_epochs_with_equal_cider_that_of_the_lowest_dev_loss_is_the_best():
+    records = [{"epoch": n, "dev CIDEr": 0.0, "dev loss": loss} for n, loss in enumerate([3.0, 2.0, 2.0, 2.5], 1)]
+    assert training.best_record(records)["epoch"] == 2
+    records[3]["dev CIDEr"] = 0.1
+    assert training.best_record(records)["epoch"] == 4
+
+
+def test_a_later_better_epoch_resets_patience(monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.5, 0.4, 0.6, 0.5, 0.4, 0.9))
+    _, records = run(epochs=6, patience=2)
+    assert [record["dev CIDEr"] for record in records] == [0.5, 0.4, 0.6, 0.5, 0.4]
+
+
+def test_the_given_weights_win_as_epoch_0_where_training_spoils_them(monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.5, 0.4, 0.3, 0.2))
+    captioner = captioner_of()
+    before = weights_of(captioner)
+    _, records = run(captioner=captioner, start_is_candidate=True, patience=2)
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert records[0].keys() == {"epoch", "dev loss", "dev CIDEr"}
+    assert_same(captioner.state_dict(), before)
+
+
+# ------------------------------------------------------------------------------------------- interruption
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.6, 0.99])
+def test_the_average_of_the_weights_is_what_is_measured_and_kept(monkeypatch, ema):
+    after = []
+
+    class Noted(torch.optim.AdamW):
+        def step(self, *args):
+            super().step(*args)
+            after.append([each.detach().clone() for group in self.param_groups for each in group["params"]])
+
+    monkeypatch.setattr(torch.optim, "AdamW", Noted)
+    captioner = captioner_of()
+    wanted = [
+        each.detach().clone()
+        for group in parameter_groups([captioner], lr=0, weight_decay=0)
+        for each in group["params"]
+    ]
+    monkeypatch.setattr(training, "_dev_record", lambda *args: {"dev loss": 1.0, "dev CIDEr": len(after) / 100})
+    run(captioner=captioner, epochs=3, ema=ema)
+    assert len(after) == 12
+    for step, weights in enumerate(after):
+        kept = min(ema, (1 + step) / (10 + step))
+        wanted = [kept * average + (1 - kept) * weight for average, weight in zip(wanted, weights, strict=True)]
+    found = [each for group in parameter_groups([captioner], lr=0, weight_decay=0) for each in group["params"]]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-5, atol=1e-6)
+    assert all(map(torch.equal, found, after[-1])) == (ema == 0)
+
+
+@pytest.mark.parametrize(("candidate", "ema"), [(True, 0.0), (False, 0.6)])
+@pytest.mark.parametrize("epochs", [(1,), (2,), (4,), (1, 2, 3, 4), (None, 0, 2)], ids=str)
+def test_an_interrupted_run_ends_like_one_that_was_not(epochs, candidate, ema):
+    wanted, wanted_records = run("whole", start_is_candidate=candidate, ema=ema)
+    stop = Stop(*epochs)
+    if not candidate and 0 in stop.epochs:
+        stop.epochs.remove(0)
+    if candidate and None in stop.epochs:
+        stop.epochs.remove(None)
+    while stop.epochs:
+        with pytest.raises(KeyboardInterrupt):
+            run("cut", on_epoch=stop, start_is_candidate=candidate, ema=ema)
+    seen = []
+    found, records = run(
+        "cut", on_epoch=lambda records: seen.append(len(records)), start_is_candidate=candidate, ema=ema
+    )
+    assert records == wanted_records
+    assert_same(found.state_dict(), wanted.state_dict())
+    if epochs == (2,):
+        assert seen == [2 + candidate, 3 + candidate, 4 + candidate]  # it did go on, and did not start over
+
+
+def test_a_run_interrupted_within_an_epoch_goes_on_after_the_last_whole_one():
+    train, dev = sets_of(*toy())
+    wanted, wanted_records = run("whole", sets=(train, dev))
+    calls = []
+
+    def read(chosen):
+        calls.append(chosen)
+        if len(calls) == 4 * 2 + 2:
+            raise KeyboardInterrupt
+        return train.read(chosen)
+
+    cut = CaptionSet(train.images, train.references, train.ids, train.views, read)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", sets=(cut, dev))
+    before = len(calls)
+    found, records = run("cut", sets=(cut, dev))
+    assert len(calls) - before == 4 * 2
+    assert records == wanted_records
+    assert_same(found.state_dict(), wanted.state_dict())
+
+
+def test_an_interruption_does_not_bring_a_new_epoch_of_patience(monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.5, 0.4, 0.3, 0.9))
+    with pytest.raises(KeyboardInterrupt):
+        run(on_epoch=Stop(3), patience=2)
+    _, records = run(patience=2)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+
+
+def test_the_state_of_another_fingerprint_is_not_used():
+    with pytest.raises(KeyboardInterrupt):
+        run(on_epoch=Stop(2), made={"params": {"lr": 1}})
+    for made, wanted in (({"params": {"lr": 2}}, None), ({"params": {"lr": 1}}, 2)):
+        first = []
+        run(on_epoch=lambda records, first=first: first.append(records[-1]["epoch"] if records else None), made=made)
+        assert first[0] == wanted
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, -1, b"not a state"])
+def test_a_damaged_state_is_ignored_with_a_warning(keep, caplog):
+    wanted, wanted_records = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", on_epoch=Stop(2))
+    path = Resume("cut", {}).path
+    content = path.read_bytes()
+    if isinstance(keep, bytes):
+        path.write_bytes(keep)
+    else:
+        path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    found, records = run("cut")
+    assert any(record.levelno == logging.WARNING and path.name in record.getMessage() for record in caplog.records)
+    assert records == wanted_records
+    assert_same(found.state_dict(), wanted.state_dict())
+
+
+class Harmful:
+    def __reduce__(self):
+        return Path.touch, (Path("harm"),)
+
+
+def test_a_state_runs_no_code():
+    resume = Resume("cut", {})
+    resume.save({"records": Harmful()})
+    assert resume.load() is None
+    assert not Path("harm").exists()
+
+
+def test_a_state_is_replaced_whole_and_removed_for_its_stage_only():
+    train, other, tune = Resume("train", {"a": 1}), Resume("train", {"a": 2}), Resume("finetune", {"a": 1})
+    assert train.load() is None
+    for resume in (train, other, tune):
+        resume.save({"records": [1], "weights": {"w": torch.ones(2)}})
+    with pytest.raises(Exception, match="pickle"):
+        train.save({"records": lambda: None})
+    assert train.load()["records"] == [1]
+    assert {path.name for path in Path(".resume").iterdir()} == {train.path.name, other.path.name, tune.path.name}
+    train.remove()
+    assert [path.name for path in Path(".resume").iterdir()] == [tune.path.name]
+
+
+# --------------------------------------------------------------------------------------- non-finite losses
+
+
+@pytest.mark.parametrize("check_every", [1, 2, 3, 20])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(monkeypatch, check_every):
+    monkeypatch.setattr(training, "CHECK_EVERY", check_every)
+    train, dev = sets_of(*toy())
+    calls, good = [], {}
+    captioner = captioner_of()
+
+    def read(chosen):
+        calls.append(chosen)
+        return train.read(chosen) * (math.nan if len(calls) == 4 + 3 else 1)  # the third batch of epoch 2
+
+    def keep(records):
+        if records:
+            good.update(weights_of(captioner))
+
+    broken = CaptionSet(train.images, train.references, train.ids, train.views, read)
+    with pytest.raises(CaptionerError) as caught:
+        run(sets=(broken, dev), captioner=captioner, on_epoch=keep)
+    text = str(caught.value)
+    assert "epoch 2, batch 3 " in text
+    assert all(name in text for name, _ in captioner.named_parameters())
+    state = Resume("run", {}).load()
+    assert [record["epoch"] for record in state["records"]] == [1]
+    assert_same(state["weights"], good)
+    assert all(value.isfinite().all() for value in state["weights"].values())
+
+
+def test_a_gradient_that_is_not_finite_is_told_with_its_batch():
+    captioner, calls = captioner_of(), []
+
+    def spoil(gradient):
+        calls.append(1)
+        return gradient * math.inf if len(calls) == 4 else gradient  # the last batch of epoch 1
+
+    captioner.decoder.output.bias.register_hook(spoil)
+    with pytest.raises(CaptionerError, match=r"epoch 1, batch 4 \(gradient norm (inf|nan)\)"):
+        run(captioner=captioner)
+
+
+# ------------------------------------------------------------------------------------------- what is made
+
+
+def test_what_a_stage_is_made_from_changes_with_its_inputs_and_params_only():
+    Path("input.csv").write_text("1")
+    Path("code.py").write_text("2")
+    Path("dvc.yaml").write_text(
+        "stages:\n  train:\n    cmd: x\n    deps: [input.csv, code.py]\n    params: [seed, train.lr]\n"
+        "  finetune:\n    cmd: x\n    deps: [code.py]\n"
+    )
+
+    def made(lr=0.1, seed=1, epochs=3):
+        return made_from("train", SimpleNamespace(seed=seed, train=SimpleNamespace(lr=lr, epochs=epochs)))
+
+    first = made()
+    assert first["params"] == {"seed": 1, "train.lr": 0.1}
+    assert first["inputs"].keys() == {"input.csv", "code.py"}
+    assert made(epochs=9) == first
+    paths = {Resume("train", given).path for given in (first, made(lr=0.2), made(seed=2))}
+    for name in ("input.csv", "code.py"):
+        kept = Path(name).read_text()
+        Path(name).write_text("changed")
+        assert made() != first
+        paths.add(Resume("train", made()).path)
+        Path(name).write_text(kept)
+    assert made() == first
+    assert len(paths) == 5
+    assert made_from("finetune", None) == {"inputs": {"code.py": first["inputs"]["code.py"]}, "params": {}}
+
+
+# ---------------------------------------------------------------------------------- the two training stages
+
+SIZE, TRAIN, DEV = 32, 8, 4
+IMAGE = {"size": SIZE, "fit": "squash"}
+
+
+def write_stores(folder, encoder, pictures, images):
+    """Write the store of grids and those of the boundaries that are fine-tuned from."""
+    with torch.no_grad():
+        for layer in (END, "layer4", "layer3", "conv1"):
+            rows = pictures if layer == "conv1" else encoder(pictures, stop=layer)
+            dtype = "uint8" if layer == "conv1" else "float16"
+            valid_for = {"encoder": fingerprint(encoder), "layer": layer, **IMAGE}
+            with new_store(
+                folder / f"{layer}.h5",
+                views=[View(name) for name in images],
+                shape=rows.shape[1:],
+                dtype=dtype,
+                **valid_for,
+            ) as store:
+                store.write(0, rows)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with captions, vocabulary, encoder, stores and a trained decoder, all tiny."""
+    folder = tmp_path_factory.mktemp("world")
+    torch.manual_seed(1)
+    numbers = range(TRAIN + DEV)
+    pictures = torch.randint(0, 256, (TRAIN + DEV, SIZE, SIZE, 3), dtype=torch.uint8)
+    for number in numbers:
+        pictures[number] //= torch.tensor([1 + 2 * (number >> bit & 1) for bit in range(3)], dtype=torch.uint8)
+    items = [captioned(f"{n}.jpg", "train" if n < TRAIN else "dev", n) for n in numbers]
+    write_text(folder / "captions.jsonl", "".join(json.dumps(vars(item)) + "\n" for item in items))
+    write_json(folder / "vocabulary.json", VOCABULARY.as_dict())
+    encoder = Encoder()
+    calibrate(encoder, [pictures])
+    encoder.eval()
+    save_encoder(folder / "encoder.safetensors", encoder)
+    write_stores(folder, encoder, pictures, [item.image for item in items])
+    here = os.getcwd()
+    os.chdir(folder)  # not to leave a .resume/ anywhere else
+    try:
+        train_on(folder, folder)
+    finally:
+        os.chdir(here)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def train_on(world, out, **changes):
+    arguments = {
+        "captions": world / "captions.jsonl",
+        "vocabulary": world / "vocabulary.json",
+        "grid_store": world / "end.h5",
+        "model": out / "decoder.safetensors",
+        "curve": out / "train.csv",
+        "summary": out / "train.json",
+        "made": {"inputs": {}, "params": {"of": "train"}},
+        "attention": True,
+        "width": 16,
+        "heads": 2,
+        "tied": True,
+        "dropout": 0.2,
+        "lr": 0.01,
+        "weight_decay": 0.05,
+        "seed": 5,
+    }
+    train_decoder(**arguments | RECIPE | {"label_smoothing": 0.1, "scheduled_sampling": 0.0} | changes)
+
+
+def finetune_on(world, out, boundary, **changes):
+    arguments = {
+        "captions": world / "captions.jsonl",
+        "vocabulary": world / "vocabulary.json",
+        "boundary_store": world / f"{boundary}.h5",
+        "encoder": world / "encoder.safetensors",
+        "decoder": world / "decoder.safetensors",
+        "model": out / "captioner.safetensors",
+        "curve": out / "finetune.csv",
+        "summary": out / "finetune.json",
+        "made": {"inputs": {}, "params": {"of": "finetune"}},
+        "unfreeze_from": boundary,
+        "objective": "cross-entropy",
+        "samples": 3,
+        "label_smoothing": 0.1,
+        "scheduled_sampling": 0.0,
+        "adapt_epochs": 0,
+        "adapt_lr": 1e-3,
+        "adapt_encoder_lr": 1e-3,
+        "lr": 1e-3,
+        "encoder_lr": 1e-3,
+        "weight_decay": 0.05,
+        "seed": 5,
+    }
+    finetune(**arguments | RECIPE | {"epochs": 1} | changes)
+
+
+def curve_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, attention):
+    train_on(world, tmp_path, attention=attention)
+    captioner, card = load_model(tmp_path / "decoder.safetensors")
+    assert captioner.encoder is None
+    assert card.encoder == FeatureStore(world / "end.h5").attributes["encoder"]
+    assert (card.start, card.image, card.vocabulary) == (END, IMAGE, VOCABULARY)
+    assert card.decoder["attention"] == attention
+    assert card.made["params"] == {"of": "train"}
+    assert "torch" in card.made["versions"]
+    rows = curve_of(tmp_path / "train.csv")
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert list(rows[0]) == ["epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"]
+    best = max(rows, key=lambda row: (float(row["dev CIDEr"]), -float(row["dev loss"])))
+    summary = read_json(tmp_path / "train.json")
+    assert (summary["epochs"], summary["best epoch"]) == (4, int(best["epoch"]))
+    assert summary["dev CIDEr"] == float(best["dev CIDEr"])
+    assert summary["parameters"] == sum(parameter.numel() for parameter in captioner.parameters())
+    assert summary["dev, beam 3"] == dev_scores_of(world, captioner, card)
+    require_examples_of_the_training_images(world, captioner, FeatureStore(world / "end.h5"))
+    assert list(Path(".resume").iterdir()) == []
+
+
+def require_examples_of_the_training_images(world, captioner, store):
+    """Each with its captions and its mean feature, by this captioner's encoder and of the view that is not mirrored."""
+    images = [item for item in read_captions(world / "captions.jsonl") if item.split == "train"]
+    rows = store.read([store.rows[item.image] for item in images])
+    with torch.no_grad():
+        wanted = captioner.features(rows).float().mean(1)
+    torch.testing.assert_close(captioner.examples.features.float(), wanted, rtol=1e-2, atol=1e-3)
+    assert captioner.examples.captions.dtype == torch.int32
+    for item, captions in zip(images, captioner.examples.captions.tolist(), strict=True):
+        kept = [[id for id in caption if id != PAD] for caption in captions]
+        assert [caption for caption in kept if caption] == [ids[1:] for ids in item.ids]
+
+
+def dev_scores_of(world, captioner, card):
+    """BLEU-4 and CIDEr of the dev captions that a beam of 3 finds, from the files."""
+    store = FeatureStore(world / "end.h5")
+    dev = [item for item in read_captions(world / "captions.jsonl") if item.split == "dev"]
+    rows = [store.rows[item.image] for item in dev]
+    memory = captioner.decoder.encode(captioner.features(store.read(rows)))
+    found = beam_search(captioner.decoder, memory, beam=3, max_length=card.vocabulary.max_length, length_penalty=1.0)
+    captions = [card.vocabulary.decode(beams[0]) for beams in found.tokens.tolist()]
+    told = dict(zip([item.image for item in dev], captions, strict=True))
+    scores, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
+    return {name: pytest.approx(scores[name], abs=1e-5) for name in ("BLEU-4", "CIDEr")}
+
+
+def stop_in(stage, epoch, monkeypatch):
+    """Interrupt a stage once, after it wrote the curve of that epoch."""
+    stop, write_curve = Stop(epoch), stage.write_curve
+
+    def write_and_stop(path, records, measures):
+        write_curve(path, records, measures)
+        stop(records)
+
+    monkeypatch.setattr(stage, "write_curve", write_and_stop)
+
+
+def test_train_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch):
+    stop_in(train_stage, 2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train_on(world, tmp_path)
+    assert not (tmp_path / "decoder.safetensors").exists()
+    assert len(curve_of(tmp_path / "train.csv")) == 2  # it can be looked at while the stage runs
+    train_on(world, tmp_path)
+    for name in ("decoder.safetensors", "train.csv", "train.json"):
+        assert (tmp_path / name).read_bytes() == (world / name).read_bytes()
+
+
+@pytest.mark.parametrize("images", [5, 9])
+@pytest.mark.parametrize("attention", [True, False])
+def test_a_batch_of_one_image_trains(world, tmp_path, monkeypatch, attention, images):
+    """5 training images in batches of 4 leave one for the last; so do 9."""
+    items = read_captions(world / "captions.jsonl")
+    more = [vars(item) | {"split": "train" if at < images else "dev"} for at, item in enumerate(items)]
+    write_text(tmp_path / "captions.jsonl", "".join(json.dumps(item) + "\n" for item in more))
+    train_on(world, tmp_path, captions=tmp_path / "captions.jsonl", attention=attention, epochs=1)
+    assert len(curve_of(tmp_path / "train.csv")) == 1
+
+
+def test_a_dev_split_of_one_image_fine_tunes(world, tmp_path):
+    items = read_captions(world / "captions.jsonl")[: TRAIN + 1]
+    write_text(tmp_path / "captions.jsonl", "".join(json.dumps(vars(item)) + "\n" for item in items))
+    finetune_on(world, tmp_path, "layer4", captions=tmp_path / "captions.jsonl")
+    assert len(curve_of(tmp_path / "finetune.csv")) == 2
+    (tmp_path / "captioner.safetensors").unlink()
+
+
+@pytest.mark.parametrize("boundary", ["layer4", "layer3", "conv1"])
+def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_encoder(
+    world, tmp_path, monkeypatch, boundary
+):
+    monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.2))  # so that epoch 1 is the best
+    finetune_on(world, tmp_path, boundary)
+    captioner, card = load_model(tmp_path / "captioner.safetensors")
+    frozen, frozen_card = load_model(world / "decoder.safetensors")
+    assert (card.start, card.encoder, card.image) == (boundary, frozen_card.encoder, IMAGE)
+    before = Encoder()
+    before.load_state_dict(load_file(world / "encoder.safetensors"))
+    after = captioner.encoder.state_dict()
+    changed = {key for key, value in before.state_dict().items() if not torch.equal(value, after[key])}
+    parameters = {name for name, _ in before.named_parameters()}
+    unfrozen = {*blocks_between(boundary)} | ({"bn1"} if boundary == "conv1" else set())
+    assert changed == {name for name in parameters if name.split(".")[0] in unfrozen}
+    assert not torch.equal(captioner.decoder.embedding.weight, frozen.decoder.embedding.weight)
+    require_examples_of_the_training_images(world, captioner, FeatureStore(world / f"{boundary}.h5"))
+
+    rows = curve_of(tmp_path / "finetune.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert rows[0]["train loss"] == rows[0]["learning rate"] == ""
+    best = read_json(world / "train.json")
+    assert float(rows[0]["dev loss"]) == pytest.approx(best["dev loss"], rel=5e-3)  # cached equals recomputed
+    summary = read_json(tmp_path / "finetune.json")
+    assert (summary["best epoch"], summary["epochs"]) == (1, 1)
+    trained = [p for name, p in before.named_parameters() if name.split(".")[0] in unfrozen]
+    trained += list(frozen.parameters())
+    assert summary["trained parameters"] == sum(parameter.numel() for parameter in trained)
+    assert list(Path(".resume").iterdir()) == []
+    (tmp_path / "captioner.safetensors").unlink()  # 45 MB
+
+
+def test_the_rate_in_the_curve_of_finetune_is_the_decoders(world, tmp_path):
+    finetune_on(world, tmp_path, "layer4", lr=1e-3, encoder_lr=0.0)
+    assert float(curve_of(tmp_path / "finetune.csv")[1]["learning rate"]) > 0
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "cider"])
+def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch, objective):
+    recipe = {"objective": objective, "scheduled_sampling": 0.5, "epochs": 2}
+    finetune_on(world, tmp_path / "whole", "layer4", **recipe)
+    stop_in(finetune_stage, 1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_on(world, tmp_path / "cut", "layer4", **recipe)
+    assert list(Path(".resume").iterdir()) != []
+    assert not (tmp_path / "cut" / "captioner.safetensors").exists()
+    finetune_on(world, tmp_path / "cut", "layer4", **recipe)
+    for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
+        whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
+        assert cut.read_bytes() == whole.read_bytes()
+    for folder in ("whole", "cut"):
+        shutil.rmtree(tmp_path / folder)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_finetune_interrupted_before_in_and_after_the_change_of_objective(world, tmp_path, monkeypatch, epoch):
+    recipe = {"objective": "cider", "adapt_epochs": 2, "adapt_lr": 0.02, "lr": 0.01, "epochs": 2}
+    finetune_on(world, tmp_path / "whole", "layer4", **recipe)
+    stop_in(finetune_stage, epoch, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        finetune_on(world, tmp_path / "cut", "layer4", **recipe)
+    assert len(curve_of(tmp_path / "cut" / "finetune.csv")) == epoch + 1
+    finetune_on(world, tmp_path / "cut", "layer4", **recipe)
+    assert list(Path(".resume").iterdir()) == []
+    for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    rows = curve_of(tmp_path / "whole" / "finetune.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [bool(row["train loss"]) for row in rows] == [False, True, True, False, False]
+    assert [bool(row["sampled CIDEr"]) for row in rows] == [False, False, False, True, True]
+    for folder in ("whole", "cut"):
+        shutil.rmtree(tmp_path / folder)
+
+
+def test_the_second_objective_goes_on_from_the_best_epoch_of_the_first(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.4, 0.3, 0.4, 0.2))  # epochs 0, 1, 2; the start again, 3
+    begun = []
+    interpolate = finetune_stage.interpolate
+
+    def seen(captioner, start, measure):
+        begun.append({name: value.clone() for name, value in start.items()})
+        return interpolate(captioner, start, measure)
+
+    monkeypatch.setattr(finetune_stage, "interpolate", seen)
+    finetune_on(world, tmp_path, "layer4", objective="cider", adapt_epochs=2, epochs=1)
+    summary = read_json(tmp_path / "finetune.json")
+    assert (summary["best epoch"], summary["epochs"]) == (1, 3)
+    captioner, _ = load_model(tmp_path / "captioner.safetensors")
+    for name, value in captioner.named_parameters():
+        assert torch.equal(value, begun[0][name]), name
+    frozen, _ = load_model(world / "decoder.safetensors")
+    assert not torch.equal(captioner.decoder.embedding.weight, frozen.decoder.embedding.weight)
+    (tmp_path / "captioner.safetensors").unlink()
+
+
+def test_finetune_that_only_spoils_gives_back_the_frozen_model(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "Cider", Scripted(0.2, 0.1))
+    finetune_on(world, tmp_path, "layer4")
+    captioner, _ = load_model(tmp_path / "captioner.safetensors")
+    frozen, card = load_model(world / "decoder.safetensors")
+    assert_same(captioner.decoder.state_dict(), frozen.decoder.state_dict())
+    assert fingerprint(captioner.encoder) == card.encoder
+    assert read_json(tmp_path / "finetune.json")["best epoch"] == 0
+    (tmp_path / "captioner.safetensors").unlink()
+
+
+def test_finetune_keeps_the_share_of_the_way_with_the_best_dev_scores(world, tmp_path, monkeypatch):
+    found = iter([0.3, 0.5, 0.4, 0.3, 0.4, 0.4])
+    monkeypatch.setattr(finetune_stage, "dev_scores", lambda *arguments: {"BLEU-4": 0.1, "CIDEr": next(found)})
+    frozen, _ = load_model(world / "decoder.safetensors")
+    decoders, summaries = [], []
+    for _ in range(2):
+        monkeypatch.setattr(training, "Cider", Scripted(0.1, 0.2))
+        finetune_on(world, tmp_path, "layer4")
+        captioner, _ = load_model(tmp_path / "captioner.safetensors")
+        decoders.append(captioner.decoder.state_dict())
+        summaries.append(read_json(tmp_path / "finetune.json"))
+    assert summaries[0]["interpolation"] == {"share": 80, "dev CIDEr": {"60 %": 0.3, "80 %": 0.5, "100 %": 0.4}}
+    assert summaries[0]["dev, beam 3"] == {"BLEU-4": 0.1, "CIDEr": 0.5}
+    assert summaries[1]["interpolation"]["share"] == 100  # as good as 80 %
+    for name, first in frozen.decoder.state_dict().items():
+        torch.testing.assert_close(decoders[0][name], first + 0.8 * (decoders[1][name] - first))
+    assert not torch.equal(decoders[0]["embedding.weight"], decoders[1]["embedding.weight"])
+    (tmp_path / "captioner.safetensors").unlink()
+
+
+def refused(world, out, boundary="layer4", **changes):
+    with pytest.raises(CaptionerError) as caught:
+        finetune_on(world, out, boundary, **changes)
+    assert not list(out.glob("*.safetensors"))
+    return str(caught.value)
+
+
+def test_finetune_refuses_a_decoder_of_another_vocabulary(world, tmp_path):
+    for words, longest in ((("blue", *VOCABULARY.words[1:]), 4), (VOCABULARY.words, 5)):
+        write_json(tmp_path / "vocabulary.json", Vocabulary(words, longest).as_dict())
+        text = refused(world, tmp_path, vocabulary=tmp_path / "vocabulary.json")
+        assert "decoder.safetensors: trained with another vocabulary" in text
+
+
+def test_finetune_refuses_a_decoder_of_another_encoder(world, tmp_path):
+    torch.manual_seed(2)
+    other = tmp_path / "other"
+    save_encoder(other / "encoder.safetensors", Encoder())
+    text = refused(world, tmp_path, encoder=other / "encoder.safetensors")
+    assert "decoder.safetensors: trained on features of another encoder" in text
+    shutil.rmtree(other)
+
+
+@pytest.mark.parametrize("boundary", ["layer3", "conv1", END])
+def test_finetune_refuses_a_store_of_another_boundary(world, tmp_path, boundary):
+    text = refused(world, tmp_path, boundary_store=world / f"{boundary}.h5")
+    assert f"{boundary}.h5: made for layer {boundary}, expected layer4" in text
+
+
+def test_finetune_refuses_a_store_of_another_encoder_or_view(world, tmp_path):
+    _, card = load_model(world / "decoder.safetensors")
+    for key, value in (("size", 64), ("fit", "crop"), ("encoder", "f" * 64)):
+        valid_for = {"encoder": card.encoder, "layer": "layer4", **IMAGE} | {key: value}
+        with new_store(
+            tmp_path / "other.h5", views=[View("0.jpg")], shape=(2, 2, 256), dtype="float16", **valid_for
+        ) as store:
+            store.write(0, torch.zeros(1, 2, 2, 256))
+        assert f"other.h5: made for {key} {value}" in refused(world, tmp_path, boundary_store=tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated"])
+def test_finetune_refuses_a_decoder_that_is_not_whole(world, tmp_path, kind):
+    folder = tmp_path / "models"
+    save_model(folder / "decoder.safetensors", *load_model(world / "decoder.safetensors"))
+    path = folder / "decoder.safetensors"
+    path.unlink() if kind == "missing" else path.write_bytes(path.read_bytes()[:-5])
+    assert "decoder.safetensors" in refused(world, tmp_path, decoder=path)

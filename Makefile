@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fault-test repro bench lint lock docs readme-picture clean
+.PHONY: help setup demo test fault-test repro bench lint lock readme-picture clean
 
 help: ## say what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,9 +49,6 @@ lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.10 --extra dev --no-annotate --no-header pyproject.toml --output-file .venv/constraints.txt
 	(echo '# The versions this project is tested with, made by `make lock`; pip applies them as constraints.'; cat .venv/constraints.txt) > constraints.txt
-
-docs: $(BIN)/.done ## make docs/params.md anew from params.yaml, its schema and dvc.yaml
-	$(BIN)/python docs/params.py
 
 readme-picture: demo ## take the demo's sample picture into the docs
 	cp .demo/pictures/samples.png docs/samples.png

@@ -128,7 +128,13 @@ def two(tmp_path_factory):
 
 def surroundings(**more):
     """Return the environment of processes that compute on one thread of the CPU."""
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src"), "CAPTIONER_DEVICE": "cpu", "OMP_NUM_THREADS": "1", **more}
+    return {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}",
+        "CAPTIONER_DEVICE": "cpu",
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
 
 
 @pytest.mark.parametrize("objective", ["words", "rewards"])

@@ -61,7 +61,7 @@ def test_captions_are_those_of_the_whole_network(model, photos):
 
 def test_the_defaults_are_those_of_params_yaml(model, photos, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(captioner.caption, "generate", lambda *given, **options: seen.append(options) or {})
+    monkeypatch.setattr(captioner.use.caption, "generate", lambda *given, **options: seen.append(options) or {})
     monkeypatch.setattr(Consensus, "choose", lambda *given, weight: weight)
     with pytest.raises(KeyError):  # nothing was generated
         PhotoCaptioner(model)([photos / "00.png"])

@@ -36,8 +36,8 @@ def photo(tmp_path):
 def shown(monkeypatch):
     """What is drawn: the panels and the lines of text."""
     seen = []
-    draw = captioner.explain._draw
-    monkeypatch.setattr(captioner.explain, "_draw", lambda *given: (seen.extend(given[1:]), draw(*given)))
+    draw = captioner.use.explain._draw
+    monkeypatch.setattr(captioner.use.explain, "_draw", lambda *given: (seen.extend(given[1:]), draw(*given)))
     return seen
 
 

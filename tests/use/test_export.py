@@ -104,7 +104,7 @@ def test_one_that_says_something_else_is_not_written(exported, tmp_path, monkeyp
     model, folder = exported
     attention = PhotoCaptioner(model).captioner.decoder.attention
     other = captioner_file(tmp_path / "other.safetensors", attention=attention, seed=1)
-    monkeypatch.setattr(captioner.export, "_write", lambda path, *given: shutil.copy(folder / path.name, path))
+    monkeypatch.setattr(captioner.use.export, "_write", lambda path, *given: shutil.copy(folder / path.name, path))
     assert main(["export", "--model", str(model), "--out", str(tmp_path / "same")]) == 0
     capsys.readouterr()
     assert main(["export", "--model", str(other), "--out", str(tmp_path / "onnx")]) == 1
@@ -114,15 +114,15 @@ def test_one_that_says_something_else_is_not_written(exported, tmp_path, monkeyp
 
 def test_one_that_chooses_otherwise_is_not_written(exported, tmp_path, monkeypatch, capsys):
     model, _ = exported
-    write = captioner.export._write_arrays
+    write = captioner.use.export._write_arrays
 
     def with_other_captions(path, examples):
         words = examples.captions > EOS
         others = (examples.captions - len(SPECIAL) + 1) % len(WORDS.words) + len(SPECIAL)
         write(path, examples._replace(captions=torch.where(words, others, examples.captions)))
 
-    monkeypatch.setattr(captioner.export, "_write_arrays", with_other_captions)
-    monkeypatch.setitem(captioner.export.SEARCHES, "consensus", (20, 50.0))
+    monkeypatch.setattr(captioner.use.export, "_write_arrays", with_other_captions)
+    monkeypatch.setitem(captioner.use.export.SEARCHES, "consensus", (20, 50.0))
     assert main(["export", "--model", str(model), "--out", str(tmp_path / "onnx")]) == 1
     assert "does not give the same captions (consensus: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +132,7 @@ def test_one_that_chooses_otherwise_is_not_written(exported, tmp_path, monkeypat
 def test_without_the_extra_it_is_named(tmp_path, monkeypatch, capsys, package):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "captioner.use.runtime", raising=False)
-    monkeypatch.delattr(captioner, "runtime", raising=False)
+    monkeypatch.delattr(captioner.use, "runtime", raising=False)
     model = captioner_file(tmp_path / "captioner.safetensors")
     assert main(["export", "--model", str(model), "--out", str(tmp_path / "onnx")]) == 1
     said = capsys.readouterr().err

@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fault-test repro bench lint lock readme-picture clean
+.PHONY: help setup demo check test fault-test repro bench lint dvc-yaml lock readme-picture clean
 
 help: ## say what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -40,10 +40,17 @@ repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
 bench: $(BIN)/.done ## measure speed against what people use instead, after repro; fills docs/performance.md (10 minutes)
 	$(BIN)/python -m benchmarks
 
-lint: $(BIN)/.done ## check form and types
+check: lint ## check form and types, and run the tests that run no stage (3 minutes)
+	$(BIN)/python -m pytest -q -m "not pipeline"
+
+lint: $(BIN)/.done ## check form and types, and that the lists in dvc.yaml are current
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m dev.dvc_yaml --check
+
+dvc-yaml: $(BIN)/.done ## write the code and the params of every stage into dvc.yaml
+	$(BIN)/python -m dev.dvc_yaml
 
 lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

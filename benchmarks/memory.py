@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from benchmarks.measure import machine
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, write_text
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from captioner.captions.dataset import read_images
 from captioner.sources.download import OFFICIAL
 from demo.run import make_workspace
@@ -35,9 +35,9 @@ ONE_EPOCH = {"train.epochs": 1, "finetune.adapt_epochs": 1, "finetune.epochs": 1
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
     """Return the record of memory.json; one round is enough for a peak."""
     changes: dict[str, Any] = dict(ONE_EPOCH)
-    params = read_params()
-    if params.encoder.weights not in ("imagenet", "random"):
-        changes["encoder.weights"] = str(Path(params.encoder.weights).resolve())
+    weights = read_values()["encoder"]["weights"]
+    if weights not in ("imagenet", "random"):
+        changes["encoder.weights"] = str(Path(weights).resolve())
     mirror = _mirror_of(Path("data/raw"), folder / "mirror")
     return measure_stages(folder / "workspace", changes, {"CAPTIONER_MIRROR": str(mirror)})
 

@@ -45,7 +45,7 @@ from benchmarks.world import (
 )
 from captioner.base.device import mixed_precision
 from captioner.base.errors import CaptionerError
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from captioner.captions.dataset import CaptionedImage
 from captioner.model.captioner import Captioner
 from captioner.model.generate import generate
@@ -122,7 +122,7 @@ def _train_epoch(images: int, *, each_caption: bool) -> Pair:
     network = tutorials.resnet(load_file("data/features/encoder.safetensors"))
     items = [item for item in training_items() if item.image in store.rows][:images]
     samples = [(item, alone) for item in items for alone in (_apart(item) if each_caption else [item])]
-    size = read_params().train.batch
+    size = read_values()["train"]["batch"]
     batch = size * len(samples) // len(items)  # as many captions a step on both sides
 
     cached = caption_set(items, some_rows([store.rows[item.image] for item in items], store))

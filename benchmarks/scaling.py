@@ -22,7 +22,7 @@ from benchmarks.world import (
     training_items,
     vocabulary,
 )
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from captioner.base.resume import Resume
 from captioner.captions.dataset import CaptionedImage
 from captioner.model.captioner import Captioner
@@ -47,7 +47,11 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
-    store, words, batch = FeatureStore("data/features/grid.h5", layer=END), vocabulary(), read_params().train.batch
+    store, words, batch = (
+        FeatureStore("data/features/grid.h5", layer=END),
+        vocabulary(),
+        read_values()["train"]["batch"],
+    )
     items = [item for item in training_items() if item.image in store.rows]
 
     def split(chosen: list[CaptionedImage]) -> CaptionSet:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.measure import require_close
 from captioner.base.device import mixed_precision
 from captioner.base.files import read_json
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from captioner.captions.dataset import CaptionedImage, read_captions, read_images
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.captioner import Captioner, Card, load_model
@@ -58,7 +58,7 @@ def vocabulary() -> Vocabulary:
 
 def random_decoder(words: int, **changes: Any) -> Decoder:
     """Return a decoder as params.yaml says, for features of ResNet-18, with random weights."""
-    return Decoder(vocabulary=words, features=512, **{**vars(read_params().decoder), **changes})
+    return Decoder(vocabulary=words, features=512, **{**read_values()["decoder"], **changes})
 
 
 def random_pixels(images: int, size: int = SIZE) -> Tensor:

@@ -1,10 +1,24 @@
 """The model card, from the metrics and models of the run."""
 
+from dataclasses import dataclass
+
 from captioner.base.stage import run
 from captioner.results.card import write_card
 
 
-def main(params):
+@dataclass(frozen=True)
+class Search:
+    beam: int
+    length_penalty: float
+    consensus: float
+
+
+@dataclass(frozen=True)
+class Params:
+    search: Search
+
+
+def main(params: Params) -> None:
     write_card(
         "models/MODEL_CARD.md",
         model="models/captioner.safetensors",
@@ -24,4 +38,4 @@ def main(params):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

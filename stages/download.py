@@ -1,6 +1,6 @@
 """Stage download: provides the archives of photos and captions; those of `shapes` are drawn here."""
 
-from typing import Any
+from dataclasses import dataclass
 
 from captioner.base.files import write_json
 from captioner.base.stage import run
@@ -12,7 +12,34 @@ IMAGES = "data/raw/images"  # a folder of one archive or more
 CAPTIONS = "data/raw/captions.zip"
 
 
-def main(params: Any) -> None:
+@dataclass(frozen=True)
+class Dataset:
+    name: str
+
+
+@dataclass(frozen=True)
+class Own:
+    folder: str
+    captions: str
+
+
+@dataclass(frozen=True)
+class Shapes:
+    train: int
+    dev: int
+    test: int
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Params:
+    dataset: Dataset
+    own: Own
+    shapes: Shapes
+
+
+def main(params: Params) -> None:
     if params.dataset.name == "shapes":
         drawn = f"{IMAGES}/shapes.zip"
         write_archives(
@@ -39,4 +66,4 @@ def main(params: Any) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

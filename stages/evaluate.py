@@ -1,11 +1,25 @@
-"""Captions of the test split by the frozen and the fine-tuned model, and their scores: the result."""
+"""Test captions of the frozen and the fine-tuned model, and their scores: the result."""
+
+from dataclasses import dataclass
 
 from captioner.base.files import read_json
 from captioner.base.stage import run
 from captioner.results.evaluate import evaluate, table_of
 
 
-def main(params):
+@dataclass(frozen=True)
+class Search:
+    beam: int
+    length_penalty: float
+    consensus: float
+
+
+@dataclass(frozen=True)
+class Params:
+    search: Search
+
+
+def main(params: Params) -> None:
     evaluate(
         {
             "frozen": ("models/decoder.safetensors", "data/features/grid.h5"),
@@ -24,4 +38,4 @@ def main(params):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

@@ -4,13 +4,14 @@ Run by itself with --shard 2/4, it computes the second of four shares and leaves
 """
 
 import argparse
+from dataclasses import dataclass
 
 import torch
 
 from captioner.base.device import features_dtype, make_deterministic, select_device
 from captioner.base.distributed import distributed, gather, processes, rank
 from captioner.base.files import write_json
-from captioner.base.resume import Resume, made_from
+from captioner.base.resume import Resume, stage_provenance
 from captioner.base.stage import run
 from captioner.captions.dataset import read_images
 from captioner.sources.archives import Archive
@@ -19,23 +20,58 @@ from captioner.vision.features import calibrate_on, extract, join, share_of
 from captioner.vision.store import View
 
 
+@dataclass(frozen=True)
+class Dataset:
+    on_bad: str
+
+
+@dataclass(frozen=True)
+class Encoder:
+    weights: str
+
+
+@dataclass(frozen=True)
+class Finetune:
+    unfreeze_from: str
+
+
+@dataclass(frozen=True)
+class Image:
+    size: int
+    fit: str
+
+
+@dataclass(frozen=True)
+class Views:
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Params:
+    dataset: Dataset
+    encoder: Encoder
+    finetune: Finetune
+    image: Image
+    views: Views
+
+
 @distributed
-def main(params):
+def main(params: Params) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shard", type=share_of, metavar="I/N", help="compute the I-th of N shares, and no more")
     share = parser.parse_args().shard
     make_deterministic(seed=0)
     device = select_device()
     computed = {"device": device.type, "dtype": str(features_dtype(device))}  # shards of other machines may come here
-    resume = Resume("features", made_from("features", params) | computed)
+    resume = Resume("features", stage_provenance("features") | computed)
     photos = Archive("data/raw/images")
     images = read_images("data/images.csv")
     trained_on = [name for name, split in images if split == "train"]
     views = [View(name) for name, _ in images] + [View(name, True) for name in trained_on if params.views.flip]
     encoder = load_encoder(torch.load("data/raw/resnet18.pth", map_location="cpu", weights_only=True))
-    shape = {"size": params.image.size, "fit": params.image.fit}
+    size, fit = params.image.size, params.image.fit
     if params.encoder.weights == "random":
-        calibrate_on(encoder, photos, trained_on, **shape)
+        calibrate_on(encoder, photos, trained_on, size=size, fit=fit)
     part, parts = share or (0, 1)
     extract(
         photos,
@@ -47,7 +83,8 @@ def main(params):
         part=part + parts * rank(),
         parts=parts * processes(),
         device=device,
-        **shape,
+        size=size,
+        fit=fit,
     )
     gather(None)  # wait until all are done
     if rank() != 0:
@@ -64,4 +101,4 @@ def main(params):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

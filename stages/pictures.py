@@ -1,10 +1,29 @@
 """Sample plots: test images with the frozen caption, the fine-tuned one and the references."""
 
+from dataclasses import dataclass
+
 from captioner.base.stage import run
 from captioner.results.pictures import draw_samples
 
 
-def main(params):
+@dataclass(frozen=True)
+class Image:
+    size: int
+    fit: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    each: int
+
+
+@dataclass(frozen=True)
+class Params:
+    image: Image
+    pictures: Pictures
+
+
+def main(params: Params) -> None:
     draw_samples(
         "pictures/samples.png",
         images="data/raw/images",
@@ -17,4 +36,4 @@ def main(params):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

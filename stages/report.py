@@ -1,10 +1,24 @@
-"""The report: one page with the scores, the curves, every test image with its captions, and where it came from."""
+"""The report: one page with the scores, the curves, every test image with its captions, and the provenance."""
+
+from dataclasses import dataclass
 
 from captioner.base.stage import run
 from captioner.results.report import write_report
 
 
-def main(params):
+@dataclass(frozen=True)
+class Search:
+    beam: int
+    length_penalty: float
+    consensus: float
+
+
+@dataclass(frozen=True)
+class Params:
+    search: Search
+
+
+def main(params: Params) -> None:
     write_report(
         "pictures/report.html",
         images="data/raw/images",
@@ -30,4 +44,4 @@ def main(params):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

@@ -1,13 +1,42 @@
 """Captions and splits out of the archives: images.csv, captions.jsonl, vocabulary.json and their summary."""
 
 import json
+from dataclasses import dataclass
 
 from captioner.base.files import write_json
 from captioner.base.stage import run
 from captioner.captions.tokenise import tokenise
 
 
-def main(params):
+@dataclass(frozen=True)
+class Captions:
+    form: str
+    lowercase: bool
+    punctuation: bool
+    min_count: int
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    on_bad: str
+
+
+@dataclass(frozen=True)
+class Own:
+    dev: float
+    test: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Params:
+    captions: Captions
+    dataset: Dataset
+    own: Own
+
+
+def main(params: Params) -> None:
     summary = tokenise(
         "data/raw/images",
         "data/raw/captions.zip",
@@ -27,4 +56,4 @@ def main(params):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

@@ -1,13 +1,22 @@
 """The LSTM on cached features: predicts the next word, keeps the epoch with the best dev CIDEr."""
 
+from dataclasses import dataclass
+
 from captioner.base.distributed import distributed
-from captioner.base.resume import made_from
+from captioner.base.resume import stage_provenance
 from captioner.base.stage import run
-from captioner.training.train import train_decoder
+from captioner.training.train import DecoderSettings, TrainSettings, train_decoder
+
+
+@dataclass(frozen=True)
+class Params:
+    decoder: DecoderSettings
+    train: TrainSettings
+    seed: int
 
 
 @distributed
-def main(params):
+def main(params: Params) -> None:
     train_decoder(
         captions="data/captions.jsonl",
         vocabulary="data/vocabulary.json",
@@ -15,26 +24,12 @@ def main(params):
         model="models/decoder.safetensors",
         curve="metrics/train_curve.csv",
         summary="metrics/train.json",
-        made=made_from("train", params),
-        attention=params.decoder.attention,
-        width=params.decoder.width,
-        heads=params.decoder.heads,
-        tied=params.decoder.tied,
-        dropout=params.decoder.dropout,
-        epochs=params.train.epochs,
-        batch=params.train.batch,
-        lr=params.train.lr,
-        warmup=params.train.warmup,
-        weight_decay=params.train.weight_decay,
-        label_smoothing=params.train.label_smoothing,
-        scheduled_sampling=params.train.scheduled_sampling,
-        clip=params.train.clip,
-        patience=params.train.patience,
-        ema=params.train.ema,
-        crop=params.train.crop,
+        made=stage_provenance("train"),
+        decoder=params.decoder,
+        settings=params.train,
         seed=params.seed,
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, Params)

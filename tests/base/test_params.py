@@ -2,16 +2,19 @@
 
 import copy
 import json
+import runpy
 import signal
 import subprocess
 import sys
+import typing
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from captioner.base.errors import CaptionerError
-from captioner.base.params import read_params
+from captioner.base.params import SCHEMA, param_names, read_params, read_values
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 VALUES = YAML(typ="safe", pure=True).load(SHIPPED)
@@ -36,7 +39,7 @@ def changed(changes):
 def read(folder, text):
     path = folder / "params.yaml"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_params(path)
+    return read_values(path)
 
 
 def refusal(folder, text):
@@ -49,11 +52,60 @@ def refusal(folder, text):
     return said.removeprefix(start)
 
 
-def test_the_shipped_file_is_valid_and_is_read_into_dotted_names():
-    params = read_params(SHIPPED)
-    assert params.train.lr == VALUES["train"]["lr"]
-    assert params.seed == VALUES["seed"]
-    assert params.decoder.attention is VALUES["decoder"]["attention"]
+@dataclass(frozen=True)
+class Decoder:
+    attention: bool
+    dropout: float
+
+
+@dataclass(frozen=True)
+class Views:
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Params:
+    decoder: Decoder
+    views: Views
+    seed: int
+
+
+def test_the_shipped_file_is_valid_and_is_read_into_the_fields_of_a_class():
+    assert read_values(SHIPPED) == VALUES
+    params = read_params(Params, SHIPPED)
+    assert params == Params(
+        Decoder(VALUES["decoder"]["attention"], VALUES["decoder"]["dropout"]),
+        Views(VALUES["views"]["flip"]),
+        VALUES["seed"],
+    )
+
+
+def test_a_whole_number_is_a_float_where_the_class_says_so(tmp_path):
+    (tmp_path / "params.yaml").write_text(json.dumps(changed({"decoder.dropout": 0})))
+    assert isinstance(read_params(Params, tmp_path / "params.yaml").decoder.dropout, float)
+
+
+def test_a_section_that_a_class_has_whole_is_one_name():
+    assert param_names(Params, VALUES) == ["decoder.attention", "decoder.dropout", "seed", "views"]
+
+
+def test_the_types_of_the_stages_params_are_those_of_the_schema():
+    kinds = {"integer": int, "number": float, "boolean": bool, "string": str}
+
+    def compare(kind, rules, schema):
+        for name, hint in typing.get_type_hints(kind).items():
+            rule = rules["properties"][name]
+            rule = schema["$defs"][rule["$ref"].rsplit("/", 1)[1]] if "$ref" in rule else rule
+            if is_dataclass(hint):
+                compare(hint, rule, schema)
+            elif "enum" in rule:
+                assert hint is str, name
+            elif isinstance(rule.get("type"), str):
+                assert hint is kinds[rule["type"]], name
+
+    schema = json.loads(SCHEMA.read_text())
+    for script in (SHIPPED.parent / "stages").glob("*.py"):
+        compare(runpy.run_path(str(script), run_name="imported")["Params"], schema, schema)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +189,14 @@ def test_a_count_written_as_a_whole_float_is_refused_or_read_as_an_integer(tmp_p
     except CaptionerError:
         assert refusal(tmp_path, text).startswith("train.epochs: ")
     else:
-        assert isinstance(params.train.epochs, int)
+        assert isinstance(params["train"]["epochs"], int)
 
 
 @pytest.mark.parametrize(("text", "number"), [("2e-3", 0.002), ("1e-05", 0.00001), ("1", 1), ("0.5", 0.5)])
 def test_numbers_are_read_as_dvc_reads_and_writes_them(tmp_path, text, number):
     params = read(tmp_path, json.dumps(changed({"train.lr": "HERE"})).replace('"HERE"', text))
-    assert params.train.lr == number
-    assert isinstance(params.train.lr, int | float)
+    assert params["train"]["lr"] == number
+    assert isinstance(params["train"]["lr"], int | float)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +226,12 @@ def test_a_key_that_is_no_text_is_refused(tmp_path):
 
 def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path):
     text = b"\xef\xbb\xbf" + SHIPPED.read_bytes().replace(b"\n", b"\r\n")
-    assert read(tmp_path, text) == read_params(SHIPPED)
+    assert read(tmp_path, text) == read_values(SHIPPED)
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(CaptionerError, match=r"params\.yaml: not found; run from the project's folder"):
-        read_params(tmp_path / "params.yaml")
+        read_values(tmp_path / "params.yaml")
 
 
 def start(folder, body, params=True):
@@ -189,11 +241,13 @@ def start(folder, body, params=True):
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     script = (
         "import time\n"
+        "from dataclasses import make_dataclass\n"
+        "Params = make_dataclass('Params', [('seed', int)])\n"
         "from captioner.base.errors import CaptionerError\n"
         "from captioner.base.files import whole\n"
         "from captioner.base.stage import run\n"
         f"def main(params):\n{lines}"
-        "run(main)\n"
+        "run(main, Params)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", script],

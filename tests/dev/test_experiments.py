@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from dev import experiments
 from tests.support.workspaces import ROOT, TINY
 
@@ -57,7 +57,7 @@ def test_the_page_shows_what_validate_says_of_the_committed_records():
     records = read_json(experiments.RECORDS)["flickr8k"]
     assert shown == experiments.validate_table("flickr8k", records), "run `python -m dev.experiments`"
     committed = read_json(ROOT / "metrics/validate.json")
-    default = experiments.known_record(records, experiments.DEFAULT, read_params(ROOT / "params.yaml").seed)
+    default = experiments.known_record(records, experiments.DEFAULT, read_values(ROOT / "params.yaml")["seed"])
     assert default["scores"]["validate"] == {model: committed[model] for model in experiments.MODELS}
 
 
@@ -75,7 +75,7 @@ def test_every_row_sets_params_that_exist_to_other_values(scale, row, tmp_path):
                 assert values[section][leaf] != value, key
             values[section][leaf] = value
     YAML().dump(values, tmp_path / "params.yaml")
-    read_params(tmp_path / "params.yaml")
+    read_values(tmp_path / "params.yaml")
 
 
 def test_a_row_is_another_one_with_other_params_only():

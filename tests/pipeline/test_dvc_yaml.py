@@ -1,12 +1,17 @@
 """dvc.yaml declares exactly what the stages use, and README.md says exactly what dvc.yaml does."""
 
+import os
 import re
+import subprocess
+import sys
 from fnmatch import fnmatch
+from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from dev.closure import ROOT, import_closure, params_read
+from captioner.base.params import leaves as base_leaves
+from dev.dvc_yaml import ROOT, current, files_beside, import_closure, params_of
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
@@ -39,7 +44,7 @@ KEYS = sorted(leaves(YAML(typ="safe").load(ROOT / "params.yaml")))
 
 
 def declaring(key):
-    return {stage for stage, entry in STAGES.items() if key in entry["params"]}
+    return {stage for stage, entry in STAGES.items() if {key, key.split(".")[0]} & set(entry["params"])}
 
 
 def following(key):
@@ -54,25 +59,47 @@ def following(key):
         running |= more
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_declared_code_is_the_import_closure(stage):
-    declared = {path for path in STAGES[stage]["deps"] if path.endswith(".py")}
-    assert declared == import_closure(ROOT / "stages" / f"{stage}.py")
+def test_the_lists_of_code_and_params_are_current():
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert current(text) == text
+    assert current(text.replace("src/captioner/base/errors.py, ", "")) == text
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_declared_files_beside_the_code_are_those_that_it_names(stage):
-    beside = {path for path in (ROOT / "src/captioner").rglob("*") if path.suffix in (".html", ".css", ".js")}
-    code = "".join(
-        (ROOT / path).read_text(encoding="utf-8") for path in import_closure(ROOT / "stages" / f"{stage}.py")
+def test_declared_code_is_what_the_script_imports(stage):
+    code = import_closure(ROOT / "stages" / f"{stage}.py")
+    declared = {path for path in STAGES[stage]["deps"] if path.startswith(("stages/", "src/"))}
+    assert declared == code | files_beside(code)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_script_imports_what_is_declared_and_no_more_when_it_runs(stage):
+    """The closure is read from the code; this compares it with what Python really imports."""
+    script = (
+        "import runpy, sys, pathlib\n"
+        f"runpy.run_path('stages/{stage}.py', run_name='imported')\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('captioner') and m.__file__), sep='\\n')"
     )
-    named = {path.relative_to(ROOT).as_posix() for path in beside if f'"{path.name}"' in code}
-    assert {path for path in STAGES[stage]["deps"] if path.startswith("src/") and path[-3:] != ".py"} == named
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True)
+    imported = {Path(line).relative_to(ROOT).as_posix() for line in done.stdout.split()}
+    assert {path for path in imported if not path.endswith("__init__.py")} <= set(STAGES[stage]["deps"])
+    assert imported
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_declared_params_are_those_that_the_script_reads(stage):
-    assert set(STAGES[stage]["params"]) == params_read(ROOT / "stages" / f"{stage}.py")
+def test_declared_params_are_those_of_the_script(stage):
+    assert STAGES[stage]["params"] == params_of(ROOT / "stages" / f"{stage}.py")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_script_uses_every_param_that_it_declares(stage):
+    text = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8").partition("def main")[2]
+    values = YAML(typ="safe").load(ROOT / "params.yaml")
+    for name in STAGES[stage]["params"]:
+        keys = list(base_leaves(values, name)) if f"params.{name}," not in text else [name]
+        for key in keys:
+            assert re.search(rf"\bparams\.{re.escape(key)}\b", text), key
 
 
 def test_only_the_own_datasets_folder_is_a_path_from_the_params():

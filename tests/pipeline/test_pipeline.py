@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torchvision.models import resnet18
 
 from captioner.base.files import digest
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
@@ -70,14 +70,14 @@ def test_test_captions_are_the_chosen_beams(done):
     captioner, card = load_model(done.folder / "models/captioner.safetensors")
     store = FeatureStore(done.folder / "data/features/boundary.h5")
     rows = torch.tensor([store.rows[image] for image in table.index])
-    search = read_params(ROOT / "params.yaml").search
+    search = read_values(ROOT / "params.yaml")["search"]
     told = generate(
         captioner,
         list(table.index),
         lambda chosen: store.read(rows[chosen]),
         card.vocabulary,
-        beam=search.beam,
-        length_penalty=search.length_penalty,
+        beam=search["beam"],
+        length_penalty=search["length_penalty"],
         device=torch.device("cpu"),
         choose=partial(Consensus(*captioner.examples).choose, weight=weight),
     )

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from torch import nn
 from captioner.base.device import mixed_precision
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json, write_text
-from captioner.base.resume import Resume, made_from
+from captioner.base.resume import Resume, stage_provenance
 from captioner.captions.dataset import CaptionedImage, read_captions
 from captioner.captions.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 from captioner.model.captioner import Captioner, load_model, save_model
@@ -30,7 +29,7 @@ from captioner.scoring.scores import score
 from captioner.training import finetune as finetune_stage
 from captioner.training import loop as training
 from captioner.training import train as train_stage
-from captioner.training.finetune import finetune
+from captioner.training.finetune import FinetuneSettings, finetune
 from captioner.training.loop import (
     CaptionSet,
     NextWord,
@@ -41,7 +40,7 @@ from captioner.training.loop import (
     rate_scale,
     with_own_words,
 )
-from captioner.training.train import train_decoder
+from captioner.training.train import DecoderSettings, TrainSettings, train_decoder
 from captioner.vision.encoder import END, Encoder, blocks_between, calibrate, fingerprint, save_encoder
 from captioner.vision.store import FeatureStore, View, new_store
 
@@ -630,7 +629,8 @@ def test_what_a_stage_is_made_from_changes_with_its_inputs_and_params_only():
     )
 
     def made(lr=0.1, seed=1, epochs=3):
-        return made_from("train", SimpleNamespace(seed=seed, train=SimpleNamespace(lr=lr, epochs=epochs)))
+        Path("params.yaml").write_text(json.dumps({"seed": seed, "train": {"lr": lr, "epochs": epochs}}))
+        return stage_provenance("train")
 
     first = made()
     assert first["params"] == {"seed": 1, "train.lr": 0.1}
@@ -645,7 +645,7 @@ def test_what_a_stage_is_made_from_changes_with_its_inputs_and_params_only():
         Path(name).write_text(kept)
     assert made() == first
     assert len(paths) == 5
-    assert made_from("finetune", None) == {"inputs": {"code.py": first["inputs"]["code.py"]}, "params": {}}
+    assert stage_provenance("finetune") == {"inputs": {"code.py": first["inputs"]["code.py"]}, "params": {}}
 
 
 # ---------------------------------------------------------------------------------- the two training stages
@@ -707,16 +707,13 @@ def train_on(world, out, **changes):
         "curve": out / "train.csv",
         "summary": out / "train.json",
         "made": {"inputs": {}, "params": {"of": "train"}},
-        "attention": True,
-        "width": 16,
-        "heads": 2,
-        "tied": True,
-        "dropout": 0.2,
-        "lr": 0.01,
-        "weight_decay": 0.05,
         "seed": 5,
     }
-    train_decoder(**arguments | RECIPE | {"label_smoothing": 0.1, "scheduled_sampling": 0.0} | changes)
+    decoder = {"attention": True, "width": 16, "heads": 2, "tied": True, "dropout": 0.2}
+    settings = RECIPE | {"lr": 0.01, "weight_decay": 0.05, "label_smoothing": 0.1, "scheduled_sampling": 0.0}
+    arguments |= {key: changes.pop(key) for key in arguments.keys() & changes.keys()}
+    decoder |= {key: changes.pop(key) for key in decoder.keys() & changes.keys()}
+    train_decoder(**arguments, decoder=DecoderSettings(**decoder), settings=TrainSettings(**settings | changes))
 
 
 def finetune_on(world, out, boundary, **changes):
@@ -730,7 +727,11 @@ def finetune_on(world, out, boundary, **changes):
         "curve": out / "finetune.csv",
         "summary": out / "finetune.json",
         "made": {"inputs": {}, "params": {"of": "finetune"}},
+        "seed": 5,
+    }
+    settings = RECIPE | {
         "unfreeze_from": boundary,
+        "epochs": 1,
         "objective": "cross-entropy",
         "samples": 3,
         "label_smoothing": 0.1,
@@ -741,9 +742,9 @@ def finetune_on(world, out, boundary, **changes):
         "lr": 1e-3,
         "encoder_lr": 1e-3,
         "weight_decay": 0.05,
-        "seed": 5,
     }
-    finetune(**arguments | RECIPE | {"epochs": 1} | changes)
+    arguments |= {key: changes.pop(key) for key in arguments.keys() & changes.keys()}
+    finetune(**arguments, settings=FinetuneSettings(**settings | changes))
 
 
 def curve_of(path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 import captioner.use.caption
 from captioner.base.errors import CaptionerError
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
@@ -70,10 +70,10 @@ def test_the_defaults_are_those_of_params_yaml(model, photos, monkeypatch, capsy
     defaults = inspect.signature(explain).parameters
     seen.append({name: defaults[name].default for name in ("beam", "length_penalty")})
     seen[-1]["choose"] = lambda: defaults["consensus"].default
-    search = read_params(ROOT / "params.yaml").search
+    search = read_values(ROOT / "params.yaml")["search"]
     for options in seen:
         found = (options["beam"], options["length_penalty"], options["choose"]())
-        assert found == (search.beam, search.length_penalty, search.consensus)
+        assert found == (search["beam"], search["length_penalty"], search["consensus"])
     assert len(seen) == 3
 
 

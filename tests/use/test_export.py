@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import captioner.use.export
-from captioner.base.params import read_params
+from captioner.base.params import read_values
 from captioner.captions.vocabulary import EOS, SPECIAL
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main
@@ -77,7 +77,7 @@ def test_the_folder_says_what_it_is(exported):
     settings = json.loads((folder / "captioner.json").read_text())
     assert settings["tokens"][4:] == list(WORDS.words)
     assert settings["image"] == {"size": 64, "fit": "squash"}
-    assert settings["search"] == vars(read_params(ROOT / "params.yaml").search)
+    assert settings["search"] == read_values(ROOT / "params.yaml")["search"]
     with zipfile.ZipFile(folder / "examples.npz") as archive:
         assert {part.compress_type for part in archive.infolist()} == {zipfile.ZIP_DEFLATED}
         assert {part.date_time[0] for part in archive.infolist()} == {1980}  # not of the machine's clock

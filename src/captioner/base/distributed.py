@@ -27,6 +27,7 @@ from captioner.base.device import select_device, wanted_processes
 from captioner.base.errors import CaptionerError
 
 T = TypeVar("T")
+P = TypeVar("P")
 GRACE = 3.0  # seconds in which the launcher stops a process that has nothing of its own to tell
 PATIENCE = timedelta(days=1)  # with a process that is slower than others; that one has died the launcher notices
 WATCH = 0.5  # seconds between looks at whether the launcher lives
@@ -116,14 +117,14 @@ def _talking() -> Iterator[None]:
         ) from None
 
 
-def distributed(main: Callable[[Any], None]) -> Callable[[Any], None]:
+def distributed(main: Callable[[P], None]) -> Callable[[P], None]:
     """Make a stage's `main` run in as many processes as CAPTIONER_PROCESSES says or the launcher started.
 
     Raises CaptionerError when one of them failed, whatever the reason, and KeyboardInterrupt when they were stopped.
     """
 
     @wraps(main)
-    def run(params: Any) -> None:
+    def run(params: P) -> None:
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             main(params) if os.environ["WORLD_SIZE"] == "1" else _take_part(main, params)
         elif (wanted := wanted_processes()) > 1:
@@ -134,7 +135,7 @@ def distributed(main: Callable[[Any], None]) -> Callable[[Any], None]:
     return run
 
 
-def _take_part(main: Callable[[Any], None], params: Any) -> None:
+def _take_part(main: Callable[[P], None], params: P) -> None:
     first = os.environ["RANK"] == "0"
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if not first:

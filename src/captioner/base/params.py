@@ -1,16 +1,20 @@
-"""Reads params.yaml, and refuses what is wrong in it before any work.
+"""Reads params.yaml and refuses what is wrong in it, before any work starts.
 
-The rules stand in `params_schema.json`, as data: they can refuse a run but never change a value, so a
-new key does not count as a change of every stage's code. The file is parsed as DVC parses it (YAML 1.2,
-where `2e-3` is a number; `dvc exp run -S` writes such numbers).
+The rules are data, in `params_schema.json`. They can refuse a run but never change a value, so a new key does not count
+as a change of every stage's code. The file is parsed as DVC parses it: YAML 1.2, where `2e-3` is a number, since
+`dvc exp run -S` writes such numbers.
+
+A stage says which params it reads by a frozen dataclass: a field is a key of params.yaml, and a field that is a
+dataclass itself is a section, whole or in part. `make dvc-yaml` writes the params of dvc.yaml from these classes.
 """
 
+import dataclasses
 import difflib
 import json
 import math
+import typing
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
@@ -18,6 +22,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from captioner.base.errors import CaptionerError
+
+P = TypeVar("P")
 
 # JSON Schema calls 10.0 an integer and lets NaN pass every limit
 Validator = validators.extend(
@@ -34,11 +40,18 @@ Validator = validators.extend(
 SCHEMA = Path(__file__).with_name("params_schema.json")
 
 
-def read_params(path: str | Path = "params.yaml") -> Any:
-    """Read and validate the params file.
+def read_params(kind: type[P], path: str | Path = "params.yaml") -> P:
+    """Read and validate the params file, and return the part of it that the dataclass `kind` describes.
 
-    Returns nested namespaces: `params.train.lr`. Raises CaptionerError that names the file and every
-    key that is unknown, missing, of a wrong type or impossible.
+    Raises CaptionerError as `read_values` does.
+    """
+    return _part(kind, read_values(path))
+
+
+def read_values(path: str | Path = "params.yaml") -> dict[str, Any]:
+    """Read and validate the params file, and return its sections as dictionaries.
+
+    Raises CaptionerError that names the file and every key that is unknown, missing, of a wrong type or impossible.
     """
     try:
         values = YAML(typ="safe", pure=True).load(Path(path))
@@ -47,20 +60,51 @@ def read_params(path: str | Path = "params.yaml") -> Any:
     except (YAMLError, UnicodeDecodeError) as error:
         raise CaptionerError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    found = sorted(Validator(schema).iter_errors(values), key=lambda error: list(map(str, error.path)))
-    problems = [_explain(error) for error in found]
-    sound = isinstance(values, dict) and "decoder" in values and not any("decoder" in error.path for error in found)
+    errors = sorted(Validator(schema).iter_errors(values), key=lambda error: list(map(str, error.path)))
+    problems = [_explain(error) for error in errors]
+    sound = isinstance(values, dict) and "decoder" in values and not any("decoder" in error.path for error in errors)
     if sound and values["decoder"]["width"] % values["decoder"]["heads"]:
         problems.append("decoder.heads: must divide decoder.width")
     if problems:
         raise CaptionerError(f"{path}: " + "; ".join(problems))
-    return _namespace(values)
+    return values
 
 
-def _namespace(value: Any) -> Any:
-    if isinstance(value, dict):
-        return SimpleNamespace(**{key: _namespace(item) for key, item in value.items()})
-    return value
+def param_names(kind: type, values: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of the params that `kind` describes, sorted.
+
+    `values` are those of params.yaml. A section that `kind` describes whole is one name.
+    """
+    names: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        whole = dataclasses.is_dataclass(hint) and {f.name for f in dataclasses.fields(hint)} == set(values[name])
+        if whole or not dataclasses.is_dataclass(hint):
+            names.append(prefix + name)
+        else:
+            names += param_names(typing.cast(type, hint), values[name], f"{prefix}{name}.")
+    return sorted(names)
+
+
+def leaves(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the values by dotted name of the key or section `name`, itself dotted; sections are sorted."""
+    value: Any = values
+    for part in name.split("."):
+        value = value[part]
+    if not isinstance(value, dict):
+        return {name: value}
+    return {key: item for part in sorted(value) for key, item in leaves(values, f"{name}.{part}").items()}
+
+
+def _part(kind: type[P], values: dict[str, Any]) -> P:
+    arguments = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            value = _part(typing.cast(type, hint), value)
+        elif hint is float:
+            value = float(value)  # YAML reads 0 as an integer
+        arguments[name] = value
+    return kind(**arguments)
 
 
 def _explain(error: ValidationError) -> str:
@@ -74,7 +118,7 @@ def _explain(error: ValidationError) -> str:
         missing = [key for key in error.schema["required"] if key not in error.instance]
         return "; ".join(f"{prefix}{key}: missing" for key in missing)
     expected = {
-        "type": lambda rule: f"must be of type {rule}",
+        "type": lambda rule: f"must be of type {' or '.join([rule] if isinstance(rule, str) else rule)}",
         "enum": lambda rule: f"must be one of {', '.join(map(str, rule))}",
         "minimum": lambda rule: f"must be at least {rule}",
         "maximum": lambda rule: f"must be at most {rule}",
@@ -82,6 +126,8 @@ def _explain(error: ValidationError) -> str:
         "exclusiveMaximum": lambda rule: f"must be less than {rule}",
         "multipleOf": lambda rule: f"must be a multiple of {rule}",
         "minLength": lambda rule: "must not be empty",
+        "minItems": lambda rule: "must not be empty",
+        "pattern": lambda rule: f"must match {rule}",
     }[error.validator](error.validator_value)
     return f"{here or 'the file'}: is {json.dumps(error.instance, default=str)}, {expected}"
 

@@ -19,26 +19,25 @@ from ruamel.yaml import YAML
 
 from captioner.base.distributed import from_first
 from captioner.base.files import digest, whole
+from captioner.base.params import leaves
 
 log = logging.getLogger(__name__)
 
 FOLDER = Path(".resume")
 
 
-def made_from(stage: str, params: Any, dvc_yaml: str | Path = "dvc.yaml") -> dict[str, Any]:
-    """Return what dvc.yaml declares that a stage is made from.
+def stage_provenance(
+    stage: str, params_yaml: str | Path = "params.yaml", dvc_yaml: str | Path = "dvc.yaml"
+) -> dict[str, Any]:
+    """Return what dvc.yaml declares that a stage reads.
 
-    {"inputs": {path: md5} of its data and code, with the files of a folder, "params": {dotted name: value}}
+    The result is {"inputs": {path: md5} of data and code, with the files of a folder, "params": {dotted name: value}}.
     """
     declared = YAML(typ="safe", pure=True).load(Path(dvc_yaml))["stages"][stage]
-    values: dict[str, Any] = {}
-    for key in declared.get("params", []):
-        value = params
-        for part in key.split("."):
-            value = getattr(value, part)
-        values[key] = value
+    values = YAML(typ="safe", pure=True).load(Path(params_yaml))
+    params = {key: value for name in declared.get("params", []) for key, value in leaves(values, name).items()}
     paths = sorted(str(file) for path in declared["deps"] for file in _files(Path(path)))
-    return {"inputs": from_first(lambda: {path: digest(path) for path in paths}), "params": values}
+    return {"inputs": from_first(lambda: {path: digest(path) for path in paths}), "params": params}
 
 
 def _files(path: Path) -> list[Path]:
@@ -46,7 +45,7 @@ def _files(path: Path) -> list[Path]:
 
 
 class Resume:
-    """One file of state, replaced whole at each save; `made` is what `made_from` returned.
+    """One file of state, replaced whole at each save; `made` is what `stage_provenance` returned.
 
     A stage whose state is many files keeps them in `parts`, a folder of the same fingerprint.
     """

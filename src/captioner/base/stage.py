@@ -6,17 +6,20 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 
 from captioner.base.errors import CaptionerError
 from captioner.base.params import read_params
 
+P = TypeVar("P")
 LEVELS = {"quiet": logging.WARNING, "normal": logging.INFO, "verbose": logging.DEBUG}
 AGAIN = 1.0  # seconds until an interruption that came to nothing is repeated
 
 
-def run(main: Callable[[Any], None]) -> None:
-    """Call `main` with the validated params; end the process with 1 on a user's error, 130 on an interruption.
+def run(main: Callable[[P], None], params: type[P]) -> None:
+    """Call `main` with the validated params that the dataclass `params` describes.
+
+    The process ends with 1 on a user's error and with 130 on an interruption.
 
     SIGTERM is turned into KeyboardInterrupt, as SIGINT is, so that files being written are cleaned up and DVC sees
     a failed stage. The environment variable CAPTIONER_LOG (quiet, normal, verbose) says how much is logged.
@@ -30,7 +33,7 @@ def run(main: Callable[[Any], None]) -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is for a shell's background job
             signal.signal(number, _interrupt)
     try:
-        main(read_params())
+        main(read_params(params))
     except CaptionerError as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that cannot be written, a file that went away

@@ -72,7 +72,7 @@ class Card:
 
 
 def provenance(made: dict[str, Any]) -> dict[str, Any]:
-    """Return what a card's `made` holds, from what `captioner.base.resume.made_from` returned."""
+    """Return what a card's `made` holds, from what `captioner.base.resume.stage_provenance` returned."""
     versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
     return {**made, "versions": {"python": platform.python_version()} | versions}
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,30 @@ log = logging.getLogger(__name__)
 SHARES = (60, 80, 100)  # percent of the way from the first weights to the trained ones
 
 
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """The section `finetune` of params.yaml."""
+
+    unfreeze_from: str
+    adapt_epochs: int
+    adapt_lr: float
+    adapt_encoder_lr: float
+    objective: str
+    samples: int
+    epochs: int
+    batch: int
+    lr: float
+    encoder_lr: float
+    warmup: float
+    weight_decay: float
+    label_smoothing: float
+    scheduled_sampling: float
+    clip: float
+    patience: int
+    ema: float
+    crop: float
+
+
 def finetune(
     *,
     captions: str | Path,
@@ -50,20 +74,8 @@ def finetune(
     curve: str | Path,
     summary: str | Path,
     made: dict[str, Any],
-    unfreeze_from: str,
-    objective: str,
-    samples: int,
-    label_smoothing: float,
-    scheduled_sampling: float,
-    adapt_epochs: int,
-    adapt_lr: float,
-    adapt_encoder_lr: float,
-    epochs: int,
-    lr: float,
-    encoder_lr: float,
-    weight_decay: float,
+    settings: FinetuneSettings,
     seed: int,
-    **recipe: Any,
 ) -> None:
     """Fine-tune the decoder with the blocks of the encoder from `unfreeze_from` on; write `model`, which
     takes photos by itself, the curve (CSV, from epoch 0: the frozen encoder) and the summary (JSON).
@@ -86,15 +98,15 @@ def finetune(
     network = load_encoder(load_file(encoder))
     if weights_hash(network) != card.encoder:
         raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
-    store = FeatureStore(boundary_store, layer=unfreeze_from, encoder=card.encoder, **card.image)
+    store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=card.encoder, **card.image)
     splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
 
-    captioner = Captioner(captioner.decoder, network, start=unfreeze_from)
-    unfrozen = network.block_modules(unfreeze_from)
-    for module in network.block_modules(BLOCKS[0], unfreeze_from):
+    captioner = Captioner(captioner.decoder, network, start=settings.unfreeze_from)
+    unfrozen = network.block_modules(settings.unfreeze_from)
+    for module in network.block_modules(BLOCKS[0], settings.unfreeze_from):
         module.requires_grad_(False)
     device = select_device()
-    next_word = NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling)
+    next_word = NextWord(label_smoothing=settings.label_smoothing, own_words=settings.scheduled_sampling)
     records: list[dict[str, float]] = []
 
     def train(name: str, aim: Objective, epochs: int, lr: float, encoder_lr: float) -> None:
@@ -104,8 +116,8 @@ def finetune(
             records[:] = earlier + continued(found, earlier)
             write_curve(curve, records, [NextWord.measure, SelfCritical.measure])
 
-        groups = parameter_groups(unfrozen, lr=encoder_lr, weight_decay=weight_decay)
-        groups += parameter_groups([captioner.decoder], lr=lr, weight_decay=weight_decay)
+        groups = parameter_groups(unfrozen, lr=encoder_lr, weight_decay=settings.weight_decay)
+        groups += parameter_groups([captioner.decoder], lr=lr, weight_decay=settings.weight_decay)
         fit(
             captioner,
             groups,
@@ -120,21 +132,26 @@ def finetune(
             device=device,
             resume=Resume(name, made),
             on_epoch=keep,
-            **recipe,
+            batch=settings.batch,
+            warmup=settings.warmup,
+            clip=settings.clip,
+            patience=settings.patience,
+            ema=settings.ema,
+            crop=settings.crop,
         )
 
-    if adapt_epochs:
-        train("finetune-adapt", next_word, adapt_epochs, adapt_lr, adapt_encoder_lr)
+    if settings.adapt_epochs:
+        train("finetune-adapt", next_word, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
     aim: Objective = next_word
-    if objective == "cider":
-        aim = SelfCritical(splits["train"].references, card.vocabulary, samples=samples)
-    train("finetune", aim, epochs, lr, encoder_lr)
+    if settings.objective == "cider":
+        aim = SelfCritical(splits["train"].references, card.vocabulary, samples=settings.samples)
+    train("finetune", aim, settings.epochs, settings.lr, settings.encoder_lr)
     share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], card.vocabulary, device))
     if rank() != 0:
         return
     captioner.examples = examples_of(captioner, splits["train"], device)
-    save_model(model, captioner, replace(card, start=unfreeze_from, made=provenance(made)))
+    save_model(model, captioner, replace(card, start=settings.unfreeze_from, made=provenance(made)))
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
     tried = {f"{each} %": found["CIDEr"] for each, found in scores.items()}
     write_summary(

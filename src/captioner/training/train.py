@@ -1,5 +1,6 @@
 """Trains a decoder on the cached features of the frozen encoder."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,34 @@ from captioner.vision.encoder import END
 from captioner.vision.store import FeatureStore
 
 
+@dataclass(frozen=True)
+class DecoderSettings:
+    """The section `decoder` of params.yaml."""
+
+    attention: bool
+    width: int
+    heads: int
+    tied: bool
+    dropout: float
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The section `train` of params.yaml."""
+
+    epochs: int
+    batch: int
+    lr: float
+    warmup: float
+    weight_decay: float
+    label_smoothing: float
+    scheduled_sampling: float
+    clip: float
+    patience: int
+    ema: float
+    crop: float
+
+
 def train_decoder(
     *,
     captions: str | Path,
@@ -26,48 +55,45 @@ def train_decoder(
     curve: str | Path,
     summary: str | Path,
     made: dict[str, Any],
-    attention: bool,
-    width: int,
-    heads: int,
-    tied: bool,
-    dropout: float,
-    lr: float,
-    weight_decay: float,
-    label_smoothing: float,
-    scheduled_sampling: float,
+    decoder: DecoderSettings,
+    settings: TrainSettings,
     seed: int,
-    **recipe: Any,
 ) -> None:
     """Train on the store of grids (without attention on their means, kept in memory) and write `model`,
     the curve (CSV) and the summary (JSON).
 
-    `made` (see `captioner.base.resume.made_from`) is kept in the model and names the state that an interrupted run
-    resumes from; `recipe` goes to `captioner.training.loop.fit`.
+    `made` (see `captioner.base.resume.stage_provenance`) is stored in the model. It also names the state from which an
+    interrupted run resumes.
     """
     make_deterministic(seed)
     words = Vocabulary.from_dict(read_json(vocabulary))
     store = FeatureStore(grid_store, layer=END)
-    read = store.read if attention else store.pooled(range(store.shape[0])).__getitem__
+    read = store.read if decoder.attention else store.pooled(range(store.shape[0])).__getitem__
     splits = CaptionSet.of_splits(read_captions(captions), store.views, read)
-    shape: dict[str, Any] = {"vocabulary": len(words), "features": store.shape[-1], "width": width, "heads": heads}
-    shape |= {"attention": attention, "tied": tied, "dropout": dropout}
+    shape = {"vocabulary": len(words), "features": store.shape[-1], **asdict(decoder)}
     captioner = Captioner(Decoder(**shape))
     device = select_device()
     resume = Resume("train", made)
     records = fit(
         captioner,
-        parameter_groups([captioner.decoder], lr=lr, weight_decay=weight_decay),
+        parameter_groups([captioner.decoder], lr=settings.lr, weight_decay=settings.weight_decay),
         splits["train"],
         splits["dev"],
         words,
-        NextWord(label_smoothing=label_smoothing, own_words=scheduled_sampling),
+        NextWord(label_smoothing=settings.label_smoothing, own_words=settings.scheduled_sampling),
         seed=seed,
         start_is_candidate=False,
         dev_beam=1,
         device=device,
         resume=resume,
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure]),
-        **recipe,
+        epochs=settings.epochs,
+        batch=settings.batch,
+        warmup=settings.warmup,
+        clip=settings.clip,
+        patience=settings.patience,
+        ema=settings.ema,
+        crop=settings.crop,
     )
     found = dev_scores(captioner, splits["dev"], words, device)
     if rank() != 0:

@@ -1,4 +1,4 @@
-"""dvc.yaml declares exactly what the stages use, and README.md says exactly what dvc.yaml does."""
+"""dvc.yaml declares exactly what the stages use, and docs/architecture.md says exactly what dvc.yaml does."""
 
 import os
 import re
@@ -147,21 +147,21 @@ def test_the_model_is_an_artifact():
     assert PIPELINE["artifacts"]["captioner"]["path"] in outputs("finetune")
 
 
-def readme_rows():
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## What reruns what")[1].split("\n## ")[0]
+def rows_of_the_table():
+    section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## What reruns what")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     for keys, runs, then in rows[2:]:
         stages = [set(re.findall(r"[a-z]+", cell.split("(")[0])) for cell in (runs, then)]
         yield re.findall(r"`([^`]+)`", keys), *stages
 
 
-def test_readme_table_names_every_key_once():
-    covered = [key for patterns, _, _ in readme_rows() for key in KEYS if any(fnmatch(key, p) for p in patterns)]
+def test_the_table_names_every_key_once():
+    covered = [key for patterns, _, _ in rows_of_the_table() for key in KEYS if any(fnmatch(key, p) for p in patterns)]
     assert sorted(covered) == KEYS
 
 
-def test_readme_table_says_what_reruns():
-    for patterns, runs, then in readme_rows():
+def test_the_table_says_what_reruns():
+    for patterns, runs, then in rows_of_the_table():
         for key in KEYS:
             if any(fnmatch(key, pattern) for pattern in patterns):
                 assert (key, declaring(key), following(key)) == (key, runs, then)

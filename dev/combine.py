@@ -47,6 +47,10 @@ class Memories(NamedTuple):
     start: State  # of all decoders, one after the other
     parts: tuple[Memory, ...]
 
+    def states(self, captions: int) -> State:
+        """Return the states before the first token of all decoders, as `Memory.states`."""
+        return tuple(state for part in self.parts for state in part.states(captions))
+
     def of(self, images: Tensor) -> "Memories":
         """Return those of some of the images, by their places [n]."""
         return Memories(tuple(part[images] for part in self.start), tuple(part.of(images) for part in self.parts))
@@ -74,13 +78,13 @@ class Ensemble(nn.Module):
         return Memories(tuple(state for part in parts for state in part.start), parts)
 
     def step(
-        self, memory: Memories, words: Tensor, places: Tensor, captions: int, state: State
+        self, memory: Memories, words: Tensor, state: State, places: Tensor | None = None, captions: int = 1
     ) -> tuple[Tensor, State]:
         """Read one more word of some captions, as `Decoder.step`; returns [n, W of all] and the states of all."""
         size = len(memory.start) // len(memory.parts)
         hidden, states = [], []
         for at, (each, part) in enumerate(zip(self.captioners, memory.parts, strict=True)):
-            one, new = each.decoder.step(part, words, places, captions, state[at * size : (at + 1) * size])
+            one, new = each.decoder.step(part, words, state[at * size : (at + 1) * size], places, captions)
             hidden.append(one)
             states += new
         return torch.cat(hidden, dim=-1), tuple(states)

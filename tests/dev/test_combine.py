@@ -37,16 +37,16 @@ def test_an_ensemble_predicts_the_mean_of_the_probabilities_at_every_step():
     features = torch.randn(2, 2, 2, FEATURES)
     memory = ensemble.encode(ensemble.features(features))
     memories = [model.decoder.encode(model.features(features)) for model in models]
-    states = [None] * 3
-    places, state = torch.arange(2), tuple(part.flatten(0, 1) for part in memory.start)
+    states = [own.states(1) for own in memories]
+    places, state = torch.arange(2), memory.states(1)
     for word in (BOS, 5, 6):
-        token = torch.full((2, 1, 1), word)
-        hidden, state = ensemble.step(memory, token.flatten(), places, 1, state)
+        token = torch.full((2,), word)
+        hidden, state = ensemble.step(memory, token, state, places, 1)
         each = []
         for at, model in enumerate(models):
-            own, states[at] = model.decoder(memories[at], token, states[at])
+            own, states[at] = model.decoder.step(memories[at], token, states[at])
             each.append(model.decoder.logits(own).softmax(-1))
-        torch.testing.assert_close(ensemble.logits(hidden).exp(), torch.stack(each).mean(0)[:, 0, 0])
+        torch.testing.assert_close(ensemble.logits(hidden).exp(), torch.stack(each).mean(0))
     some = torch.tensor([1])
     for part, whole in zip(memory.of(some).parts, memories, strict=True):
         assert torch.equal(part.keys, whole.keys[some])

@@ -16,6 +16,7 @@ from captioner.captions.vocabulary import Vocabulary
 from captioner.model.captioner import Captioner, Card, load_model, provenance, save_model
 from captioner.model.decoder import Decoder
 from captioner.vision.encoder import END, Encoder
+from tests.support.decoding import read_all
 from tests.support.worlds import some_examples
 
 VOCABULARY = Vocabulary(words=("dog", "chien", "naïve", "犬"), max_length=5)
@@ -56,9 +57,7 @@ def encoder():
 
 @torch.no_grad()
 def outputs(captioner, rows):
-    hidden, _ = captioner.decoder(
-        captioner.decoder.encode(captioner.features(rows)), torch.tensor([[[1, 5, 6]]] * len(rows))
-    )
+    hidden = read_all(captioner.decoder, captioner.encode(rows), torch.tensor([[[1, 5, 6]]] * len(rows)))
     return captioner.decoder.logits(hidden)
 
 

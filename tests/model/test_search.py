@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
 from captioner.model.decoder import Decoder, Memory
 from captioner.model.search import beam_search
+from tests.support.decoding import read_all
 
 property_of = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
@@ -36,7 +37,7 @@ class Table:
     def encode(self, images):
         return Memory(start=(torch.tensor(images).view(-1, 1, 1),), keys=None, values=None)
 
-    def step(self, memory, words, places, captions, state):
+    def step(self, memory, words, state, places, captions):
         [read] = state
         assert len(words) == len(places) == len(read) > 0
         assert (read[:, 0] == memory.start[0].flatten()[places // captions]).all()  # each after its own image's state
@@ -199,6 +200,6 @@ def test_the_real_decoder_finds_for_images_together_what_it_finds_for_each(atten
 def score_of(decoder, features, caption, penalty):
     """Recompute a caption's score by reading it all at once."""
     read = torch.tensor([[[BOS, *caption[:-1]]]])
-    hidden, _ = decoder(decoder.encode(features[None]), read)
+    hidden = read_all(decoder, decoder.encode(features[None]), read)
     log_p = decoder.logits(hidden).log_softmax(-1)[0, 0]
     return log_p[range(len(caption)), list(caption)].sum().item() / len(caption) ** penalty

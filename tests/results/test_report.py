@@ -175,7 +175,7 @@ def test_attention_in_the_page_is_the_decoders(world, html):
     for (name, _, said, _, _), text in zip(rows(), packed, strict=True):
         levels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(len(said.split()), 4)
         with torch.inference_mode():
-            memory = captioner.decoder.encode(captioner.features(store.read([store.rows[name]])))
+            memory = captioner.encode(store.read([store.rows[name]]))
         read = torch.tensor([[card.vocabulary.encode(said.split())[:-2]]])
         wanted = attention_weights(captioner.decoder, memory, read)[0, 0].numpy()
         assert np.abs((levels / 255) ** 2 - wanted).max() < 0.01, name

@@ -44,6 +44,7 @@ from captioner.training.loop import (
 from captioner.training.train import train_decoder
 from captioner.vision.encoder import END, Encoder, blocks_between, calibrate, fingerprint, save_encoder
 from captioner.vision.store import FeatureStore, View, new_store
+from tests.support.decoding import read_all
 
 CPU = torch.device("cpu")
 COLOURS, ANIMALS, VERBS = ("red", "blue"), ("dog", "cat"), ("runs", "sits")
@@ -186,8 +187,7 @@ def plain_losses(captioner, rows, ids):
     target_losses, uniform_losses = [], []
     for row, captions in zip(rows, ids, strict=True):
         for caption in captions:
-            memory = captioner.decoder.encode(captioner.features(row[None]))
-            hidden, _ = captioner.decoder(memory, torch.tensor([[caption[:-1]]]))
+            hidden = read_all(captioner.decoder, captioner.encode(row[None]), torch.tensor([[caption[:-1]]]))
             log_p = captioner.decoder.logits(hidden)[0, 0].log_softmax(-1)
             target_losses.append(F.nll_loss(log_p, torch.tensor(caption[1:]), reduction="none"))
             uniform_losses.append(-log_p.mean(-1))
@@ -218,7 +218,7 @@ def test_a_share_of_the_words_read_are_what_the_decoder_predicts_in_their_place(
     items[2].ids[0] = [BOS, 4, 6, 8, 5, 7]  # cut: without <eos>, and what follows its last word is read by nobody
     captioner = captioner_of(tied=False).eval()
     (batch,) = sets_of(items, features)[0].batches(torch.arange(16), 16, CPU)
-    memory = captioner.decoder.encode(captioner.features(batch.rows))
+    memory = captioner.encode(batch.rows)
     own = 9
     with torch.no_grad():
         captioner.decoder.output.weight.zero_()
@@ -792,7 +792,7 @@ def dev_scores_of(world, captioner, card):
     store = FeatureStore(world / "end.h5")
     dev = [item for item in read_captions(world / "captions.jsonl") if item.split == "dev"]
     rows = [store.rows[item.image] for item in dev]
-    memory = captioner.decoder.encode(captioner.features(store.read(rows)))
+    memory = captioner.encode(store.read(rows))
     found = beam_search(captioner.decoder, memory, beam=3, max_length=card.vocabulary.max_length, length_penalty=1.0)
     captions = [card.vocabulary.decode(beams[0]) for beams in found.tokens.tolist()]
     told = dict(zip([item.image for item in dev], captions, strict=True))

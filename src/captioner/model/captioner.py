@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from captioner.base.errors import CaptionerError
 from captioner.base.files import whole
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.decoder import Decoder
+from captioner.model.decoder import Decoder, Memory
 from captioner.vision.encoder import END, Encoder
 
 SCHEMA = 2
@@ -57,6 +57,10 @@ class Captioner(nn.Module):
         if self.encoder is not None:
             rows = self.encoder(rows, start=self.start)
         return rows.to(self.decoder.image.weight.dtype).flatten(1, 2)
+
+    def encode(self, rows: Tensor) -> Memory:
+        """Turn store rows, as `features` takes them in, into what the decoder writes captions from."""
+        return self.decoder.encode(self.features(rows))
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,13 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
     lengths = torch.zeros(shape, device=device)
     finished = log_p.isneginf()
     last = torch.full(shape, BOS, device=device)
-    state = tuple(part.squeeze(1) for part in memory.start)  # [n, W], of the beams that were computed
+    state = memory.states(1)  # each [n, W], of the beams that were computed
     row = torch.arange(shape[0], device=device).unsqueeze(1).expand(shape)  # of each beam in the state
     for step in range(max_length):
         places = (~finished).flatten().nonzero().squeeze(1)  # [n] of the beams that go on: only these are computed
         kept = row.flatten()[places]
         state = tuple(part.index_select(0, kept) for part in state)
-        hidden, state = decoder.step(memory, last.flatten()[places], places, beam, state)
+        hidden, state = decoder.step(memory, last.flatten()[places], state, places, beam)
         words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
         words[:, NEVER] = -torch.inf
         best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
@@ -98,10 +98,11 @@ def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -
     last = torch.full((memory.start[0].shape[0], samples), BOS, device=device)
     finished = torch.zeros_like(last, dtype=torch.bool)
     tokens: list[Tensor] = []
-    state = None
+    state = memory.states(samples)  # each [B*K, W]
     for _ in range(max_length):
-        hidden, state = decoder(memory, last.unsqueeze(-1), state)
-        last = draw(decoder.logits(hidden[:, :, 0]), NEVER).masked_fill(finished, PAD)  # [B, K]
+        hidden, state = decoder.step(memory, last.flatten(), state)
+        logits = decoder.logits(hidden).view(*last.shape, -1)  # [B, K, V]
+        last = draw(logits, NEVER).masked_fill(finished, PAD)  # [B, K]
         tokens.append(last)
         finished |= last == EOS
         if finished.all():

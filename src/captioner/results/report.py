@@ -162,7 +162,7 @@ def _attention(
             tokens[row, 0, : len(read)] = torch.tensor(read, dtype=torch.long)
         with torch.inference_mode():
             rows = to_device(store.read([store.rows[name] for name in chosen]), device)
-            memory = captioner.decoder.encode(captioner.features(rows))
+            memory = captioner.encode(rows)
             weights = attention_weights(captioner.decoder, memory, to_device(tokens, device))[:, 0]  # [B, L, P]
         levels = np.rint(255 * np.sqrt(weights.cpu().numpy())).astype(np.uint8)
         found |= {name: levels[row, : len(words[name])] for row, name in enumerate(chosen)}

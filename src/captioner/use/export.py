@@ -78,8 +78,10 @@ class _Step(nn.Module):
     def forward(
         self, words: Tensor, state: Tensor, keys: Tensor | None = None, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        hidden, new = self.decoder(Memory((), keys, values), words.unsqueeze(-1), state.unbind(0))
-        return self.decoder.logits(hidden[:, :, 0]).log_softmax(-1), torch.stack(new)
+        beams = words.shape  # [B, K]
+        hidden, new = self.decoder.step(Memory((), keys, values), words.flatten(), state.flatten(1, 2).unbind(0))
+        log_p = self.decoder.logits(hidden).log_softmax(-1)  # [B*K, V]
+        return log_p.view(*beams, -1), torch.stack(new).view(-1, *beams, self.decoder.width)
 
 
 def _grid(memory: Memory) -> tuple[Tensor, ...]:
@@ -113,7 +115,7 @@ def export(model: str | Path, folder: str | Path) -> None:
     describe = PhotoCaptioner(model, device=torch.device("cpu"))
     captioner, card = describe.captioner, describe.card
     pixels = np.stack([photos.load_photo(data, **card.image) for data in _drawings()])
-    memory = captioner.decoder.encode(captioner.features(torch.from_numpy(pixels[:2])))
+    memory = captioner.encode(torch.from_numpy(pixels[:2]))
     grid = dict(zip(("keys", "values"), _grid(memory), strict=False))
     images, beams = (torch.export.Dim(name) for name in ("images", "beams"))
     # two images and three beams, so that neither is taken for a constant

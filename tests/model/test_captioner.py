@@ -13,7 +13,7 @@ from torch import nn
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, Card, load_model, provenance, save_model
+from captioner.model.captioner import Captioner, Metadata, load_model, provenance, save_model
 from captioner.model.decoder import Decoder
 from captioner.vision.encoder import END, Encoder
 from tests.support.decoding import read_all
@@ -34,15 +34,15 @@ def make(*, tied=False, attention=True, encoder=None, start=END, seed=1):
     shape |= {"attention": attention, "tied": tied, "dropout": 0.5}
     captioner = Captioner(Decoder(**shape), encoder, start)
     captioner.examples = some_examples(VOCABULARY, features=shape["features"])
-    card = Card(
+    metadata = Metadata(
         encoder="abc123",
         start=start,
         image={"size": 64, "fit": "crop"},
         decoder=shape,
         vocabulary=VOCABULARY,
-        made=provenance(MADE),
+        provenance=provenance(MADE),
     )
-    return captioner, card
+    return captioner, metadata
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def outputs(captioner, rows):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("attention", [True, False])
 def test_a_decoder_comes_back_as_it_was(tied, attention):
-    captioner, card = make(tied=tied, attention=attention)
-    save_model("model.safetensors", captioner.train(), card)
-    found, card_found = load_model("model.safetensors")
-    assert card_found == card
+    captioner, metadata = make(tied=tied, attention=attention)
+    save_model("model.safetensors", captioner.train(), metadata)
+    found, metadata_found = load_model("model.safetensors")
+    assert metadata_found == metadata
     assert found.encoder is None
     assert not found.training
     assert not found.decoder.training
@@ -80,10 +80,10 @@ def test_a_decoder_comes_back_as_it_was(tied, attention):
 
 
 def test_a_captioner_comes_back_with_its_encoder(encoder):
-    captioner, card = make(encoder=encoder, start="layer4")
-    save_model("model.safetensors", captioner.eval(), card)
-    found, card_found = load_model("model.safetensors")
-    assert card_found == card
+    captioner, metadata = make(encoder=encoder, start="layer4")
+    save_model("model.safetensors", captioner.eval(), metadata)
+    found, metadata_found = load_model("model.safetensors")
+    assert metadata_found == metadata
     assert found.start == "layer4"
     wanted = captioner.state_dict()
     assert found.state_dict().keys() == wanted.keys()
@@ -91,11 +91,11 @@ def test_a_captioner_comes_back_with_its_encoder(encoder):
     rows = torch.randn(2, 4, 4, 256).half()
     torch.testing.assert_close(outputs(found, rows), outputs(captioner, rows), rtol=1e-5, atol=1e-6)
     first = Path("model.safetensors").read_bytes()
-    save_model("again/model.safetensors", found, card_found)
+    save_model("again/model.safetensors", found, metadata_found)
     assert Path("again/model.safetensors").read_bytes() == first
 
 
-def test_the_same_weights_and_card_give_the_same_bytes():
+def test_the_same_weights_and_metadata_give_the_same_bytes():
     for name in ("one", "two"):
         save_model(f"{name}.safetensors", *make())
     first = Path("one.safetensors").read_bytes()
@@ -110,16 +110,16 @@ def test_a_file_tells_its_vocabulary_transform_params_inputs_and_versions():
         assert list(file.metadata()) == ["captioner"]
         record = json.loads(file.metadata()["captioner"])
         assert "decoder.output.weight" not in file.keys()  # noqa: SIM118 - not a dict
-    assert record["schema"] == 2
+    assert record["schema"] == 3
     assert record["encoder"] == "abc123"
     assert record["start"] == "end"
     assert record["image"] == {"size": 64, "fit": "crop"}
     assert record["vocabulary"] == {"max_length": 5, "words": ["dog", "chien", "naïve", "犬"]}
     assert record["decoder"]["width"] == 8
-    assert record["made"]["inputs"] == MADE["inputs"]
-    assert record["made"]["params"] == MADE["params"]
-    assert record["made"]["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
-    assert record["made"]["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert record["provenance"]["inputs"] == MADE["inputs"]
+    assert record["provenance"]["params"] == MADE["params"]
+    assert record["provenance"]["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
+    assert record["provenance"]["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
 def test_an_interrupted_save_leaves_the_old_file(monkeypatch):
@@ -137,18 +137,16 @@ def test_an_interrupted_save_leaves_the_old_file(monkeypatch):
     assert [path.name for path in Path().iterdir()] == ["model.safetensors"]
 
 
-def rewrite(change=None, metadata=None, **options):
+def rewrite(change=None, texts=None, **options):
     """Write a model file, after `change(tensors, record)` or with other metadata."""
-    captioner, card = make(**options)
-    save_model("model.safetensors", captioner, card)
+    captioner, metadata = make(**options)
+    save_model("model.safetensors", captioner, metadata)
     with safe_open("model.safetensors", framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         record = json.loads(file.metadata()["captioner"])
     if change:
         change(tensors, record)
-    save_file(
-        tensors, "model.safetensors", metadata={"captioner": json.dumps(record)} if metadata is None else metadata
-    )
+    save_file(tensors, "model.safetensors", metadata={"captioner": json.dumps(record)} if texts is None else texts)
 
 
 def refused(path="model.safetensors"):
@@ -204,12 +202,12 @@ def test_a_pickle_is_refused_without_running_it(dump):
     ids=["none", "another key", "empty", "not JSON", "object", "list", "number", "text", "null"],
 )
 def test_safetensors_of_something_else_are_refused(metadata):
-    rewrite(metadata=metadata)
+    rewrite(texts=metadata)
     assert "not a captioner's model file" in refused()
 
 
-@pytest.mark.parametrize("key", ["encoder", "start", "decoder", "vocabulary", "made"])
-def test_a_card_that_lacks_a_field_or_has_another_is_refused(key):
+@pytest.mark.parametrize("key", ["encoder", "start", "decoder", "vocabulary", "provenance"])
+def test_metadata_that_lacks_a_field_or_has_another_is_refused(key):
     rewrite(lambda tensors, record: record.pop(key))
     assert "not a captioner's model file" in refused()
     rewrite(lambda tensors, record: record.update(other=1))
@@ -217,14 +215,17 @@ def test_a_card_that_lacks_a_field_or_has_another_is_refused(key):
 
 
 @pytest.mark.parametrize("change", [{"heads": 7}, {"heads": 0}, {"width": -8}, {"dropout": 2.0}])
-def test_a_card_of_a_decoder_that_cannot_be_is_refused(change):
+def test_metadata_of_a_decoder_that_cannot_be_is_refused(change):
     rewrite(lambda tensors, record: record["decoder"].update(change))
     assert "not a captioner's model file" in refused()
 
 
-def test_another_schema_is_refused_before_anything_else():
-    rewrite(lambda tensors, record: (record.update(schema=1, new=1), record.pop("vocabulary")))
-    assert "another version" in refused()
+@pytest.mark.parametrize("schema", [1, 2, 4, None])
+def test_another_schema_is_refused_before_anything_else(schema):
+    rewrite(lambda tensors, record: (record.update(schema=schema, new=1), record.pop("vocabulary")))
+    text = refused()
+    assert f"schema {schema}, from another version" in text
+    assert "Make the model again with `dvc repro`" in text
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_listed():
@@ -260,7 +261,7 @@ def test_examples_of_words_beyond_the_vocabulary_are_refused(unknown):
     assert "examples hold words that its vocabulary does not" in refused()
 
 
-def test_an_encoder_that_the_card_does_not_tell_of_is_refused():
+def test_an_encoder_that_the_metadata_do_not_name_is_refused():
     rewrite(lambda tensors, record: record.update(start="layer4"))
     assert "missing: encoder.conv1.weight" in refused()
 
@@ -273,6 +274,6 @@ def test_a_vocabulary_of_another_length_is_refused(words):
     assert f"vocabulary {len(words) + 4}" in text
 
 
-def test_cards_that_differ_are_not_equal():
-    _, card = make()
-    assert replace(card, vocabulary=Vocabulary(("dog",), 5)) != card
+def test_metadata_that_differ_are_not_equal():
+    _, metadata = make()
+    assert replace(metadata, vocabulary=Vocabulary(("dog",), 5)) != metadata

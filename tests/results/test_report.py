@@ -16,7 +16,7 @@ from PIL import Image
 from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.attention import attention_weights
-from captioner.model.captioner import Captioner, Card, load_model, save_model
+from captioner.model.captioner import Captioner, Metadata, load_model, save_model
 from captioner.model.decoder import Decoder
 from captioner.results.report import _incomparable, thumbnail, write_report
 from captioner.vision.encoder import Encoder
@@ -63,7 +63,7 @@ def make_world(folder, attention=True):
         ("captioner", Captioner(decoder, Encoder(), "layer4"), "layer4"),
     ):
         captioner.examples = some_examples(vocabulary)
-        save_model(folder / f"{name}.safetensors", captioner, Card("e", start, IMAGE, shape, vocabulary, made))
+        save_model(folder / f"{name}.safetensors", captioner, Metadata("e", start, IMAGE, shape, vocabulary, made))
     table = list(rows())
     names = [row[0] for row in table]
     with new_store(

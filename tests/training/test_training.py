@@ -759,8 +759,8 @@ def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, atte
     assert card.encoder == FeatureStore(world / "end.h5").attributes["encoder"]
     assert (card.start, card.image, card.vocabulary) == (END, IMAGE, VOCABULARY)
     assert card.decoder["attention"] == attention
-    assert card.made["params"] == {"of": "train"}
-    assert "torch" in card.made["versions"]
+    assert card.provenance["params"] == {"of": "train"}
+    assert "torch" in card.provenance["versions"]
     rows = curve_of(tmp_path / "train.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert list(rows[0]) == ["epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"]

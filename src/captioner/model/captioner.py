@@ -1,17 +1,17 @@
 """A captioner and its file.
 
-Format (schema 2): safetensors, which holds numbers and text only, so that loading runs no code of the file's.
+Format (schema 3): safetensors, which holds numbers and text only, so that loading runs no code of the file's.
     tensors     decoder.*, in a captioner that can take photos encoder.* with torchvision's names, and of the images
                 that it was trained on examples.features and examples.captions, see `Examples`
     metadata    one key, "captioner": JSON with
-        schema       2
+        schema       3
         encoder      SHA-256 of the frozen encoder whose features it starts from
         start        the first block of ResNet-18 that the file's own encoder is used for; "end": none,
                      the decoder takes in the frozen grid
         image        {"size": pixels, "fit": "squash" or "crop"}
         decoder      the arguments of `captioner.model.decoder.Decoder`
         vocabulary   see `captioner.captions.vocabulary`
-        made         {"inputs": {path: md5} of the data and code, "params": {name: value}, "versions": {name: str}}
+        provenance   {"inputs": {path: md5} of the data and code, "params": {name: value}, "versions": {name: str}}
 """
 
 import json
@@ -31,7 +31,7 @@ from captioner.captions.vocabulary import Vocabulary
 from captioner.model.decoder import Decoder, Memory
 from captioner.vision.encoder import END, Encoder
 
-SCHEMA = 2
+SCHEMA = 3
 TIED = "decoder.output.weight"  # in the file once, as the embedding
 EXAMPLES = "examples."  # before the names of their tensors in the file
 
@@ -64,73 +64,78 @@ class Captioner(nn.Module):
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a model file says about itself; the fields are the metadata's."""
+class Metadata:
+    """What a model file says of itself; see the format for the fields."""
 
     encoder: str
     start: str
     image: dict[str, Any]
     decoder: dict[str, Any]
     vocabulary: Vocabulary
-    made: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 def provenance(made: dict[str, Any]) -> dict[str, Any]:
-    """Return what a card's `made` holds, from what `captioner.base.resume.made_from` returned."""
+    """Return the `provenance` of metadata, from what `captioner.base.resume.made_from` returned."""
     versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
     return {**made, "versions": {"python": platform.python_version()} | versions}
 
 
-def save_model(path: str | Path, captioner: Captioner, card: Card) -> None:
-    """Write a model file, whole or not at all; the same weights, examples and card give the same bytes."""
+def save_model(path: str | Path, captioner: Captioner, metadata: Metadata) -> None:
+    """Write a model file, whole or not at all; the same weights, examples and metadata give the same bytes."""
     assert captioner.examples is not None
     tensors = captioner.state_dict() | {EXAMPLES + key: value for key, value in captioner.examples._asdict().items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    if card.decoder["tied"]:
+    if metadata.decoder["tied"]:
         del tensors[TIED]
-    record = {"schema": SCHEMA, **vars(card), "vocabulary": card.vocabulary.as_dict()}
+    record = {"schema": SCHEMA, **vars(metadata), "vocabulary": metadata.vocabulary.as_dict()}
     with whole(path) as beside:
         save_file(tensors, beside, metadata={"captioner": json.dumps(record, ensure_ascii=False)})
 
 
-def load_model(path: str | Path) -> tuple[Captioner, Card]:
+def load_model(path: str | Path) -> tuple[Captioner, Metadata]:
     """Read a model file onto the CPU, in eval mode.
 
     Raises CaptionerError that names the file where it is missing, damaged, of another kind or schema, or
-    where its tensors do not fit its card (missing and unexpected ones are listed).
+    where its tensors do not fit its metadata (missing and unexpected ones are listed).
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            texts = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError:
         raise CaptionerError(f"{path}: not found; `dvc repro` or `make demo` makes a model") from None
     except (SafetensorError, OSError) as error:
         raise CaptionerError(f"{path}: not a whole model file ({error})") from None
     try:
-        record = json.loads(metadata["captioner"])
-        if record.pop("schema") != SCHEMA:
-            raise CaptionerError(f"{path}: made by another version of this program; make it anew: `dvc repro`")
-        card = Card(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
-        if card.decoder["width"] % card.decoder["heads"]:
+        record = json.loads(texts["captioner"])
+        schema = record.pop("schema")
+        if schema != SCHEMA:
+            raise CaptionerError(
+                f"{path}: a model file of schema {schema!r}, from another version of this program; this version reads "
+                f"schema {SCHEMA}. Make the model again with `dvc repro`, or use the version that made it"
+            )
+        metadata = Metadata(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
+        if metadata.decoder["width"] % metadata.decoder["heads"]:
             raise ValueError("heads do not divide the width")
-        decoder = Decoder(**card.decoder)
+        decoder = Decoder(**metadata.decoder)
         examples = Examples(**{name: tensors.pop(EXAMPLES + name) for name in Examples._fields})
-        captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start, examples)
+        captioner = Captioner(decoder, None if metadata.start == END else Encoder(), metadata.start, examples)
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
-    if card.decoder["vocabulary"] != len(card.vocabulary):
+    words = len(metadata.vocabulary)
+    if metadata.decoder["vocabulary"] != words:
         raise CaptionerError(
-            f"{path}: its decoder knows {card.decoder['vocabulary']} words and its vocabulary {len(card.vocabulary)}; "
+            f"{path}: its decoder knows {metadata.decoder['vocabulary']} words and its vocabulary {words}; "
             "the file is damaged"
         )
     shapes = [tuple(tensor.shape) for tensor in examples]
-    if len(shapes[1]) != 3 or shapes[0] != (shapes[1][0], card.decoder["features"]) or not shapes[1][0]:
+    if len(shapes[1]) != 3 or shapes[0] != (shapes[1][0], metadata.decoder["features"]) or not shapes[1][0]:
         raise CaptionerError(f"{path}: features {shapes[0]} and captions {shapes[1]} of its examples; it is damaged")
-    if not 0 <= int(examples.captions.min()) <= int(examples.captions.max()) < len(card.vocabulary):
+    if not 0 <= int(examples.captions.min()) <= int(examples.captions.max()) < len(metadata.vocabulary):
         raise CaptionerError(f"{path}: its examples hold words that its vocabulary does not; the file is damaged")
-    load_tensors(captioner, tensors, path, optional={TIED} if card.decoder["tied"] else set())
-    return captioner.eval(), card
+    load_tensors(captioner, tensors, path, optional={TIED} if metadata.decoder["tied"] else set())
+    return captioner.eval(), metadata
 
 
 def load_tensors(module: nn.Module, tensors: dict[str, Tensor], path: str | Path, optional: set[str]) -> None:

@@ -14,7 +14,7 @@ from captioner.model.decoder import Decoder, Memory
 NEVER = [PAD, BOS, UNK]  # generated
 
 
-class Found(NamedTuple):
+class Beams(NamedTuple):
     """The beams of each image, best first."""
 
     tokens: Tensor  # [B, K, T] int64: words, then <eos>, then <pad>
@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 @torch.inference_mode()
-def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float) -> Found:
+def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float) -> Beams:
     """Find the captions of highest score, by keeping `beam` beginnings of each image at every step.
 
     A caption's score is its log-probability divided by length ** length_penalty, its length in tokens with
@@ -33,10 +33,10 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
     """
     device = memory.start[0].device
     shape = (memory.start[0].shape[0], beam)
-    found = Found(torch.full((*shape, max_length), PAD, device=device), torch.full(shape, -torch.inf, device=device))
+    beams = Beams(torch.full((*shape, max_length), PAD, device=device), torch.full(shape, -torch.inf, device=device))
     images = torch.arange(shape[0], device=device)  # that are still searched
-    tokens = found.tokens.clone()
-    log_p = found.scores.clone()
+    tokens = beams.tokens.clone()
+    log_p = beams.scores.clone()
     log_p[:, 0] = 0.0  # all would start alike
     lengths = torch.zeros(shape, device=device)
     finished = log_p.isneginf()
@@ -74,14 +74,14 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
         if 2 * len(going) > len(images) and step + 1 < max_length:
             continue
         # not at every step: it copies what the decoder keeps of the images
-        found.tokens[images], found.scores[images] = tokens, scores
+        beams.tokens[images], beams.scores[images] = tokens, scores
         if not len(going):
             break
         images, tokens, log_p, lengths, finished, last, row = (
             part[going] for part in (images, tokens, log_p, lengths, finished, last, row)
         )
         memory = memory.of(going)
-    return found
+    return beams
 
 
 def _spread(values: Tensor, places: Tensor, shape: torch.Size, fill: float) -> Tensor:

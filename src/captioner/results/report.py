@@ -112,8 +112,8 @@ def write_report(
         gallery=gallery,
         box=min(4 / 3, max([1.0, *(image["width"] / image["height"] for image in gallery)])),
         files={str(file): digest(file) for file in (decoder, model)},
-        params=dict(sorted((frozen.made["params"] | card.made["params"]).items())),
-        inputs=dict(sorted((frozen.made["inputs"] | card.made["inputs"]).items())),
+        params=dict(sorted((frozen.provenance["params"] | card.provenance["params"]).items())),
+        inputs=dict(sorted((frozen.provenance["inputs"] | card.provenance["inputs"]).items())),
     )
     write_text(path, page)
     log.info("%s: %d test images, %.1f MB", path, len(table), Path(path).stat().st_size / 1e6)

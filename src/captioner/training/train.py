@@ -9,7 +9,7 @@ from captioner.base.files import read_json
 from captioner.base.resume import Resume
 from captioner.captions.dataset import read_captions
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, Card, provenance, save_model
+from captioner.model.captioner import Captioner, Metadata, provenance, save_model
 from captioner.model.decoder import Decoder
 from captioner.training.curves import write_curve, write_summary
 from captioner.training.loop import CaptionSet, NextWord, dev_scores, examples_of, fit, parameter_groups
@@ -72,13 +72,13 @@ def train_decoder(
     found = dev_scores(captioner, splits["dev"], words, device)
     if rank() != 0:
         return
-    card = Card(
+    card = Metadata(
         encoder=store.attributes["encoder"],
         start=END,
         image={"size": store.attributes["size"], "fit": store.attributes["fit"]},
         decoder=shape,
         vocabulary=words,
-        made=provenance(made),
+        provenance=provenance(made),
     )
     captioner.examples = examples_of(captioner, splits["train"], device)
     save_model(model, captioner, card)

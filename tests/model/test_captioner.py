@@ -10,10 +10,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, Metadata, load_model, provenance, save_model
+from captioner.model.captioner import (
+    Captioner,
+    Metadata,
+    checksum,
+    load_model,
+    provenance,
+    save_model,
+    without_examples,
+)
 from captioner.model.decoder import Decoder
 from captioner.vision.encoder import END, Encoder
 from tests.support.decoding import read_all
@@ -137,8 +147,8 @@ def test_an_interrupted_save_leaves_the_old_file(monkeypatch):
     assert [path.name for path in Path().iterdir()] == ["model.safetensors"]
 
 
-def rewrite(change=None, texts=None, **options):
-    """Write a model file, after `change(tensors, record)` or with other metadata."""
+def rewrite(change=None, texts=None, sealed=True, **options):
+    """Write a model file, after `change(tensors, record)` or with other metadata; `sealed`: the checksums fit."""
     captioner, metadata = make(**options)
     save_model("model.safetensors", captioner, metadata)
     with safe_open("model.safetensors", framework="pt") as file:
@@ -146,6 +156,8 @@ def rewrite(change=None, texts=None, **options):
         record = json.loads(file.metadata()["captioner"])
     if change:
         change(tensors, record)
+    if sealed and "checksums" in record:
+        record["checksums"] = {name: checksum(tensor) for name, tensor in tensors.items()}
     save_file(tensors, "model.safetensors", metadata={"captioner": json.dumps(record)} if texts is None else texts)
 
 
@@ -206,12 +218,17 @@ def test_safetensors_of_something_else_are_refused(metadata):
     assert "not a captioner's model file" in refused()
 
 
-@pytest.mark.parametrize("key", ["encoder", "start", "decoder", "vocabulary", "provenance"])
+@pytest.mark.parametrize("key", ["encoder", "start", "decoder", "vocabulary", "provenance", "examples", "checksums"])
 def test_metadata_that_lacks_a_field_or_has_another_is_refused(key):
     rewrite(lambda tensors, record: record.pop(key))
     assert "not a captioner's model file" in refused()
     rewrite(lambda tensors, record: record.update(other=1))
     assert "not a captioner's model file" in refused()
+
+
+def test_metadata_of_a_block_that_does_not_exist_are_refused():
+    rewrite(lambda tensors, record: record.update(start="layer9"))
+    assert "start: is 'layer9', expected one of conv1," in refused()
 
 
 @pytest.mark.parametrize("change", [{"heads": 7}, {"heads": 0}, {"width": -8}, {"dropout": 2.0}])
@@ -239,7 +256,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed():
     text = refused()
     assert "missing: decoder.query.weight, decoder.output.weight;" in text
     assert "unexpected: decoder.extra;" in text
-    assert "of another shape: decoder.image.weight" in text
+    assert "of another shape or type: decoder.image.weight (F32 (8, 7), expected F32 (8, 6))" in text
     rewrite(change, tied=True)
     assert "missing: decoder.query.weight;" in refused()  # of a tied one, the output layer is the embedding
 
@@ -247,12 +264,74 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed():
 @pytest.mark.parametrize("name", ["features", "captions"])
 def test_examples_that_are_missing_or_do_not_fit_are_refused(name):
     rewrite(lambda tensors, record: tensors.pop(f"examples.{name}"))
-    assert f"not a captioner's model file (KeyError('examples.{name}'" in refused()
-    for wrong in (torch.zeros(5, 3), torch.zeros(3, 2, 4), torch.zeros(0, 6)):
-        rewrite(lambda tensors, record, wrong=wrong: tensors.update({f"examples.{name}": wrong}))
-        text = refused()
-        assert "of its examples" in text
-        assert str(tuple(wrong.shape)) in text
+    assert f"missing: examples.{name}" in refused()
+    kind = {"features": torch.float16, "captions": torch.int32}[name]
+    for wrong in (torch.zeros(5, 3), torch.zeros(3, 2, 4), torch.zeros(0, 6), torch.zeros(7, 2), torch.zeros(0, 2, 4)):
+        rewrite(lambda tensors, record, wrong=wrong: tensors.update({f"examples.{name}": wrong.to(kind)}))
+        assert "examples." in refused().split("of another shape or type: ")[1]
+
+
+def test_tensors_of_another_type_are_refused():
+    rewrite(lambda tensors, record: tensors.update({"decoder.output.bias": torch.zeros(len(VOCABULARY)).double()}))
+    assert "of another shape or type: decoder.output.bias (F64 (8,), expected F32 (8,))" in refused()
+
+
+@pytest.mark.parametrize(
+    "name", ["decoder.embedding.weight", "encoder.layer4.0.conv1.weight", "examples.features", "examples.captions"]
+)
+def test_a_tensor_that_changed_after_it_was_written_is_refused(name, encoder):
+    def change(tensors, record):
+        tensors[name].view(torch.uint8).flatten()[-1] ^= 1  # one bit
+
+    rewrite(change, sealed=False, encoder=encoder, start="layer4")
+    assert f"the checksums of {name} differ" in refused()
+
+
+@pytest.mark.parametrize("checksums", [{}, [], 3, {"decoder.output.bias": 7}])
+def test_checksums_that_are_missing_are_refused(checksums):
+    rewrite(lambda tensors, record: record.update(checksums=checksums), sealed=False)
+    refused()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size in bytes of the largest tensor that any operation returned, but for those without memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self.largest = max(self.largest, tensor.nbytes)
+        return found
+
+
+@pytest.mark.parametrize("size", [{"width": 2**14}, {"vocabulary": 2**28}, {"features": 2**30}, {"width": 2**40}])
+def test_shapes_are_compared_before_memory_is_taken(size):
+    rewrite(lambda tensors, record: record["decoder"].update(size))
+    with LargestTensor() as taken:
+        refused()
+    assert taken.largest < 1e6
+
+
+def test_a_model_without_examples_comes_back_without_them(encoder):
+    captioner, metadata = make(encoder=encoder, start="layer4")
+    save_model("model.safetensors", captioner, metadata)
+    without_examples("model.safetensors", "shared/model.safetensors")
+    found, metadata_found = load_model("shared/model.safetensors")
+    assert found.examples is None
+    assert metadata_found == metadata
+    wanted = captioner.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in found.state_dict().items())
+    with safe_open("shared/model.safetensors", framework="pt") as file:
+        assert not json.loads(file.metadata()["captioner"])["examples"]
+        assert not any(name.startswith("examples") for name in file.keys())  # noqa: SIM118 - not a dict
+    assert load_model("model.safetensors")[0].examples is not None
+    rewrite(lambda tensors, record: record.update(examples=False))
+    text = refused()
+    assert "unexpected: examples." in text
 
 
 @pytest.mark.parametrize("unknown", [-1, len(VOCABULARY)])

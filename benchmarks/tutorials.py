@@ -107,7 +107,7 @@ class StepDecoder(nn.Module):
         a caption has ended."""
         own = self.decoder
         drop = nn.Dropout(own.dropout.p).train(own.training)
-        grid = drop(own.grid_norm(F.relu(own.image(features))))
+        grid = drop(own.grid_norm(F.relu(own.image(own.standardise(features)))))
         h, c, g, d = torch.tanh(own.start(grid.mean(1))).chunk(4, dim=-1)
         keys, values = own.key_value(grid).unflatten(-1, (2, own.heads, -1)).unbind(2)  # each [B, P, H, W / H]
         embedded = drop(own.embedding(tokens))

@@ -21,6 +21,7 @@ def main(params):
         heads=params.decoder.heads,
         tied=params.decoder.tied,
         dropout=params.decoder.dropout,
+        standardise=params.decoder.standardise,
         epochs=params.train.epochs,
         batch=params.train.batch,
         lr=params.train.lr,

@@ -712,6 +712,7 @@ def train_on(world, out, **changes):
         "heads": 2,
         "tied": True,
         "dropout": 0.2,
+        "standardise": True,
         "lr": 0.01,
         "weight_decay": 0.05,
         "seed": 5,
@@ -772,6 +773,26 @@ def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, atte
     assert summary["dev, beam 3"] == dev_scores_of(world, captioner, card)
     require_examples_of_the_training_images(world, captioner, FeatureStore(world / "end.h5"))
     assert list(Path(".resume").iterdir()) == []
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_features_are_standardised_by_the_training_views_if_the_params_say_so(world, tmp_path, attention):
+    store = FeatureStore(world / "end.h5")
+    images = [item.image for item in read_captions(world / "captions.jsonl") if item.split == "train"]
+    values = store.read([row for image in images for row in store.views[image]]).double()
+    values = (values if attention else values.mean((1, 2), keepdim=True)).flatten(0, 2)
+    decoders = []
+    for name, standardise in (("with", True), ("without", False)):
+        (tmp_path / name).mkdir()
+        train_on(world, tmp_path / name, attention=attention, standardise=standardise, epochs=1)
+        decoders.append(load_model(tmp_path / name / "decoder.safetensors")[0].decoder)
+    torch.testing.assert_close(decoders[0].feature_mean.double(), values.mean(0), rtol=1e-5, atol=1e-6)
+    deviation = values.std(0, correction=0)
+    varies = deviation > 0.01 * deviation.mean()
+    torch.testing.assert_close(decoders[0].feature_scale.double()[varies], deviation[varies], rtol=1e-4, atol=1e-6)
+    assert varies.sum() > 100
+    assert decoders[1].feature_mean.eq(0).all()
+    assert decoders[1].feature_scale.eq(1).all()
 
 
 def require_examples_of_the_training_images(world, captioner, store):

@@ -56,7 +56,13 @@ class Decoder(nn.Module):
     `attention` false: the image's mean feature, embedded, is the LSTM's first input (Show and Tell, Vinyals et al.
     2015). True: the mean feature gives the first states, and the words attend over the grid. `tied`: the output layer
     has the weight of the word embedding (Press and Wolf 2017).
+
+    Each channel of the image features is standardised: less `feature_mean` and divided by `feature_scale`, both float32
+    [D]. They are 0 and 1 until they are set, and are saved with the weights; training does not change them.
     """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
 
     def __init__(
         self,
@@ -73,6 +79,8 @@ class Decoder(nn.Module):
         self.width, self.heads, self.attention = width, heads, attention
         self.embedding = nn.Embedding(vocabulary, width)
         self.dropout = Dropout(dropout)
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_scale", torch.ones(features))
         self.image = nn.Linear(features, width)
         self.lstm = LSTM(width, width)  # the first
         if attention:
@@ -91,14 +99,18 @@ class Decoder(nn.Module):
     def encode(self, features: Tensor) -> Memory:
         """Take in image features [B, P, D]; without attention only their mean over P counts."""
         if not self.attention:
-            image = self.dropout(self.image(features.mean(1, keepdim=True)))  # [B, 1, W]
+            image = self.dropout(self.image(self.standardise(features.mean(1, keepdim=True))))  # [B, 1, W]
             _, (h, c) = self.lstm(image)
             return Memory(start=(h.transpose(0, 1), c.transpose(0, 1)), keys=None, values=None)
-        grid = self.dropout(self.grid_norm(F.relu(self.image(features))))  # [B, P, W]
+        grid = self.dropout(self.grid_norm(F.relu(self.image(self.standardise(features)))))  # [B, P, W]
         start = torch.tanh(self.start(grid.mean(1, keepdim=True))).chunk(4, dim=-1)  # 4 x [B, 1, W]
         keys, values = self.key_value(grid).chunk(2, dim=-1)
         # contiguous, or each step of a search would copy them
         return Memory(start, self._split_heads(keys).contiguous(), self._split_heads(values).contiguous())
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Return image features [..., D] less their channels' means and divided by their scales."""
+        return (features - self.feature_mean) / self.feature_scale
 
     def forward(self, memory: Memory, tokens: Tensor, packed: Packed) -> Tensor:
         """Read captions [B, K, L] int64 of different lengths, from the start, with little work for their padding.

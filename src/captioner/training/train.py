@@ -11,6 +11,7 @@ from captioner.captions.dataset import read_captions
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.captioner import Captioner, Metadata, provenance, save_model
 from captioner.model.decoder import Decoder
+from captioner.model.standardise import feature_statistics
 from captioner.training.curves import write_curve, write_summary
 from captioner.training.loop import CaptionSet, NextWord, dev_scores, examples_of, fit, parameter_groups
 from captioner.vision.encoder import END
@@ -31,6 +32,7 @@ def train_decoder(
     heads: int,
     tied: bool,
     dropout: float,
+    standardise: bool,
     lr: float,
     weight_decay: float,
     label_smoothing: float,
@@ -41,6 +43,7 @@ def train_decoder(
     """Train on the store of grids (without attention on their means, kept in memory) and write `model`,
     the curve (CSV) and the summary (JSON).
 
+    With `standardise` the decoder standardises image features by the mean and deviation of all training views.
     `made` (see `captioner.base.resume.made_from`) is kept in the model and names the state that an interrupted run
     resumes from; `recipe` goes to `captioner.training.loop.fit`.
     """
@@ -52,6 +55,10 @@ def train_decoder(
     shape: dict[str, Any] = {"vocabulary": len(words), "features": store.shape[-1], "width": width, "heads": heads}
     shape |= {"attention": attention, "tied": tied, "dropout": dropout}
     captioner = Captioner(Decoder(**shape))
+    if standardise:
+        mean, scale = feature_statistics(read, splits["train"].views.flatten())
+        captioner.decoder.feature_mean.copy_(mean)
+        captioner.decoder.feature_scale.copy_(scale)
     device = select_device()
     resume = Resume("train", made)
     records = fit(

@@ -99,9 +99,9 @@ class Decoder(nn.Module):
     def encode(self, features: Tensor) -> Memory:
         """Take in image features [B, P, D]; without attention only their mean over P counts."""
         if not self.attention:
-            image = self.dropout(self.image(self.standardise(features.mean(1, keepdim=True))))  # [B, 1, W]
-            _, (h, c) = self.lstm(image)
-            return Memory(start=(h.transpose(0, 1), c.transpose(0, 1)), keys=None, values=None)
+            image = self.dropout(self.image(self.standardise(features.mean(1))))  # [B, W]
+            h, c = self.lstm.begin(image)  # each [B, W]
+            return Memory(start=(h.unsqueeze(1), c.unsqueeze(1)), keys=None, values=None)
         grid = self.dropout(self.grid_norm(F.relu(self.image(self.standardise(features)))))  # [B, P, W]
         start = torch.tanh(self.start(grid.mean(1, keepdim=True))).chunk(4, dim=-1)  # 4 x [B, 1, W]
         keys, values = self.key_value(grid).chunk(2, dim=-1)

@@ -21,6 +21,10 @@ class LSTM(nn.LSTM):
     def __init__(self, inputs: int, width: int):
         super().__init__(inputs, width, batch_first=True)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.flatten_parameters()  # a copy, as of averaged weights, would lose the layout that cuDNN is fast with
+
     def over(self, x: Tensor, state: State, sizes: Tensor) -> Tensor:
         """Run over packed x [T, I] from a state of N captions; return the states h of all tokens, [T, W].
 
@@ -33,6 +37,15 @@ class LSTM(nn.LSTM):
         with torch.autocast("cuda", enabled=False):
             h, c = (part.float().unsqueeze(0) for part in state)
             return self(PackedSequence(x.float(), sizes), (h, c))[0].data
+
+    def begin(self, x: Tensor) -> State:
+        """Run for one step over x [N, I], from states of zeros; return the new state, on CUDA in float32 as `over`."""
+        if x.device.type != "cuda":
+            _, (h, c) = self(x.unsqueeze(1))
+            return h.squeeze(0), c.squeeze(0)
+        with torch.autocast("cuda", enabled=False):
+            _, (h, c) = self(x.float().unsqueeze(1))
+            return h.squeeze(0), c.squeeze(0)
 
     def step(self, x: Tensor, state: State) -> State:
         """Run for one step over x [N, I]; return the new state. torch's whole LSTM prepares its weights at each call,

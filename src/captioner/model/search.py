@@ -3,6 +3,7 @@
 Dimensions: B images, K beams or samples, V words, T the most words of a caption.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
 from captioner.model.decoder import Decoder, Memory
 
-NEVER = [PAD, BOS, UNK]  # generated
+NEVER = (PAD, BOS, UNK)  # generated
+LOOK_EVERY = 4  # words drawn between looks at whether all captions have ended; each look waits for a GPU
 
 
 class Beams(NamedTuple):
@@ -49,7 +51,7 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
         state = tuple(part.index_select(0, kept) for part in state)
         hidden, state = decoder.step(memory, last.flatten()[places], state, places, beam)
         words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
-        words[:, NEVER] = -torch.inf
+        words.masked_fill_(forbidden(words.shape[-1], device), -torch.inf)
         best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
 
         gained = _spread(best, places, finished.shape, -torch.inf)  # [B, K, beam]
@@ -93,27 +95,44 @@ def _spread(values: Tensor, places: Tensor, shape: torch.Size, fill: float) -> T
 @torch.no_grad()
 def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -> Tensor:
     """Draw captions [B, K, T] int64 (words, then `<eos>`, then `<pad>`), each with its probability, from torch's
-    generator; `<pad>`, `<bos>` and `<unk>` are never drawn. T is that of the longest, at most `max_length`."""
+    generator. `<pad>`, `<bos>` and `<unk>` are never drawn. T is the length of the longest, at most `max_length`."""
     device = memory.start[0].device
     last = torch.full((memory.start[0].shape[0], samples), BOS, device=device)
     finished = torch.zeros_like(last, dtype=torch.bool)
     tokens: list[Tensor] = []
     state = memory.states(samples)  # each [B*K, W]
-    for _ in range(max_length):
+    every = _look_every(device)
+    for step in range(1, max_length + 1):
         hidden, state = decoder.step(memory, last.flatten(), state)
         logits = decoder.logits(hidden).view(*last.shape, -1)  # [B, K, V]
-        last = draw(logits, NEVER).masked_fill(finished, PAD)  # [B, K]
+        last = draw(logits, forbidden(logits.shape[-1], device)).masked_fill(finished, PAD)  # [B, K]
         tokens.append(last)
         finished |= last == EOS
-        if finished.all():
+        if step % every == 0 and finished.all():
             break
-    return torch.stack(tokens, dim=-1)
+    drawn = torch.stack(tokens, dim=-1)
+    return drawn if every == 1 else drawn[..., : int((drawn != PAD).any(0).any(0).sum())]
 
 
-def draw(logits: Tensor, never: list[int]) -> Tensor:
-    """Draw a word [...] int64 by each row of logits [..., V], none of `never`, from torch's generator."""
-    logits = logits.float()
-    logits[..., never] = -torch.inf
+def _look_every(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else LOOK_EVERY
+
+
+@cache
+def forbidden(words: int, device: torch.device, *more: int) -> Tensor:
+    """Return which of so many words are never generated, [words] bool: `<pad>`, `<bos>`, `<unk>`, and `more`.
+
+    It is made once for a device, so that no step copies it there.
+    """
+    with torch.inference_mode(False):  # training uses the same tensor
+        mask = torch.zeros(words, dtype=torch.bool)
+        mask[[*NEVER, *more]] = True
+        return mask.to(device)
+
+
+def draw(logits: Tensor, never: Tensor) -> Tensor:
+    """Draw a word [...] int64 from each row of logits [..., V], by torch's generator; `never` [V] bool are left out."""
+    logits = logits.float().masked_fill(never, -torch.inf)
     below = logits.softmax(-1).cumsum(-1)  # inverted at one random number a row; multinomial() draws V of them
     at = torch.rand_like(below[..., :1]) * below[..., -1:]
     return torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=below.shape[-1] - 1)

@@ -32,7 +32,7 @@ from captioner.model.captioner import Captioner, Examples
 from captioner.model.decoder import Decoder, Memory
 from captioner.model.generate import generate
 from captioner.model.packing import Packed, pack
-from captioner.model.search import NEVER, draw
+from captioner.model.search import draw, forbidden
 from captioner.scoring.scores import Cider, score
 
 log = logging.getLogger(__name__)
@@ -203,7 +203,8 @@ def with_own_words(decoder: Decoder, memory: Memory, batch: Batch, share: float)
     places, length = batch.packed.places, batch.inputs.shape[-1]
     hidden = decoder(memory, batch.inputs, batch.packed)  # [T, W]
     chosen = torch.randperm(len(places), device=places.device)[: round(share * len(places))]
-    words = draw(decoder.logits(hidden[chosen]), [*NEVER, EOS])
+    logits = decoder.logits(hidden[chosen])
+    words = draw(logits, forbidden(logits.shape[-1], logits.device, EOS))
     places, targets = places[chosen], batch.targets[chosen]
     read = (targets != PAD) & (targets != EOS) & (places % length != length - 1)  # at the next step
     inputs = nn.functional.pad(batch.inputs.flatten(), (0, 1))  # and a place for the words that nobody reads

@@ -19,7 +19,7 @@ from captioner.captions.ptb import tokenise
 from captioner.captions.vocabulary import BOS, EOS, PAD, Vocabulary
 from captioner.model.captioner import Captioner
 from captioner.model.packing import pack
-from captioner.model.search import NEVER, sample
+from captioner.model.search import forbidden, sample
 from captioner.scoring.scores import words_of_references
 from captioner.training.loop import Batch
 
@@ -68,7 +68,7 @@ class SelfCritical:
         packed = pack(lengths, tokens.shape[-1]).to(functools.partial(to_device, device=tokens.device))
         hidden = captioner.decoder(captioner.decoder.encode(features), inputs, packed)  # [T, W]
         logits = captioner.decoder.logits(hidden).float()  # [T, V]
-        logits = logits.index_fill(1, torch.tensor(NEVER, device=logits.device), -torch.inf)
+        logits = logits.masked_fill(forbidden(logits.shape[1], logits.device), -torch.inf)
         targets = tokens.flatten()[packed.places]
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
         log_p = log_p.masked_fill(targets == PAD, 0.0)

@@ -278,7 +278,7 @@ def beam_search(folder: Path, images: int = 100) -> Pair:
         return {name: card.vocabulary.decode(one(row)[0]) for name, row in zip(names, rows, strict=True)}
 
     with torch.inference_mode():
-        memory = captioner.decoder.encode(captioner.features(store.read(rows)))
+        memory = captioner.encode(store.read(rows))
     found = search(captioner.decoder, memory, max_length=longest, **setting)
     for at, name in enumerate(names):
         tokens, score = one(rows[at])

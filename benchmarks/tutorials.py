@@ -107,7 +107,7 @@ class StepDecoder(nn.Module):
         a caption has ended."""
         own = self.decoder
         drop = nn.Dropout(own.dropout.p).train(own.training)
-        grid = drop(own.grid_norm(F.relu(own.image(features))))
+        grid = drop(own.grid_norm(F.relu(own.image(own.standardise(features)))))
         h, c, g, d = torch.tanh(own.start(grid.mean(1))).chunk(4, dim=-1)
         keys, values = own.key_value(grid).unflatten(-1, (2, own.heads, -1)).unbind(2)  # each [B, P, H, W / H]
         embedded = drop(own.embedding(tokens))
@@ -184,12 +184,12 @@ def beam_search_of_one(
     """
     memory = decoder.encode(features)
     beams: list[tuple[float, float, list[int], bool]] = [(0.0, 0.0, [], False)]  # score, log-probability, tokens, ended
-    state = None
+    state = memory.states(1)  # each [K, W]
     for _ in range(max_length):
         going = [one for one in beams if not one[3]]
-        last = torch.tensor([[[one[2][-1] if one[2] else BOS] for one in going]])  # [1, K, 1]
-        hidden, state = decoder(memory, last, state)
-        words = decoder.logits(hidden[:, :, 0]).float().log_softmax(-1)[0]  # [K, V]
+        last = torch.tensor([one[2][-1] if one[2] else BOS for one in going])  # [K]
+        hidden, state = decoder.step(memory, last, state)
+        words = decoder.logits(hidden).float().log_softmax(-1)  # [K, V]
         words[:, [PAD, BOS, UNK]] = -torch.inf
         candidates = [(score, log_p, tokens, True, -1) for score, log_p, tokens, ended in beams if ended]
         for parent, (_, log_p, tokens, _) in enumerate(going):
@@ -202,6 +202,6 @@ def beam_search_of_one(
         parents = [parent for *_, ended, parent in candidates if not ended]
         if not parents:
             break
-        state = tuple(part[:, parents] for part in state)
+        state = tuple(part[parents] for part in state)
     score, _, tokens, _ = beams[0]
     return tokens, score

@@ -41,8 +41,9 @@ from benchmarks.world import (
 )
 from captioner.base.device import half_precision
 from captioner.captions.vocabulary import PAD
-from captioner.model import decoder as captioner_decoder
+from captioner.model import lstm, packing
 from captioner.model.decoder import Decoder, Memory
+from captioner.model.packing import pack
 from captioner.model.search import beam_search
 from captioner.scoring.scores import Cider
 from captioner.training.loop import next_word_losses
@@ -143,9 +144,14 @@ def _onnx(network: Encoder, example: Tensor, path: Path) -> Callable[[Tensor], T
 
 
 class _FusedAttention(Decoder):
-    def _attend(self, memory: Memory, queries: Tensor) -> Tensor:
-        queries = self._split_heads(queries)
-        return F.scaled_dot_product_attention(queries, memory.keys, memory.values).transpose(1, 2).flatten(2)
+    """Attends with torch's fused form; of use in training only, where the places are given."""
+
+    def see(self, memory: Memory, first: Tensor, places: Tensor | None, each: int) -> Tensor:
+        queries = self.query(first)
+        queries = queries.new_zeros(len(memory.keys) * each, self.width).index_copy(0, places, queries)
+        queries = queries.view(-1, each, self.heads, self.width // self.heads).transpose(1, 2)
+        seen = F.scaled_dot_product_attention(queries, memory.keys, memory.values)
+        return seen.transpose(1, 2).flatten(2).flatten(0, 1)[places]
 
 
 def _decoder(rounds: int) -> dict[str, float]:
@@ -162,9 +168,11 @@ def _decoder(rounds: int) -> dict[str, float]:
     features = batch.rows.flatten(1, 2).float()
 
     def padded() -> Tensor:
-        hidden, _ = decoder(decoder.encode(captioner.features(batch.rows)), batch.inputs)
-        logits = decoder.logits(hidden).flatten(0, 2)[batch.packed.places]
-        return F.cross_entropy(logits.float(), batch.targets, ignore_index=PAD)
+        length = batch.inputs.shape[-1]
+        every = pack(torch.full(batch.inputs.shape[:2], length), length)
+        logits = decoder.logits(decoder(captioner.encode(batch.rows), batch.inputs, every))
+        targets = torch.full((batch.inputs.numel(),), PAD).index_copy(0, batch.packed.places, batch.targets)
+        return F.cross_entropy(logits.float(), targets[every.places], ignore_index=PAD)
 
     losses: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
         "in use": (captioner, lambda: next_word_losses(captioner, batch)[0]),
@@ -197,22 +205,22 @@ def _epoch(rounds: int) -> dict[str, float]:
         order = torch.randperm(len(items), generator=torch.Generator().manual_seed(next(seeds)))
         epoch(captioner, training.batches(order, 32, CPU))
 
-    def changed(**values: Any) -> Callable[[], None]:
-        def run_changed() -> None:
-            with mock.patch.multiple(captioner_decoder, **values):
-                run()
+    def torchs(layer: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> Tensor:
+        return layer(PackedSequence(x, sizes), (h.unsqueeze(0), c.unsqueeze(0)))[0].data
 
-        return run_changed
+    def with_torchs_lstm() -> None:
+        with mock.patch.object(lstm, "run_packed", torchs):
+            run()
 
-    def torchs(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> Tensor:
-        return lstm(PackedSequence(x, sizes), (h.unsqueeze(0), c.unsqueeze(0)))[0].data
+    def without_padding(run: Callable[[], None]) -> None:
+        with mock.patch.multiple(packing, PACKED_BY=1, TOKENS_BY=1):
+            run()
 
-    both = {"run_packed": torchs, "PACKED_BY": 1, "TOKENS_BY": 1}
     forms = {
         "in use": run,
-        "torch's LSTM": changed(run_packed=torchs),
-        "packed without a word of padding": changed(PACKED_BY=1, TOKENS_BY=1),
-        "both": changed(**both),
+        "torch's LSTM": with_torchs_lstm,
+        "packed without a word of padding": lambda: without_padding(run),
+        "both": lambda: without_padding(with_torchs_lstm),
     }
     return _medians(forms, len(items), rounds)
 

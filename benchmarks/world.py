@@ -18,7 +18,7 @@ from captioner.base.files import read_json
 from captioner.base.params import read_values
 from captioner.captions.dataset import CaptionedImage, read_captions, read_images
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, Card, load_model
+from captioner.model.captioner import Captioner, Metadata, load_model
 from captioner.model.decoder import Decoder
 from captioner.sources.archives import Archive
 from captioner.training.loop import Batch, CaptionSet, next_word_losses
@@ -170,7 +170,7 @@ def some_rows(rows: np.ndarray | list[int], store: FeatureStore) -> Callable[[Te
     return lambda places: store.read(chosen[places.numpy()])
 
 
-def search_problem(images: int) -> tuple[Captioner, Card, list[str], FeatureStore, np.ndarray]:
+def search_problem(images: int) -> tuple[Captioner, Metadata, list[str], FeatureStore, np.ndarray]:
     """Return the trained decoder, its card, some dev images and where their grids are: the store and its rows."""
     captioner, card = load_model("models/decoder.safetensors")
     store = FeatureStore("data/features/grid.h5", layer=card.start, encoder=card.encoder, **card.image)

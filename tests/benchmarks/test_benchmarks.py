@@ -17,6 +17,7 @@ from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import BOS, EOS, PAD
 from captioner.model.decoder import Decoder
 from captioner.model.search import beam_search
+from tests.support.decoding import read_all
 from tests.support.workspaces import TINY
 
 GOALS = {
@@ -133,7 +134,7 @@ def test_one_record_replaces_its_own_and_keeps_the_others(tmp_path):
 def test_the_loop_over_steps_computes_what_the_decoder_computes(decoder):
     features = torch.randn(2, 4, 6)
     tokens = torch.tensor([[[BOS, 5, 6, EOS], [BOS, 7, EOS, PAD]], [[BOS, 8, EOS, PAD], [BOS, 9, 4, 11]]])
-    hidden, _ = decoder(decoder.encode(features), tokens[:, :, :-1])
+    hidden = read_all(decoder, decoder.encode(features), tokens[:, :, :-1])
     logits, targets = decoder.logits(hidden).flatten(0, 2), tokens[:, :, 1:].flatten()
     wanted = torch.nn.functional.cross_entropy(logits, targets, ignore_index=PAD)
     found = tutorials.step_loss(tutorials.StepDecoder(decoder), features, tokens)

@@ -24,15 +24,18 @@ def test_each_row_is_a_distribution_over_the_grid():
 
 @torch.no_grad()
 def test_the_weights_reproduce_what_the_decoder_sees():
-    """With one head, the weights times the values are what `_attend` gave the second LSTM in a real `forward`."""
+    """With one head, the weights times the values are what `see` gave the second LSTM at each step."""
     decoder, (features, tokens) = make(attention=True, heads=1), data()
     memory, seen = decoder.encode(features), []
-    attend = decoder._attend
-    decoder._attend = lambda *given: seen.append(attend(*given)) or seen[-1]
-    decoder(memory, tokens)
-    decoder._attend = attend
-    found = attention_weights(decoder, memory, tokens).flatten(1, 2)  # [B, K*L, P]
-    assert_close(found @ memory.values.squeeze(1), seen[0], rtol=1e-4, atol=1e-5)
+    see = decoder.see
+    decoder.see = lambda *given: seen.append(see(*given)) or seen[-1]
+    state = memory.states(K)
+    for at in range(L):
+        _, state = decoder.step(memory, tokens[:, :, at].flatten(), state)
+    decoder.see = see
+    found = attention_weights(decoder, memory, tokens)  # [B, K, L, P]
+    wanted = torch.stack(seen, dim=1).view(B, K, L, -1)
+    assert_close(found @ memory.values, wanted, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

@@ -10,12 +10,23 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, Card, load_model, provenance, save_model
+from captioner.model.captioner import (
+    Captioner,
+    Metadata,
+    checksum,
+    load_model,
+    provenance,
+    save_model,
+    without_examples,
+)
 from captioner.model.decoder import Decoder
 from captioner.vision.encoder import END, Encoder
+from tests.support.decoding import read_all
 from tests.support.worlds import some_examples
 
 VOCABULARY = Vocabulary(words=("dog", "chien", "naïve", "犬"), max_length=5)
@@ -33,15 +44,15 @@ def make(*, tied=False, attention=True, encoder=None, start=END, seed=1):
     shape |= {"attention": attention, "tied": tied, "dropout": 0.5}
     captioner = Captioner(Decoder(**shape), encoder, start)
     captioner.examples = some_examples(VOCABULARY, features=shape["features"])
-    card = Card(
+    metadata = Metadata(
         encoder="abc123",
         start=start,
         image={"size": 64, "fit": "crop"},
         decoder=shape,
         vocabulary=VOCABULARY,
-        made=provenance(MADE),
+        provenance=provenance(MADE),
     )
-    return captioner, card
+    return captioner, metadata
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +67,17 @@ def encoder():
 
 @torch.no_grad()
 def outputs(captioner, rows):
-    hidden, _ = captioner.decoder(
-        captioner.decoder.encode(captioner.features(rows)), torch.tensor([[[1, 5, 6]]] * len(rows))
-    )
+    hidden = read_all(captioner.decoder, captioner.encode(rows), torch.tensor([[[1, 5, 6]]] * len(rows)))
     return captioner.decoder.logits(hidden)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("attention", [True, False])
 def test_a_decoder_comes_back_as_it_was(tied, attention):
-    captioner, card = make(tied=tied, attention=attention)
-    save_model("model.safetensors", captioner.train(), card)
-    found, card_found = load_model("model.safetensors")
-    assert card_found == card
+    captioner, metadata = make(tied=tied, attention=attention)
+    save_model("model.safetensors", captioner.train(), metadata)
+    found, metadata_found = load_model("model.safetensors")
+    assert metadata_found == metadata
     assert found.encoder is None
     assert not found.training
     assert not found.decoder.training
@@ -81,10 +90,10 @@ def test_a_decoder_comes_back_as_it_was(tied, attention):
 
 
 def test_a_captioner_comes_back_with_its_encoder(encoder):
-    captioner, card = make(encoder=encoder, start="layer4")
-    save_model("model.safetensors", captioner.eval(), card)
-    found, card_found = load_model("model.safetensors")
-    assert card_found == card
+    captioner, metadata = make(encoder=encoder, start="layer4")
+    save_model("model.safetensors", captioner.eval(), metadata)
+    found, metadata_found = load_model("model.safetensors")
+    assert metadata_found == metadata
     assert found.start == "layer4"
     wanted = captioner.state_dict()
     assert found.state_dict().keys() == wanted.keys()
@@ -92,11 +101,11 @@ def test_a_captioner_comes_back_with_its_encoder(encoder):
     rows = torch.randn(2, 4, 4, 256).half()
     torch.testing.assert_close(outputs(found, rows), outputs(captioner, rows), rtol=1e-5, atol=1e-6)
     first = Path("model.safetensors").read_bytes()
-    save_model("again/model.safetensors", found, card_found)
+    save_model("again/model.safetensors", found, metadata_found)
     assert Path("again/model.safetensors").read_bytes() == first
 
 
-def test_the_same_weights_and_card_give_the_same_bytes():
+def test_the_same_weights_and_metadata_give_the_same_bytes():
     for name in ("one", "two"):
         save_model(f"{name}.safetensors", *make())
     first = Path("one.safetensors").read_bytes()
@@ -111,16 +120,16 @@ def test_a_file_tells_its_vocabulary_transform_params_inputs_and_versions():
         assert list(file.metadata()) == ["captioner"]
         record = json.loads(file.metadata()["captioner"])
         assert "decoder.output.weight" not in file.keys()  # noqa: SIM118 - not a dict
-    assert record["schema"] == 2
+    assert record["schema"] == 3
     assert record["encoder"] == "abc123"
     assert record["start"] == "end"
     assert record["image"] == {"size": 64, "fit": "crop"}
     assert record["vocabulary"] == {"max_length": 5, "words": ["dog", "chien", "naïve", "犬"]}
     assert record["decoder"]["width"] == 8
-    assert record["made"]["inputs"] == MADE["inputs"]
-    assert record["made"]["params"] == MADE["params"]
-    assert record["made"]["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
-    assert record["made"]["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert record["provenance"]["inputs"] == MADE["inputs"]
+    assert record["provenance"]["params"] == MADE["params"]
+    assert record["provenance"]["versions"].keys() == {"python", "torch", "torchvision", "numpy"}
+    assert record["provenance"]["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
 def test_an_interrupted_save_leaves_the_old_file(monkeypatch):
@@ -138,18 +147,18 @@ def test_an_interrupted_save_leaves_the_old_file(monkeypatch):
     assert [path.name for path in Path().iterdir()] == ["model.safetensors"]
 
 
-def rewrite(change=None, metadata=None, **options):
-    """Write a model file, after `change(tensors, record)` or with other metadata."""
-    captioner, card = make(**options)
-    save_model("model.safetensors", captioner, card)
+def rewrite(change=None, texts=None, sealed=True, **options):
+    """Write a model file, after `change(tensors, record)` or with other metadata; `sealed`: the checksums fit."""
+    captioner, metadata = make(**options)
+    save_model("model.safetensors", captioner, metadata)
     with safe_open("model.safetensors", framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
         record = json.loads(file.metadata()["captioner"])
     if change:
         change(tensors, record)
-    save_file(
-        tensors, "model.safetensors", metadata={"captioner": json.dumps(record)} if metadata is None else metadata
-    )
+    if sealed and "checksums" in record:
+        record["checksums"] = {name: checksum(tensor) for name, tensor in tensors.items()}
+    save_file(tensors, "model.safetensors", metadata={"captioner": json.dumps(record)} if texts is None else texts)
 
 
 def refused(path="model.safetensors"):
@@ -205,27 +214,35 @@ def test_a_pickle_is_refused_without_running_it(dump):
     ids=["none", "another key", "empty", "not JSON", "object", "list", "number", "text", "null"],
 )
 def test_safetensors_of_something_else_are_refused(metadata):
-    rewrite(metadata=metadata)
+    rewrite(texts=metadata)
     assert "not a captioner's model file" in refused()
 
 
-@pytest.mark.parametrize("key", ["encoder", "start", "decoder", "vocabulary", "made"])
-def test_a_card_that_lacks_a_field_or_has_another_is_refused(key):
+@pytest.mark.parametrize("key", ["encoder", "start", "decoder", "vocabulary", "provenance", "examples", "checksums"])
+def test_metadata_that_lacks_a_field_or_has_another_is_refused(key):
     rewrite(lambda tensors, record: record.pop(key))
     assert "not a captioner's model file" in refused()
     rewrite(lambda tensors, record: record.update(other=1))
     assert "not a captioner's model file" in refused()
 
 
+def test_metadata_of_a_block_that_does_not_exist_are_refused():
+    rewrite(lambda tensors, record: record.update(start="layer9"))
+    assert "start: is 'layer9', expected one of conv1," in refused()
+
+
 @pytest.mark.parametrize("change", [{"heads": 7}, {"heads": 0}, {"width": -8}, {"dropout": 2.0}])
-def test_a_card_of_a_decoder_that_cannot_be_is_refused(change):
+def test_metadata_of_a_decoder_that_cannot_be_is_refused(change):
     rewrite(lambda tensors, record: record["decoder"].update(change))
     assert "not a captioner's model file" in refused()
 
 
-def test_another_schema_is_refused_before_anything_else():
-    rewrite(lambda tensors, record: (record.update(schema=1, new=1), record.pop("vocabulary")))
-    assert "another version" in refused()
+@pytest.mark.parametrize("schema", [1, 2, 4, None])
+def test_another_schema_is_refused_before_anything_else(schema):
+    rewrite(lambda tensors, record: (record.update(schema=schema, new=1), record.pop("vocabulary")))
+    text = refused()
+    assert f"schema {schema}, from another version" in text
+    assert "Make the model again with `dvc repro`" in text
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_listed():
@@ -239,7 +256,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed():
     text = refused()
     assert "missing: decoder.query.weight, decoder.output.weight;" in text
     assert "unexpected: decoder.extra;" in text
-    assert "of another shape: decoder.image.weight" in text
+    assert "of another shape or type: decoder.image.weight (F32 (8, 7), expected F32 (8, 6))" in text
     rewrite(change, tied=True)
     assert "missing: decoder.query.weight;" in refused()  # of a tied one, the output layer is the embedding
 
@@ -247,12 +264,74 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed():
 @pytest.mark.parametrize("name", ["features", "captions"])
 def test_examples_that_are_missing_or_do_not_fit_are_refused(name):
     rewrite(lambda tensors, record: tensors.pop(f"examples.{name}"))
-    assert f"not a captioner's model file (KeyError('examples.{name}'" in refused()
-    for wrong in (torch.zeros(5, 3), torch.zeros(3, 2, 4), torch.zeros(0, 6)):
-        rewrite(lambda tensors, record, wrong=wrong: tensors.update({f"examples.{name}": wrong}))
-        text = refused()
-        assert "of its examples" in text
-        assert str(tuple(wrong.shape)) in text
+    assert f"missing: examples.{name}" in refused()
+    kind = {"features": torch.float16, "captions": torch.int32}[name]
+    for wrong in (torch.zeros(5, 3), torch.zeros(3, 2, 4), torch.zeros(0, 6), torch.zeros(7, 2), torch.zeros(0, 2, 4)):
+        rewrite(lambda tensors, record, wrong=wrong: tensors.update({f"examples.{name}": wrong.to(kind)}))
+        assert "examples." in refused().split("of another shape or type: ")[1]
+
+
+def test_tensors_of_another_type_are_refused():
+    rewrite(lambda tensors, record: tensors.update({"decoder.output.bias": torch.zeros(len(VOCABULARY)).double()}))
+    assert "of another shape or type: decoder.output.bias (F64 (8,), expected F32 (8,))" in refused()
+
+
+@pytest.mark.parametrize(
+    "name", ["decoder.embedding.weight", "encoder.layer4.0.conv1.weight", "examples.features", "examples.captions"]
+)
+def test_a_tensor_that_changed_after_it_was_written_is_refused(name, encoder):
+    def change(tensors, record):
+        tensors[name].view(torch.uint8).flatten()[-1] ^= 1  # one bit
+
+    rewrite(change, sealed=False, encoder=encoder, start="layer4")
+    assert f"the checksums of {name} differ" in refused()
+
+
+@pytest.mark.parametrize("checksums", [{}, [], 3, {"decoder.output.bias": 7}])
+def test_checksums_that_are_missing_are_refused(checksums):
+    rewrite(lambda tensors, record: record.update(checksums=checksums), sealed=False)
+    refused()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the size in bytes of the largest tensor that any operation returned, but for those without memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self.largest = max(self.largest, tensor.nbytes)
+        return found
+
+
+@pytest.mark.parametrize("size", [{"width": 2**14}, {"vocabulary": 2**28}, {"features": 2**30}, {"width": 2**40}])
+def test_shapes_are_compared_before_memory_is_taken(size):
+    rewrite(lambda tensors, record: record["decoder"].update(size))
+    with LargestTensor() as taken:
+        refused()
+    assert taken.largest < 1e6
+
+
+def test_a_model_without_examples_comes_back_without_them(encoder):
+    captioner, metadata = make(encoder=encoder, start="layer4")
+    save_model("model.safetensors", captioner, metadata)
+    without_examples("model.safetensors", "shared/model.safetensors")
+    found, metadata_found = load_model("shared/model.safetensors")
+    assert found.examples is None
+    assert metadata_found == metadata
+    wanted = captioner.state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in found.state_dict().items())
+    with safe_open("shared/model.safetensors", framework="pt") as file:
+        assert not json.loads(file.metadata()["captioner"])["examples"]
+        assert not any(name.startswith("examples") for name in file.keys())  # noqa: SIM118 - not a dict
+    assert load_model("model.safetensors")[0].examples is not None
+    rewrite(lambda tensors, record: record.update(examples=False))
+    text = refused()
+    assert "unexpected: examples." in text
 
 
 @pytest.mark.parametrize("unknown", [-1, len(VOCABULARY)])
@@ -261,7 +340,7 @@ def test_examples_of_words_beyond_the_vocabulary_are_refused(unknown):
     assert "examples hold words that its vocabulary does not" in refused()
 
 
-def test_an_encoder_that_the_card_does_not_tell_of_is_refused():
+def test_an_encoder_that_the_metadata_do_not_name_is_refused():
     rewrite(lambda tensors, record: record.update(start="layer4"))
     assert "missing: encoder.conv1.weight" in refused()
 
@@ -274,6 +353,6 @@ def test_a_vocabulary_of_another_length_is_refused(words):
     assert f"vocabulary {len(words) + 4}" in text
 
 
-def test_cards_that_differ_are_not_equal():
-    _, card = make()
-    assert replace(card, vocabulary=Vocabulary(("dog",), 5)) != card
+def test_metadata_that_differ_are_not_equal():
+    _, metadata = make()
+    assert replace(metadata, vocabulary=Vocabulary(("dog",), 5)) != metadata

@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from captioner.captions.vocabulary import BOS, PAD
-from captioner.model.decoder import PACKED_BY, TOKENS_BY, Decoder, Dropout, pack
+from captioner.model.decoder import Decoder
+from captioner.model.dropout import Dropout
+from captioner.model.packing import PACKED_BY, TOKENS_BY, pack
+from tests.support.decoding import read_all
 
 B, K, L, V, P, D = 3, 2, 5, 11, 4, 6
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -33,40 +36,37 @@ def data(seed=2):
 
 
 def read(decoder, features, tokens):
-    hidden, state = decoder(decoder.encode(features), tokens)
-    return decoder.logits(hidden), state
+    return decoder.logits(read_all(decoder, decoder.encode(features), tokens))
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @both
 def test_reading_token_by_token_equals_reading_all_at_once(attention, tied):
     decoder, (features, tokens) = make(attention, tied), data()
-    wanted, last = read(decoder, features, tokens)
+    wanted = read(decoder, features, tokens)
     assert wanted.shape == (B, K, L, V)
-    memory, state, found = decoder.encode(features), None, []
+    memory = decoder.encode(features)
+    state, found = memory.states(K), []
     for at in range(L):
-        hidden, state = decoder(memory, tokens[:, :, at : at + 1], state)
-        found.append(decoder.logits(hidden))
-    assert_close(torch.cat(found, dim=2), wanted, **CLOSE)
-    assert len(state) == len(last) == (4 if attention else 2)
-    for one, other in zip(state, last, strict=True):
-        assert one.shape == (B, K, 8)
-        assert_close(one, other, **CLOSE)
+        hidden, state = decoder.step(memory, tokens[:, :, at].flatten(), state)
+        found.append(decoder.logits(hidden).view(B, K, V))
+    assert_close(torch.stack(found, dim=2), wanted, **CLOSE)
+    assert [part.shape for part in state] == [(B * K, 8)] * (4 if attention else 2)
 
 
 @both
 def test_a_step_of_some_captions_is_that_of_all(attention):
     decoder, (features, tokens) = make(attention), data()
     memory = decoder.encode(features)
-    _, before = decoder(memory, tokens[:, :, :2])
-    wanted, after = decoder(memory, tokens[:, :, 2:3], before)
+    _, before = decoder.step(memory, tokens[:, :, 0].flatten(), memory.states(K))
+    wanted, after = decoder.step(memory, tokens[:, :, 1].flatten(), before)
     for chosen in ([0], [5, 2], [1, 3, 4], range(B * K)):
         places = torch.tensor(chosen)
-        state = tuple(part.flatten(0, 1)[places] for part in before)
-        hidden, new = decoder.step(memory, tokens[:, :, 2].flatten()[places], places, K, state)
-        assert_close(hidden, wanted.flatten(0, 2)[places], **CLOSE)
+        state = tuple(part[places] for part in before)
+        hidden, new = decoder.step(memory, tokens[:, :, 1].flatten()[places], state, places, K)
+        assert_close(hidden, wanted[places], **CLOSE)
         for one, other in zip(new, after, strict=True):
-            assert_close(one, other.flatten(0, 1)[places], **CLOSE)
+            assert_close(one, other[places], **CLOSE)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -75,7 +75,7 @@ def test_a_step_of_some_captions_is_that_of_all(attention):
 def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attention, lengths, tied):
     decoder, (features, tokens) = make(attention, tied), data()
     lengths = torch.tensor(lengths)
-    wanted = read(decoder, features, tokens)[0]
+    wanted = read(decoder, features, tokens)
     memory = decoder.encode(features)
     for padded in (L, int(lengths.max())):
         packed = pack(lengths, padded)
@@ -83,7 +83,7 @@ def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attentio
         given = tokens[:, :, :padded]
         words = valid.flatten()[packed.places]  # the rest is padding
         for each in (given, given.masked_fill(~valid, PAD)):
-            found = decoder.logits(decoder.read(memory, each, packed))
+            found = decoder.logits(decoder(memory, each, packed))
             assert_close(found[words], wanted[:, :, :padded].flatten(0, 2)[packed.places[words]], **CLOSE)
         assert sorted(packed.places[words].tolist()) == valid.flatten().nonzero().squeeze(1).tolist()
 
@@ -121,24 +121,24 @@ def test_captions_of_an_image_do_not_influence_one_another(attention):
     decoder, (features, tokens) = make(attention), data()
     changed = tokens.clone()
     changed[:, 1] = (tokens[:, 1] + 1) % V
-    wanted, found = read(decoder, features, tokens)[0], read(decoder, features, changed)[0]
+    wanted, found = read(decoder, features, tokens), read(decoder, features, changed)
     assert_close(found[:, 0], wanted[:, 0], **CLOSE)
     assert not torch.allclose(found[:, 1], wanted[:, 1], atol=1e-2)
     for k in range(K):
-        assert_close(read(decoder, features, tokens[:, k : k + 1])[0][:, 0], read(decoder, features, tokens)[0][:, k])
+        assert_close(read(decoder, features, tokens[:, k : k + 1])[:, 0], read(decoder, features, tokens)[:, k])
 
 
 @both
 def test_images_do_not_influence_one_another(attention):
     decoder, (features, tokens) = make(attention), data()
-    wanted = read(decoder, features, tokens)[0]
+    wanted = read(decoder, features, tokens)
     changed = features.clone()
     changed[1] += 1
-    found = read(decoder, changed, tokens)[0]
+    found = read(decoder, changed, tokens)
     assert_close(found[[0, 2]], wanted[[0, 2]], **CLOSE)
     assert not torch.allclose(found[1], wanted[1], atol=1e-2)
     for image in range(B):
-        assert_close(read(decoder, features[[image]], tokens[[image]])[0][0], wanted[image], **CLOSE)
+        assert_close(read(decoder, features[[image]], tokens[[image]])[0], wanted[image], **CLOSE)
 
 
 @both
@@ -146,7 +146,7 @@ def test_the_future_does_not_influence_the_past(attention):
     decoder, (features, tokens) = make(attention), data()
     changed = tokens.clone()
     changed[:, :, 3:] = 9
-    found, wanted = read(decoder, features, changed)[0], read(decoder, features, tokens)[0]
+    found, wanted = read(decoder, features, changed), read(decoder, features, tokens)
     assert_close(found[:, :, :3], wanted[:, :, :3], **CLOSE)
     assert not torch.allclose(found[:, :, 3:], wanted[:, :, 3:], atol=1e-2)
 
@@ -156,7 +156,7 @@ def test_the_future_does_not_influence_the_past(attention):
 def test_gradients_reach_every_parameter(attention, tied):
     decoder, (features, tokens) = make(attention, tied).train(), data()
     packed = pack(torch.tensor([[5, 2], [1, 4], [3, 3]]), L)
-    logits = decoder.logits(decoder.read(decoder.encode(features), tokens, packed))
+    logits = decoder.logits(decoder(decoder.encode(features), tokens, packed))
     generator = torch.Generator().manual_seed(3)
     (logits * torch.randn(logits.shape, generator=generator)).sum().backward()
     for name, parameter in decoder.named_parameters():
@@ -166,20 +166,20 @@ def test_gradients_reach_every_parameter(attention, tied):
 
 def test_without_attention_only_the_mean_of_the_grid_matters():
     decoder, (features, tokens) = make(attention=False), data()
-    wanted = read(decoder, features, tokens)[0]
+    wanted = read(decoder, features, tokens)
     mean = features.mean(1, keepdim=True)
     for grid in (mean, mean.expand(-1, 9, -1), features.flip(1), 2 * mean - features):
-        assert_close(read(decoder, grid, tokens)[0], wanted, **CLOSE)
-    assert not torch.allclose(read(decoder, features + 0.5, tokens)[0], wanted, atol=1e-2)
+        assert_close(read(decoder, grid, tokens), wanted, **CLOSE)
+    assert not torch.allclose(read(decoder, features + 0.5, tokens), wanted, atol=1e-2)
 
 
 def test_with_attention_the_order_of_the_grid_does_not_matter_but_its_content_does():
     decoder, (features, tokens) = make(attention=True), data()
-    wanted = read(decoder, features, tokens)[0]
+    wanted = read(decoder, features, tokens)
     for order in ([3, 1, 0, 2], [1, 2, 3, 0]):
-        assert_close(read(decoder, features[:, order], tokens)[0], wanted, **CLOSE)
+        assert_close(read(decoder, features[:, order], tokens), wanted, **CLOSE)
     mean = features.mean(1, keepdim=True).expand_as(features)
-    assert not torch.allclose(read(decoder, mean, tokens)[0], wanted, atol=1e-2)
+    assert not torch.allclose(read(decoder, mean, tokens), wanted, atol=1e-2)
 
 
 @both
@@ -194,10 +194,10 @@ def test_tied_shares_the_tensor_and_untied_does_not(attention):
 @both
 def test_dropout_acts_in_training_only(attention):
     decoder, (features, tokens) = make(attention, dropout=0.5), data()
-    wanted = read(decoder, features, tokens)[0]
-    assert torch.equal(read(decoder, features, tokens)[0], wanted)
+    wanted = read(decoder, features, tokens)
+    assert torch.equal(read(decoder, features, tokens), wanted)
     torch.manual_seed(1)
-    assert not torch.allclose(read(decoder.train(), features, tokens)[0], wanted, atol=1e-2)
+    assert not torch.allclose(read(decoder.train(), features, tokens), wanted, atol=1e-2)
 
 
 @pytest.mark.parametrize("p", [0.5, 0.1, 0.9])

@@ -1,19 +1,20 @@
 """The LSTM over packed captions is torch's."""
 
+import copy
+
 import pytest
 import torch
-from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.testing import assert_close
 
-from captioner.model.lstm import run_packed
+from captioner.model.lstm import LSTM, run_packed
 
 WIDTH, INPUTS = 7, 5
 
 
 def problem(sizes, captions, dtype):
     torch.manual_seed(0)
-    lstm = nn.LSTM(INPUTS, WIDTH, batch_first=True).to(dtype)
+    lstm = LSTM(INPUTS, WIDTH).to(dtype)
     x = torch.randn(sum(sizes), INPUTS, dtype=dtype, requires_grad=True)
     h, c = (torch.randn(captions, WIDTH, dtype=dtype, requires_grad=True) for _ in range(2))
     return lstm, x, h, c, torch.tensor(sizes)
@@ -49,3 +50,29 @@ def test_in_mixed_precision_it_stays_near_and_keeps_types():
     for grad, of, leaf in zip(grads, exact, leaves, strict=True):
         assert grad.dtype == leaf.dtype
         assert (grad - of).norm() < 0.05 * of.norm()
+
+
+@torch.no_grad()
+def test_steps_one_after_the_other_are_a_run_over_all():
+    lstm, x, h, c, steps = problem([3, 3, 3], 3, torch.float64)
+    wanted = lstm.over(x, (h, c), steps)
+    state, found = (h, c), []
+    for inputs in x.split(3):
+        state = lstm.step(inputs, state)
+        found.append(state[0])
+    assert_close(torch.cat(found), wanted)
+    nothing = torch.zeros_like(h)
+    assert_close(lstm.begin(x[:3]), lstm.step(x[:3], (nothing, nothing)))
+
+
+def test_a_copy_has_weights_of_its_own_in_the_layout_of_cudnn(monkeypatch):
+    lstm, x, h, c, steps = problem([2, 1], 2, torch.float32)
+    flattened = []
+    monkeypatch.setattr(LSTM, "flatten_parameters", lambda self: flattened.append(self))
+    copied = copy.deepcopy(lstm)
+    assert any(each is copied for each in flattened)  # on the CPU torch's does nothing
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert copied.over(x, (h, torch.zeros_like(c)), steps).eq(0).all()
+    assert lstm.over(x, (h, c), steps).ne(0).any()

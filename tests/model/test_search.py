@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
+from captioner.model import search
 from captioner.model.decoder import Decoder, Memory
-from captioner.model.search import beam_search
+from captioner.model.search import beam_search, draw, forbidden, sample
+from tests.support.decoding import read_all
 
 property_of = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 10_000)
@@ -36,7 +38,7 @@ class Table:
     def encode(self, images):
         return Memory(start=(torch.tensor(images).view(-1, 1, 1),), keys=None, values=None)
 
-    def step(self, memory, words, places, captions, state):
+    def step(self, memory, words, state, places, captions):
         [read] = state
         assert len(words) == len(places) == len(read) > 0
         assert (read[:, 0] == memory.start[0].flatten()[places // captions]).all()  # each after its own image's state
@@ -199,6 +201,40 @@ def test_the_real_decoder_finds_for_images_together_what_it_finds_for_each(atten
 def score_of(decoder, features, caption, penalty):
     """Recompute a caption's score by reading it all at once."""
     read = torch.tensor([[[BOS, *caption[:-1]]]])
-    hidden, _ = decoder(decoder.encode(features[None]), read)
+    hidden = read_all(decoder, decoder.encode(features[None]), read)
     log_p = decoder.logits(hidden).log_softmax(-1)[0, 0]
     return log_p[range(len(caption)), list(caption)].sum().item() / len(caption) ** penalty
+
+
+@pytest.mark.parametrize("every", [2, 4, 50])
+@pytest.mark.parametrize("attention", [True, False])
+def test_the_captions_drawn_do_not_depend_on_how_often_their_end_is_looked_for(monkeypatch, attention, every):
+    torch.manual_seed(1)
+    decoder = Decoder(vocabulary=12, features=6, width=8, heads=2, attention=attention, tied=False, dropout=0.5).eval()
+    with torch.no_grad():
+        decoder.output.bias[EOS] += 1.0
+        memory = decoder.encode(torch.randn(3, 4, 6))
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return sample(decoder, memory, samples=2, max_length=20)
+
+    wanted = [drawn(seed) for seed in range(6)]
+    assert len({tokens.shape[-1] for tokens in wanted}) > 2
+    monkeypatch.setattr(search, "_look_every", lambda device: every)
+    for seed, tokens in enumerate(wanted):
+        assert torch.equal(drawn(seed), tokens)
+
+
+def test_what_is_forbidden_is_never_drawn_and_can_be_trained_with():
+    with torch.inference_mode():
+        never = forbidden(9, torch.device("cpu"), EOS)
+    assert never.nonzero().flatten().tolist() == [PAD, BOS, EOS, UNK]
+    logits = torch.zeros(4000, 9)
+    logits[:, :4] = 50.0
+    words = draw(logits, never)
+    assert set(words.tolist()) == {4, 5, 6, 7, 8}
+    assert logits[:, :4].eq(50).all()  # unchanged
+    weights = torch.zeros(9, requires_grad=True)
+    weights.masked_fill(never, -torch.inf).logsumexp(0).backward()
+    assert weights.grad[never].eq(0).all()

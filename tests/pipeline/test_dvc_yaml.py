@@ -148,7 +148,9 @@ def test_the_model_is_an_artifact():
 
 
 def rows_of_the_table():
-    section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## What reruns what")[1].split("\n## ")[0]
+    section = (
+        (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## What reruns what")[1].split("\n## ")[0]
+    )
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     for keys, runs, then in rows[2:]:
         stages = [set(re.findall(r"[a-z]+", cell.split("(")[0])) for cell in (runs, then)]

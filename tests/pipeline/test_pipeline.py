@@ -101,10 +101,10 @@ def test_the_picture_can_be_opened(done):
 def test_the_model_file_says_what_made_it(done):
     captioner, card = load_model(done.folder / "models/captioner.safetensors")
     assert card.start == "layer3"
-    assert card.made["params"]["finetune.unfreeze_from"] == "layer3"
-    assert card.made["inputs"]["models/decoder.safetensors"] == outputs(done.folder)["models/decoder.safetensors"]
-    assert "src/captioner/training/finetune.py" in card.made["inputs"]
-    assert {"torch", "python"} <= set(card.made["versions"])
+    assert card.provenance["params"]["finetune.unfreeze_from"] == "layer3"
+    assert card.provenance["inputs"]["models/decoder.safetensors"] == outputs(done.folder)["models/decoder.safetensors"]
+    assert "src/captioner/training/finetune.py" in card.provenance["inputs"]
+    assert {"torch", "python"} <= set(card.provenance["versions"])
     frozen = load_encoder(load_file(done.folder / "data/features/encoder.safetensors")).state_dict()
     for name, value in captioner.encoder.state_dict().items():
         if not name.startswith(("layer3", "layer4")) or "running" in name:

@@ -16,7 +16,7 @@ from PIL import Image
 from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.attention import attention_weights
-from captioner.model.captioner import Captioner, Card, load_model, save_model
+from captioner.model.captioner import Captioner, Metadata, load_model, save_model
 from captioner.model.decoder import Decoder
 from captioner.results.report import _incomparable, thumbnail, write_report
 from captioner.vision.encoder import Encoder
@@ -63,7 +63,7 @@ def make_world(folder, attention=True):
         ("captioner", Captioner(decoder, Encoder(), "layer4"), "layer4"),
     ):
         captioner.examples = some_examples(vocabulary)
-        save_model(folder / f"{name}.safetensors", captioner, Card("e", start, IMAGE, shape, vocabulary, made))
+        save_model(folder / f"{name}.safetensors", captioner, Metadata("e", start, IMAGE, shape, vocabulary, made))
     table = list(rows())
     names = [row[0] for row in table]
     with new_store(
@@ -175,7 +175,7 @@ def test_attention_in_the_page_is_the_decoders(world, html):
     for (name, _, said, _, _), text in zip(rows(), packed, strict=True):
         levels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(len(said.split()), 4)
         with torch.inference_mode():
-            memory = captioner.decoder.encode(captioner.features(store.read([store.rows[name]])))
+            memory = captioner.encode(store.read([store.rows[name]]))
         read = torch.tensor([[card.vocabulary.encode(said.split())[:-2]]])
         wanted = attention_weights(captioner.decoder, memory, read)[0, 0].numpy()
         assert np.abs((levels / 255) ** 2 - wanted).max() < 0.01, name

@@ -8,7 +8,7 @@ from PIL import Image
 
 from captioner.captions.formats import CAPTION_FILES, SPLIT_FILES
 from captioner.captions.vocabulary import EOS, PAD, SPECIAL, Vocabulary
-from captioner.model.captioner import Captioner, Card, Examples, save_model
+from captioner.model.captioner import Captioner, Examples, Metadata, save_model
 from captioner.model.decoder import Decoder
 from captioner.vision.encoder import END, Encoder
 
@@ -78,5 +78,5 @@ def captioner_file(path, *, encoder=True, attention=True, seed=None, made=None):
         captioner.decoder.output.bias[EOS] -= 3
     captioner.examples = some_examples(WORDS)
     image = {"size": 64, "fit": "squash"}
-    save_model(path, captioner, Card("hash", captioner.start, image, shape, WORDS, made or {"params": {}}))
+    save_model(path, captioner, Metadata("hash", captioner.start, image, shape, WORDS, made or {"params": {}}))
     return path

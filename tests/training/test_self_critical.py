@@ -17,6 +17,7 @@ from captioner.scoring.scores import Cider
 from captioner.training import self_critical
 from captioner.training.loop import Batch, CaptionSet, NextWord, fit, parameter_groups
 from captioner.training.self_critical import Reward, SelfCritical
+from tests.support.decoding import read_all
 
 CPU = torch.device("cpu")
 REFERENCES = {
@@ -55,7 +56,7 @@ def small_decoder(words=3, seed=0, **changes):
 def log_probability(decoder, features, tokens):
     """Return the log-probability [len(tokens)] of each token of one caption, with what is never generated left out."""
     inputs = torch.tensor([[[BOS, *tokens[:-1]]]])
-    hidden, _ = decoder(decoder.encode(features[None]), inputs)
+    hidden = read_all(decoder, decoder.encode(features[None]), inputs)
     logits = decoder.logits(hidden)[0, 0]
     allowed = [word for word in range(logits.shape[-1]) if word not in (PAD, BOS, UNK)]
     return torch.stack([step[word] - step[allowed].logsumexp(0) for step, word in zip(logits, tokens, strict=True)])

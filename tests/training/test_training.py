@@ -43,6 +43,7 @@ from captioner.training.loop import (
 from captioner.training.train import DecoderSettings, TrainSettings, train_decoder
 from captioner.vision.encoder import END, Encoder, blocks_between, calibrate, fingerprint, save_encoder
 from captioner.vision.store import FeatureStore, View, new_store
+from tests.support.decoding import read_all
 
 CPU = torch.device("cpu")
 COLOURS, ANIMALS, VERBS = ("red", "blue"), ("dog", "cat"), ("runs", "sits")
@@ -185,8 +186,7 @@ def plain_losses(captioner, rows, ids):
     target_losses, uniform_losses = [], []
     for row, captions in zip(rows, ids, strict=True):
         for caption in captions:
-            memory = captioner.decoder.encode(captioner.features(row[None]))
-            hidden, _ = captioner.decoder(memory, torch.tensor([[caption[:-1]]]))
+            hidden = read_all(captioner.decoder, captioner.encode(row[None]), torch.tensor([[caption[:-1]]]))
             log_p = captioner.decoder.logits(hidden)[0, 0].log_softmax(-1)
             target_losses.append(F.nll_loss(log_p, torch.tensor(caption[1:]), reduction="none"))
             uniform_losses.append(-log_p.mean(-1))
@@ -217,7 +217,7 @@ def test_a_share_of_the_words_read_are_what_the_decoder_predicts_in_their_place(
     items[2].ids[0] = [BOS, 4, 6, 8, 5, 7]  # cut: without <eos>, and what follows its last word is read by nobody
     captioner = captioner_of(tied=False).eval()
     (batch,) = sets_of(items, features)[0].batches(torch.arange(16), 16, CPU)
-    memory = captioner.decoder.encode(captioner.features(batch.rows))
+    memory = captioner.encode(batch.rows)
     own = 9
     with torch.no_grad():
         captioner.decoder.output.weight.zero_()
@@ -709,7 +709,7 @@ def train_on(world, out, **changes):
         "made": {"inputs": {}, "params": {"of": "train"}},
         "seed": 5,
     }
-    decoder = {"attention": True, "width": 16, "heads": 2, "tied": True, "dropout": 0.2}
+    decoder = {"attention": True, "width": 16, "heads": 2, "tied": True, "dropout": 0.2, "standardise": True}
     settings = RECIPE | {"lr": 0.01, "weight_decay": 0.05, "label_smoothing": 0.1, "scheduled_sampling": 0.0}
     arguments |= {key: changes.pop(key) for key in arguments.keys() & changes.keys()}
     decoder |= {key: changes.pop(key) for key in decoder.keys() & changes.keys()}
@@ -760,8 +760,8 @@ def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, atte
     assert card.encoder == FeatureStore(world / "end.h5").attributes["encoder"]
     assert (card.start, card.image, card.vocabulary) == (END, IMAGE, VOCABULARY)
     assert card.decoder["attention"] == attention
-    assert card.made["params"] == {"of": "train"}
-    assert "torch" in card.made["versions"]
+    assert card.provenance["params"] == {"of": "train"}
+    assert "torch" in card.provenance["versions"]
     rows = curve_of(tmp_path / "train.csv")
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert list(rows[0]) == ["epoch", "train loss", "dev loss", "dev CIDEr", "learning rate"]
@@ -773,6 +773,26 @@ def test_train_writes_model_curve_and_summary_and_no_state(world, tmp_path, atte
     assert summary["dev, beam 3"] == dev_scores_of(world, captioner, card)
     require_examples_of_the_training_images(world, captioner, FeatureStore(world / "end.h5"))
     assert list(Path(".resume").iterdir()) == []
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_features_are_standardised_by_the_training_views_if_the_params_say_so(world, tmp_path, attention):
+    store = FeatureStore(world / "end.h5")
+    images = [item.image for item in read_captions(world / "captions.jsonl") if item.split == "train"]
+    values = store.read([row for image in images for row in store.views[image]]).double()
+    values = (values if attention else values.mean((1, 2), keepdim=True)).flatten(0, 2)
+    decoders = []
+    for name, standardise in (("with", True), ("without", False)):
+        (tmp_path / name).mkdir()
+        train_on(world, tmp_path / name, attention=attention, standardise=standardise, epochs=1)
+        decoders.append(load_model(tmp_path / name / "decoder.safetensors")[0].decoder)
+    torch.testing.assert_close(decoders[0].feature_mean.double(), values.mean(0), rtol=1e-5, atol=1e-6)
+    deviation = values.std(0, correction=0)
+    varies = deviation > 0.01 * deviation.mean()
+    torch.testing.assert_close(decoders[0].feature_scale.double()[varies], deviation[varies], rtol=1e-4, atol=1e-6)
+    assert varies.sum() > 100
+    assert decoders[1].feature_mean.eq(0).all()
+    assert decoders[1].feature_scale.eq(1).all()
 
 
 def require_examples_of_the_training_images(world, captioner, store):
@@ -793,7 +813,7 @@ def dev_scores_of(world, captioner, card):
     store = FeatureStore(world / "end.h5")
     dev = [item for item in read_captions(world / "captions.jsonl") if item.split == "dev"]
     rows = [store.rows[item.image] for item in dev]
-    memory = captioner.decoder.encode(captioner.features(store.read(rows)))
+    memory = captioner.encode(store.read(rows))
     found = beam_search(captioner.decoder, memory, beam=3, max_length=card.vocabulary.max_length, length_penalty=1.0)
     captions = [card.vocabulary.decode(beams[0]) for beams in found.tokens.tolist()]
     told = dict(zip([item.image for item in dev], captions, strict=True))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import captioner.use.explain
+from captioner.model.captioner import without_examples
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main
 from captioner.use.explain import _lit, explain
@@ -94,6 +95,15 @@ def test_a_decoder_without_attention_is_said_to_have_none(models, photo, tmp_pat
     assert any("no attention" in line for line in lines)
     assert sum("probability" in line for line in lines) == 2  # the beams are there
     assert sum("agreement" in line for line in lines) == 3
+
+
+def test_without_training_captions_the_likeliest_beam_is_chosen(models, photo, tmp_path, shown):
+    without_examples(models[True], tmp_path / "shared.safetensors")
+    text = explain(PhotoCaptioner(tmp_path / "shared.safetensors"), photo, tmp_path / "out.png", beam=4)
+    assert text == explain(PhotoCaptioner(models[True]), photo, tmp_path / "again.png", beam=4, consensus=0.0)
+    explain(PhotoCaptioner(tmp_path / "shared.safetensors"), photo, tmp_path / "out.png")
+    assert any("no training captions" in line for line in shown[1])
+    assert not any("training images" in line for line in shown[1])
 
 
 def test_the_command_writes_the_picture_and_says_the_caption(models, photo, tmp_path, monkeypatch, capsys):

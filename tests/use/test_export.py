@@ -15,6 +15,7 @@ from PIL import Image
 import captioner.use.export
 from captioner.base.params import read_values
 from captioner.captions.vocabulary import EOS, SPECIAL
+from captioner.model.captioner import without_examples
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main
 from captioner.use.runtime import OnnxCaptioner
@@ -83,6 +84,20 @@ def test_the_folder_says_what_it_is(exported):
         assert {part.date_time[0] for part in archive.infolist()} == {1980}  # not of the machine's clock
     for name in ("encode.onnx", "step.onnx"):
         assert b'File "' not in (folder / name).read_bytes()  # nothing of the machine it was made on
+
+
+def test_a_model_without_training_captions_gives_a_folder_without_them(exported, photos, tmp_path):
+    model, _ = exported
+    shared = tmp_path / "shared.safetensors"
+    without_examples(model, shared)
+    assert main(["export", "--model", str(model), "--out", str(tmp_path / "onnx")]) == 0
+    assert main(["export", "--model", str(shared), "--out", str(tmp_path / "onnx")]) == 0  # over the earlier one
+    assert "examples.npz" not in {path.name for path in (tmp_path / "onnx").iterdir()}
+    assert "has no training\ncaptions" in (tmp_path / "onnx/README.md").read_text()
+    ours, describe = OnnxCaptioner(tmp_path / "onnx"), PhotoCaptioner(model)
+    pixels = np.stack([describe.read(photo) for photo in photos])
+    expected = describe(photos, consensus=0.0)
+    assert ours(pixels) == ours(pixels, consensus=9.0) == expected == PhotoCaptioner(shared)(photos)
 
 
 def test_the_python_of_the_readme_runs(exported, photos, monkeypatch, capsys):

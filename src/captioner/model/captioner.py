@@ -1,19 +1,23 @@
 """A captioner and its file.
 
-Format (schema 2): safetensors, which holds numbers and text only, so that loading runs no code of the file's.
-    tensors     decoder.*, in a captioner that can take photos encoder.* with torchvision's names, and of the images
-                that it was trained on examples.features and examples.captions, see `Examples`
+Format (schema 3): safetensors, which holds numbers and text only, so loading a file runs no code from it.
+    tensors     decoder.*, see `captioner.model.decoder.Decoder`; encoder.* with torchvision's names, in a captioner
+                that takes photos; examples.features and examples.captions of the training images, see `Examples`,
+                unless the file was written without them
     metadata    one key, "captioner": JSON with
-        schema       2
+        schema       3
         encoder      SHA-256 of the frozen encoder whose features it starts from
-        start        the first block of ResNet-18 that the file's own encoder is used for; "end": none,
-                     the decoder takes in the frozen grid
+        start        the first block of ResNet-18 that the file's own encoder computes; "end": none, the decoder takes
+                     in the frozen grid
         image        {"size": pixels, "fit": "squash" or "crop"}
         decoder      the arguments of `captioner.model.decoder.Decoder`
         vocabulary   see `captioner.captions.vocabulary`
-        made         {"inputs": {path: md5} of the data and code, "params": {name: value}, "versions": {name: str}}
+        provenance   {"inputs": {path: md5} of the data and code, "params": {name: value}, "versions": {name: str}}
+        examples     whether the file has the training images' features and captions
+        checksums    {name of a tensor: SHA-256 of its type, shape and bytes}, of all tensors of the file
 """
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,23 +33,27 @@ from torch import Tensor, nn
 from captioner.base.errors import CaptionerError
 from captioner.base.files import whole
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.decoder import Decoder
-from captioner.vision.encoder import END, Encoder
+from captioner.model.decoder import Decoder, Memory
+from captioner.vision.encoder import BLOCKS, END, Encoder
 
-SCHEMA = 2
-TIED = "decoder.output.weight"  # in the file once, as the embedding
+SCHEMA = 3
+TIED = "decoder.output.weight"  # of a tied decoder, the file has it once, as the embedding
 EXAMPLES = "examples."  # before the names of their tensors in the file
+TYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int32: "I32", torch.int64: "I64"}
 
 
 class Examples(NamedTuple):
-    """The training images, of which generated captions can be chosen by (`captioner.model.consensus`)."""
+    """The training images, for the choice among captions by consensus (`captioner.model.consensus`)."""
 
-    features: Tensor  # [N, D] float16, image features by this captioner's encoder, averaged over positions
+    features: Tensor  # [N, D] float16, image features from this captioner's encoder, averaged over positions
     captions: Tensor  # [N, K, L] int32, word ids with the <eos>, without the <bos>; then <pad>
 
 
 class Captioner(nn.Module):
-    """The blocks of the encoder from `start` on (none for the end) and a decoder; once trained, with its examples."""
+    """A decoder and the blocks of the encoder from `start` on (none for "end"); with examples once it is trained.
+
+    Without examples there is no choice by consensus: a caption is then the likeliest beam.
+    """
 
     def __init__(
         self, decoder: Decoder, encoder: Encoder | None = None, start: str = END, examples: Examples | None = None
@@ -58,86 +67,159 @@ class Captioner(nn.Module):
             rows = self.encoder(rows, start=self.start)
         return rows.to(self.decoder.image.weight.dtype).flatten(1, 2)
 
+    def encode(self, rows: Tensor) -> Memory:
+        """Turn store rows, as `features` takes them in, into what the decoder writes captions from."""
+        return self.decoder.encode(self.features(rows))
+
 
 @dataclass(frozen=True)
-class Card:
-    """What a model file says about itself; the fields are the metadata's."""
+class Metadata:
+    """What a model file says of itself; see the format for the fields."""
 
     encoder: str
     start: str
     image: dict[str, Any]
     decoder: dict[str, Any]
     vocabulary: Vocabulary
-    made: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 def provenance(made: dict[str, Any]) -> dict[str, Any]:
-    """Return what a card's `made` holds, from what `captioner.base.resume.stage_provenance` returned."""
+    """Return the `provenance` of metadata, from what `captioner.base.resume.stage_provenance` returned."""
     versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
     return {**made, "versions": {"python": platform.python_version()} | versions}
 
 
-def save_model(path: str | Path, captioner: Captioner, card: Card) -> None:
-    """Write a model file, whole or not at all; the same weights, examples and card give the same bytes."""
-    assert captioner.examples is not None
-    tensors = captioner.state_dict() | {EXAMPLES + key: value for key, value in captioner.examples._asdict().items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    if card.decoder["tied"]:
+def save_model(path: str | Path, captioner: Captioner, metadata: Metadata) -> None:
+    """Write a model file, or nothing if that fails. The same weights, examples and metadata give the same bytes.
+
+    A captioner whose examples are None gives a file without them.
+    """
+    tensors = dict(captioner.state_dict())
+    if captioner.examples is not None:
+        tensors |= {EXAMPLES + key: value for key, value in captioner.examples._asdict().items()}
+    if metadata.decoder["tied"]:
         del tensors[TIED]
-    record = {"schema": SCHEMA, **vars(card), "vocabulary": card.vocabulary.as_dict()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    record = {
+        "schema": SCHEMA,
+        **vars(metadata),
+        "vocabulary": metadata.vocabulary.as_dict(),
+        "examples": captioner.examples is not None,
+        "checksums": {key: checksum(tensors[key]) for key in sorted(tensors)},
+    }
     with whole(path) as beside:
         save_file(tensors, beside, metadata={"captioner": json.dumps(record, ensure_ascii=False)})
 
 
-def load_model(path: str | Path) -> tuple[Captioner, Card]:
-    """Read a model file onto the CPU, in eval mode.
+def load_model(path: str | Path) -> tuple[Captioner, Metadata]:
+    """Read a model file onto the CPU, in eval mode. `examples` is None where the file was written without them.
 
-    Raises CaptionerError that names the file where it is missing, damaged, of another kind or schema, or
-    where its tensors do not fit its card (missing and unexpected ones are listed).
+    The names, types and shapes of all tensors are compared with the metadata before memory is taken for them, then
+    their checksums. Raises CaptionerError that names the file if it is missing, damaged, changed, of another kind or
+    of another schema, or if its tensors do not fit its metadata (it then lists them).
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            metadata, examples, checksums = _read_metadata(path, file.metadata() or {})
+            names = list(file.keys())
+            slices = {name: file.get_slice(name) for name in names}
+            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            _check_shapes(path, metadata, examples, found)
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise CaptionerError(f"{path}: not found; `dvc repro` or `make demo` makes a model") from None
     except (SafetensorError, OSError) as error:
-        raise CaptionerError(f"{path}: not a whole model file ({error})") from None
+        raise CaptionerError(f"{path}: not a whole model file ({error}); get or make it again") from None
+    changed = [name for name, tensor in tensors.items() if checksums.get(name) != checksum(tensor)]
+    if changed:
+        raise CaptionerError(
+            f"{path}: damaged or changed after it was written: the checksums of {', '.join(changed)} differ; "
+            "get or make it again"
+        )
+    captioner = _build(metadata)
+    if examples:
+        captioner.examples = Examples(**{name: tensors.pop(EXAMPLES + name) for name in Examples._fields})
+        ids = captioner.examples.captions
+        if not 0 <= int(ids.min()) <= int(ids.max()) < len(metadata.vocabulary):
+            raise CaptionerError(f"{path}: its examples hold words that its vocabulary does not; the file is damaged")
+    captioner.load_state_dict(tensors, strict=False)
+    return captioner.eval(), metadata
+
+
+def without_examples(model: str | Path, out: str | Path) -> None:
+    """Write a copy of a model file without its training captions and features, for data whose terms forbid sharing.
+
+    Captions of the copy are the likeliest beams. Raises CaptionerError as `load_model`.
+    """
+    captioner, metadata = load_model(model)
+    captioner.examples = None
+    save_model(out, captioner, metadata)
+
+
+def _read_metadata(path: str | Path, texts: dict[str, str]) -> tuple[Metadata, bool, dict[str, str]]:
+    """Return the metadata, whether the file has examples, and the checksums."""
     try:
-        record = json.loads(metadata["captioner"])
-        if record.pop("schema") != SCHEMA:
-            raise CaptionerError(f"{path}: made by another version of this program; make it anew: `dvc repro`")
-        card = Card(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
-        if card.decoder["width"] % card.decoder["heads"]:
+        record = json.loads(texts["captioner"])
+        schema = record.pop("schema")
+        if schema != SCHEMA:
+            raise CaptionerError(
+                f"{path}: a model file of schema {schema!r}, from another version of this program; this version reads "
+                f"schema {SCHEMA}. Make the model again with `dvc repro`, or use the version that made it"
+            )
+        examples, checksums = bool(record.pop("examples")), dict(record.pop("checksums"))
+        metadata = Metadata(**{**record, "vocabulary": Vocabulary.from_dict(record["vocabulary"])})
+        words, known = len(metadata.vocabulary), metadata.decoder["vocabulary"]
+        if known != words:
+            raise CaptionerError(
+                f"{path}: its decoder knows {known} words and its vocabulary {words}; the file is damaged"
+            )
+        if metadata.decoder["width"] % metadata.decoder["heads"]:
             raise ValueError("heads do not divide the width")
-        decoder = Decoder(**card.decoder)
-        examples = Examples(**{name: tensors.pop(EXAMPLES + name) for name in Examples._fields})
-        captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start, examples)
+        if metadata.start not in (*BLOCKS, END):
+            raise ValueError(f"start: is {metadata.start!r}, expected one of {', '.join((*BLOCKS, END))}")
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
+    return metadata, examples, checksums
+
+
+def _check_shapes(
+    path: str | Path, metadata: Metadata, examples: bool, found: dict[str, tuple[str, tuple[int, ...]]]
+) -> None:
+    """Raise CaptionerError unless a file's tensors, (type, shape) by name, are those that its metadata call for."""
+    try:
+        with torch.device("meta"):  # shapes without memory
+            state = _build(metadata).state_dict()
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
-    if card.decoder["vocabulary"] != len(card.vocabulary):
-        raise CaptionerError(
-            f"{path}: its decoder knows {card.decoder['vocabulary']} words and its vocabulary {len(card.vocabulary)}; "
-            "the file is damaged"
-        )
-    shapes = [tuple(tensor.shape) for tensor in examples]
-    if len(shapes[1]) != 3 or shapes[0] != (shapes[1][0], card.decoder["features"]) or not shapes[1][0]:
-        raise CaptionerError(f"{path}: features {shapes[0]} and captions {shapes[1]} of its examples; it is damaged")
-    if not 0 <= int(examples.captions.min()) <= int(examples.captions.max()) < len(card.vocabulary):
-        raise CaptionerError(f"{path}: its examples hold words that its vocabulary does not; the file is damaged")
-    load_tensors(captioner, tensors, path, optional={TIED} if card.decoder["tied"] else set())
-    return captioner.eval(), card
-
-
-def load_tensors(module: nn.Module, tensors: dict[str, Tensor], path: str | Path, optional: set[str]) -> None:
-    """Load all of a module's weights, or raise CaptionerError that lists what does not fit."""
-    own = module.state_dict()
+    if metadata.decoder["tied"]:
+        del state[TIED]
+    expected = {name: (TYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in state.items()}
+    if examples:
+        images, *captions = found.get(EXAMPLES + "captions", ("", (0, 0, 0)))[1] or (0,)
+        expected[EXAMPLES + "features"] = ("F16", (images, metadata.decoder["features"]))
+        expected[EXAMPLES + "captions"] = ("I32", (images or 1, *(captions if len(captions) == 2 else (1, 1))))
     problems = {
-        "missing": [key for key in own if key not in tensors and key not in optional],
-        "unexpected": [key for key in tensors if key not in own],
-        "of another shape": [key for key in own if key in tensors and own[key].shape != tensors[key].shape],
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape or type": [
+            f"{name} ({found[name][0]} {found[name][1]}, expected {of[0]} {of[1]})"
+            for name, of in expected.items()
+            if name in found and found[name] != of
+        ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
-        raise CaptionerError(f"{path}: its weights do not fit: {listed}")
-    module.load_state_dict(tensors, strict=False)
+        listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        raise CaptionerError(f"{path}: its tensors do not fit its metadata: {listed}; get or make it again")
+
+
+def _build(metadata: Metadata) -> Captioner:
+    """Return a captioner of these shapes, with random weights."""
+    return Captioner(Decoder(**metadata.decoder), None if metadata.start == END else Encoder(), metadata.start)
+
+
+def checksum(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's type, shape and bytes; the tensor is on the CPU and of one of TYPES."""
+    hasher = hashlib.sha256(f"{TYPES[tensor.dtype]} {tuple(tensor.shape)} ".encode())
+    hasher.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()

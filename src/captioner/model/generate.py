@@ -38,7 +38,7 @@ def generate(
     captions: list[str] = []
     for chosen in torch.arange(len(images)).split(batch):
         features = captioner.features(to_device(read(chosen), device))
-        found = beam_search(
+        beams = beam_search(
             captioner.decoder,
             captioner.decoder.encode(features),
             beam=beam,
@@ -47,8 +47,6 @@ def generate(
         )
         places: Sequence[int] = [0] * len(chosen)
         if choose:
-            places = choose(*(part.cpu().numpy() for part in (features.float().mean(1), found.tokens, found.scores)))
-        captions += [
-            vocabulary.decode(beams[place]) for beams, place in zip(found.tokens.tolist(), places, strict=True)
-        ]
+            places = choose(*(part.cpu().numpy() for part in (features.float().mean(1), beams.tokens, beams.scores)))
+        captions += [vocabulary.decode(ids[place]) for ids, place in zip(beams.tokens.tolist(), places, strict=True)]
     return dict(zip(images, captions, strict=True))

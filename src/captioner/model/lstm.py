@@ -1,11 +1,7 @@
-"""An LSTM over packed captions, for all but CUDA: what torch's computes, with fewer and larger matrix products.
+"""An LSTM over packed captions.
 
-Torch's own multiplies the recurrent weight's gradient once a time step, adds up gradients of the size of the whole
-input at each, and has a matrix product of another shape for nearly every step of every batch, each of which a CPU
-prepares anew in bfloat16. Here one product at the end gives the recurrent weight's gradient, and the packing
-(`captioner.model.decoder.pack`) lets shapes recur.
-
-Dimensions: T tokens, N captions, W width. Gates are in torch's order: input, forget, cell, output.
+Dimensions: T tokens, N captions, I width of the input, W width of the states. Gates are in torch's order: input,
+forget, cell, output.
 """
 
 from itertools import accumulate, pairwise
@@ -14,13 +10,55 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+State = tuple[Tensor, Tensor]  # h and c, each [N, W]
+
+
+class LSTM(nn.LSTM):
+    """One layer of torch's LSTM, with its parameters and their names, run over packed captions or for one step."""
+
+    def __init__(self, inputs: int, width: int):
+        super().__init__(inputs, width, batch_first=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.flatten_parameters()  # a copy, as of averaged weights, would lose the layout that cuDNN is fast with
+
+    def over(self, x: Tensor, state: State, sizes: Tensor) -> Tensor:
+        """Run over packed x [T, I] from a state of N captions; return the states h of all tokens, [T, W].
+
+        `sizes` [L] int64, on the CPU, are the number of captions with a token at each step. They never rise, as in
+        torch's PackedSequence. On CUDA everything is float32, also in mixed precision: in float16, small gradients
+        would become 0.
+        """
+        if x.device.type != "cuda":
+            return run_packed(self, x, *state, sizes)
+        with torch.autocast("cuda", enabled=False):
+            h, c = (part.float().unsqueeze(0) for part in state)
+            return self(PackedSequence(x.float(), sizes), (h, c))[0].data
+
+    def begin(self, x: Tensor) -> State:
+        """Run for one step over x [N, I], from states of zeros; return the new state, on CUDA in float32 as `over`."""
+        if x.device.type != "cuda":
+            _, (h, c) = self(x.unsqueeze(1))
+            return h.squeeze(0), c.squeeze(0)
+        with torch.autocast("cuda", enabled=False):
+            _, (h, c) = self(x.float().unsqueeze(1))
+            return h.squeeze(0), c.squeeze(0)
+
+    def step(self, x: Tensor, state: State) -> State:
+        """Run for one step over x [N, I]; return the new state. torch's whole LSTM prepares its weights at each call,
+        which one step does not pay for."""
+        return torch.lstm_cell(x, state, *self.all_weights[0])
 
 
 def run_packed(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> Tensor:
-    """Run one layer over packed x [T, *] from the states h and c [N, W]; returns [T, W].
+    """Do what `LSTM.over` does, with fewer and larger matrix products than torch on a CPU.
 
-    `sizes` [L] int64 are how many captions have a token at each step, never more than at the one before, as in torch's
-    PackedSequence. Products are in the precision that autocast asks for, cells and gates in float32 or better.
+    torch multiplies the recurrent weight's gradient at each time step, and adds up gradients of the size of the whole
+    input. Here one product at the end gives the recurrent weight's gradient. Products are in the precision of autocast,
+    cells and gates in float32 or better.
     """
     into, again, *biases = lstm.all_weights[0]
     gates = F.linear(x, into, biases[0] + biases[1])  # [T, 4W]
@@ -30,9 +68,9 @@ def run_packed(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) ->
 class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, weight: Tensor, h: Tensor, c: Tensor, sizes: list[int]) -> Tensor:
-        """gates [T, 4W], before their nonlinearity and what the last state gives to them; weight [4W, W]; h, c [N, W].
+        """Return the states h of all tokens, [T, W].
 
-        Returns the states h of all tokens, [T, W].
+        `gates` [T, 4W] are the inputs' share of the gates, before their nonlinearity; weight [4W, W]; h, c [N, W].
         """
         exact = torch.promote_types(gates.dtype, torch.float32)
         used = weight.to(gates.dtype)

@@ -3,6 +3,7 @@
 Dimensions: B images, K beams or samples, V words, T the most words of a caption.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
 from captioner.model.decoder import Decoder, Memory
 
-NEVER = [PAD, BOS, UNK]  # generated
+NEVER = (PAD, BOS, UNK)  # generated
+LOOK_EVERY = 4  # words drawn between looks at whether all captions have ended; each look waits for a GPU
 
 
-class Found(NamedTuple):
+class Beams(NamedTuple):
     """The beams of each image, best first."""
 
     tokens: Tensor  # [B, K, T] int64: words, then <eos>, then <pad>
@@ -22,7 +24,7 @@ class Found(NamedTuple):
 
 
 @torch.inference_mode()
-def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float) -> Found:
+def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float) -> Beams:
     """Find the captions of highest score, by keeping `beam` beginnings of each image at every step.
 
     A caption's score is its log-probability divided by length ** length_penalty, its length in tokens with
@@ -33,23 +35,23 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
     """
     device = memory.start[0].device
     shape = (memory.start[0].shape[0], beam)
-    found = Found(torch.full((*shape, max_length), PAD, device=device), torch.full(shape, -torch.inf, device=device))
+    beams = Beams(torch.full((*shape, max_length), PAD, device=device), torch.full(shape, -torch.inf, device=device))
     images = torch.arange(shape[0], device=device)  # that are still searched
-    tokens = found.tokens.clone()
-    log_p = found.scores.clone()
+    tokens = beams.tokens.clone()
+    log_p = beams.scores.clone()
     log_p[:, 0] = 0.0  # all would start alike
     lengths = torch.zeros(shape, device=device)
     finished = log_p.isneginf()
     last = torch.full(shape, BOS, device=device)
-    state = tuple(part.squeeze(1) for part in memory.start)  # [n, W], of the beams that were computed
+    state = memory.states(1)  # each [n, W], of the beams that were computed
     row = torch.arange(shape[0], device=device).unsqueeze(1).expand(shape)  # of each beam in the state
     for step in range(max_length):
         places = (~finished).flatten().nonzero().squeeze(1)  # [n] of the beams that go on: only these are computed
         kept = row.flatten()[places]
         state = tuple(part.index_select(0, kept) for part in state)
-        hidden, state = decoder.step(memory, last.flatten()[places], places, beam, state)
+        hidden, state = decoder.step(memory, last.flatten()[places], state, places, beam)
         words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
-        words[:, NEVER] = -torch.inf
+        words.masked_fill_(forbidden(words.shape[-1], device), -torch.inf)
         best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
 
         gained = _spread(best, places, finished.shape, -torch.inf)  # [B, K, beam]
@@ -74,14 +76,14 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
         if 2 * len(going) > len(images) and step + 1 < max_length:
             continue
         # not at every step: it copies what the decoder keeps of the images
-        found.tokens[images], found.scores[images] = tokens, scores
+        beams.tokens[images], beams.scores[images] = tokens, scores
         if not len(going):
             break
         images, tokens, log_p, lengths, finished, last, row = (
             part[going] for part in (images, tokens, log_p, lengths, finished, last, row)
         )
         memory = memory.of(going)
-    return found
+    return beams
 
 
 def _spread(values: Tensor, places: Tensor, shape: torch.Size, fill: float) -> Tensor:
@@ -93,26 +95,44 @@ def _spread(values: Tensor, places: Tensor, shape: torch.Size, fill: float) -> T
 @torch.no_grad()
 def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -> Tensor:
     """Draw captions [B, K, T] int64 (words, then `<eos>`, then `<pad>`), each with its probability, from torch's
-    generator; `<pad>`, `<bos>` and `<unk>` are never drawn. T is that of the longest, at most `max_length`."""
+    generator. `<pad>`, `<bos>` and `<unk>` are never drawn. T is the length of the longest, at most `max_length`."""
     device = memory.start[0].device
     last = torch.full((memory.start[0].shape[0], samples), BOS, device=device)
     finished = torch.zeros_like(last, dtype=torch.bool)
     tokens: list[Tensor] = []
-    state = None
-    for _ in range(max_length):
-        hidden, state = decoder(memory, last.unsqueeze(-1), state)
-        last = draw(decoder.logits(hidden[:, :, 0]), NEVER).masked_fill(finished, PAD)  # [B, K]
+    state = memory.states(samples)  # each [B*K, W]
+    every = _look_every(device)
+    for step in range(1, max_length + 1):
+        hidden, state = decoder.step(memory, last.flatten(), state)
+        logits = decoder.logits(hidden).view(*last.shape, -1)  # [B, K, V]
+        last = draw(logits, forbidden(logits.shape[-1], device)).masked_fill(finished, PAD)  # [B, K]
         tokens.append(last)
         finished |= last == EOS
-        if finished.all():
+        if step % every == 0 and finished.all():
             break
-    return torch.stack(tokens, dim=-1)
+    drawn = torch.stack(tokens, dim=-1)
+    return drawn if every == 1 else drawn[..., : int((drawn != PAD).any(0).any(0).sum())]
 
 
-def draw(logits: Tensor, never: list[int]) -> Tensor:
-    """Draw a word [...] int64 by each row of logits [..., V], none of `never`, from torch's generator."""
-    logits = logits.float()
-    logits[..., never] = -torch.inf
+def _look_every(device: torch.device) -> int:
+    return 1 if device.type == "cpu" else LOOK_EVERY
+
+
+@cache
+def forbidden(words: int, device: torch.device, *more: int) -> Tensor:
+    """Return which of so many words are never generated, [words] bool: `<pad>`, `<bos>`, `<unk>`, and `more`.
+
+    It is made once for a device, so that no step copies it there.
+    """
+    with torch.inference_mode(False):  # training uses the same tensor
+        mask = torch.zeros(words, dtype=torch.bool)
+        mask[[*NEVER, *more]] = True
+        return mask.to(device)
+
+
+def draw(logits: Tensor, never: Tensor) -> Tensor:
+    """Draw a word [...] int64 from each row of logits [..., V], by torch's generator; `never` [V] bool are left out."""
+    logits = logits.float().masked_fill(never, -torch.inf)
     below = logits.softmax(-1).cumsum(-1)  # inverted at one random number a row; multinomial() draws V of them
     at = torch.rand_like(below[..., :1]) * below[..., -1:]
     return torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=below.shape[-1] - 1)

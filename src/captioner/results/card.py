@@ -177,10 +177,10 @@ def write_card(
         "",
         *_table(
             ["param", "value"],
-            [[f"`{k}`", f"`{v}`"] for k, v in (frozen.made["params"] | tuned.made["params"]).items()],
+            [[f"`{k}`", f"`{v}`"] for k, v in (frozen.provenance["params"] | tuned.provenance["params"]).items()],
         ),
         "",
-        "With " + ", ".join(f"{name} {version}" for name, version in tuned.made["versions"].items()) + ".",
+        "With " + ", ".join(f"{name} {version}" for name, version in tuned.provenance["versions"].items()) + ".",
         "",
         "## Limits",
         "",

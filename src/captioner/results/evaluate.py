@@ -59,7 +59,12 @@ def evaluate(
         captioner, card = load_model(model)
         if card.vocabulary != words:
             raise CaptionerError(f"{model}: trained with another vocabulary than {vocabulary}; run `dvc repro`")
-        assert captioner.examples is not None  # a file has them
+        if captioner.examples is None and consensus:
+            raise CaptionerError(
+                f"{model}: a model file without its training captions, so no choice by consensus; "
+                "set search.consensus to 0, or make the model with `dvc repro`"
+            )
+        chooser = Consensus(*captioner.examples) if captioner.examples is not None and consensus else None
         store = FeatureStore(store_path, layer=card.start, encoder=card.encoder, **card.image)
         shown = [item for item in items if item.split == split and item.image in store.rows]
         if not shown:
@@ -73,7 +78,7 @@ def evaluate(
             beam=beam,
             length_penalty=length_penalty,
             device=device,
-            choose=partial(Consensus(*captioner.examples).choose, weight=consensus) if consensus else None,
+            choose=partial(chooser.choose, weight=consensus) if chooser else None,
         )
         corpus, each = score({item.image: item.raw for item in shown}, found)
         training = [words.decode(ids) for item in items if item.split == "train" for ids in item.ids]

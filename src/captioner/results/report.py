@@ -112,8 +112,8 @@ def write_report(
         gallery=gallery,
         box=min(4 / 3, max([1.0, *(image["width"] / image["height"] for image in gallery)])),
         files={str(file): digest(file) for file in (decoder, model)},
-        params=dict(sorted((frozen.made["params"] | card.made["params"]).items())),
-        inputs=dict(sorted((frozen.made["inputs"] | card.made["inputs"]).items())),
+        params=dict(sorted((frozen.provenance["params"] | card.provenance["params"]).items())),
+        inputs=dict(sorted((frozen.provenance["inputs"] | card.provenance["inputs"]).items())),
     )
     write_text(path, page)
     log.info("%s: %d test images, %.1f MB", path, len(table), Path(path).stat().st_size / 1e6)
@@ -162,7 +162,7 @@ def _attention(
             tokens[row, 0, : len(read)] = torch.tensor(read, dtype=torch.long)
         with torch.inference_mode():
             rows = to_device(store.read([store.rows[name] for name in chosen]), device)
-            memory = captioner.decoder.encode(captioner.features(rows))
+            memory = captioner.encode(rows)
             weights = attention_weights(captioner.decoder, memory, to_device(tokens, device))[:, 0]  # [B, L, P]
         levels = np.rint(255 * np.sqrt(weights.cpu().numpy())).astype(np.uint8)
         found |= {name: levels[row, : len(words[name])] for row, name in enumerate(chosen)}

@@ -151,7 +151,7 @@ def finetune(
     if rank() != 0:
         return
     captioner.examples = examples_of(captioner, splits["train"], device)
-    save_model(model, captioner, replace(card, start=settings.unfreeze_from, made=provenance(made)))
+    save_model(model, captioner, replace(card, start=settings.unfreeze_from, provenance=provenance(made)))
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
     tried = {f"{each} %": found["CIDEr"] for each, found in scores.items()}
     write_summary(

@@ -29,9 +29,10 @@ from captioner.base.resume import Resume
 from captioner.captions.dataset import CaptionedImage
 from captioner.captions.vocabulary import EOS, PAD, Vocabulary
 from captioner.model.captioner import Captioner, Examples
-from captioner.model.decoder import Decoder, Memory, Packed, pack
+from captioner.model.decoder import Decoder, Memory
 from captioner.model.generate import generate
-from captioner.model.search import NEVER, draw
+from captioner.model.packing import Packed, pack
+from captioner.model.search import draw, forbidden
 from captioner.scoring.scores import Cider, score
 
 log = logging.getLogger(__name__)
@@ -183,9 +184,9 @@ class NextWord:
 def next_word_losses(captioner: Captioner, batch: Batch, own_words: float = 0.0) -> tuple[Tensor, Tensor]:
     """Return the mean cross-entropy of the targets, and of all words alike (what label smoothing mixes in)."""
     decoder = captioner.decoder
-    memory = decoder.encode(captioner.features(batch.rows))
+    memory = captioner.encode(batch.rows)
     inputs = with_own_words(decoder, memory, batch, own_words) if own_words else batch.inputs
-    logits = decoder.logits(decoder.read(memory, inputs, batch.packed))  # [T, V]
+    logits = decoder.logits(decoder(memory, inputs, batch.packed))  # [T, V]
     log_p = logits.float().log_softmax(-1)
     shares = (batch.targets != PAD).to(log_p.dtype) / batch.words  # [T]
     target = log_p.gather(1, batch.targets.unsqueeze(1)).squeeze(1)
@@ -200,9 +201,10 @@ def with_own_words(decoder: Decoder, memory: Memory, batch: Batch, share: float)
     predicted follows the captions themselves, so that all time steps are still computed at once.
     """
     places, length = batch.packed.places, batch.inputs.shape[-1]
-    hidden = decoder.read(memory, batch.inputs, batch.packed)  # [T, W]
+    hidden = decoder(memory, batch.inputs, batch.packed)  # [T, W]
     chosen = torch.randperm(len(places), device=places.device)[: round(share * len(places))]
-    words = draw(decoder.logits(hidden[chosen]), [*NEVER, EOS])
+    logits = decoder.logits(hidden[chosen])
+    words = draw(logits, forbidden(logits.shape[-1], logits.device, EOS))
     places, targets = places[chosen], batch.targets[chosen]
     read = (targets != PAD) & (targets != EOS) & (places % length != length - 1)  # at the next step
     inputs = nn.functional.pad(batch.inputs.flatten(), (0, 1))  # and a place for the words that nobody reads

@@ -18,8 +18,8 @@ from captioner.base.distributed import Mean
 from captioner.captions.ptb import tokenise
 from captioner.captions.vocabulary import BOS, EOS, PAD, Vocabulary
 from captioner.model.captioner import Captioner
-from captioner.model.decoder import pack
-from captioner.model.search import NEVER, sample
+from captioner.model.packing import pack
+from captioner.model.search import forbidden, sample
 from captioner.scoring.scores import words_of_references
 from captioner.training.loop import Batch
 
@@ -66,9 +66,9 @@ class SelfCritical:
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
         lengths = (tokens != PAD).sum(-1).cpu()
         packed = pack(lengths, tokens.shape[-1]).to(functools.partial(to_device, device=tokens.device))
-        hidden = captioner.decoder.read(captioner.decoder.encode(features), inputs, packed)  # [T, W]
+        hidden = captioner.decoder(captioner.decoder.encode(features), inputs, packed)  # [T, W]
         logits = captioner.decoder.logits(hidden).float()  # [T, V]
-        logits = logits.index_fill(1, torch.tensor(NEVER, device=logits.device), -torch.inf)
+        logits = logits.masked_fill(forbidden(logits.shape[1], logits.device), -torch.inf)
         targets = tokens.flatten()[packed.places]
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
         log_p = log_p.masked_fill(targets == PAD, 0.0)

@@ -10,8 +10,9 @@ from captioner.base.files import read_json
 from captioner.base.resume import Resume
 from captioner.captions.dataset import read_captions
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, Card, provenance, save_model
+from captioner.model.captioner import Captioner, Metadata, provenance, save_model
 from captioner.model.decoder import Decoder
+from captioner.model.standardise import feature_statistics
 from captioner.training.curves import write_curve, write_summary
 from captioner.training.loop import CaptionSet, NextWord, dev_scores, examples_of, fit, parameter_groups
 from captioner.vision.encoder import END
@@ -27,6 +28,7 @@ class DecoderSettings:
     heads: int
     tied: bool
     dropout: float
+    standardise: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def train_decoder(
     """Train on the store of grids (without attention on their means, kept in memory) and write `model`,
     the curve (CSV) and the summary (JSON).
 
+    With `decoder.standardise` the decoder standardises image features by the mean and deviation of all training views.
     `made` (see `captioner.base.resume.stage_provenance`) is stored in the model. It also names the state from which an
     interrupted run resumes.
     """
@@ -71,7 +74,12 @@ def train_decoder(
     read = store.read if decoder.attention else store.pooled(range(store.shape[0])).__getitem__
     splits = CaptionSet.of_splits(read_captions(captions), store.views, read)
     shape = {"vocabulary": len(words), "features": store.shape[-1], **asdict(decoder)}
+    del shape["standardise"]
     captioner = Captioner(Decoder(**shape))
+    if decoder.standardise:
+        mean, scale = feature_statistics(read, splits["train"].views.flatten())
+        captioner.decoder.feature_mean.copy_(mean)
+        captioner.decoder.feature_scale.copy_(scale)
     device = select_device()
     resume = Resume("train", made)
     records = fit(
@@ -98,13 +106,13 @@ def train_decoder(
     found = dev_scores(captioner, splits["dev"], words, device)
     if rank() != 0:
         return
-    card = Card(
+    card = Metadata(
         encoder=store.attributes["encoder"],
         start=END,
         image={"size": store.attributes["size"], "fit": store.attributes["fit"]},
         decoder=shape,
         vocabulary=words,
-        made=provenance(made),
+        provenance=provenance(made),
     )
     captioner.examples = examples_of(captioner, splits["train"], device)
     save_model(model, captioner, card)

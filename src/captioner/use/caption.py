@@ -45,10 +45,9 @@ class PhotoCaptioner:
         self.captioner = captioner.to(self.device)
 
     @cached_property
-    def consensus(self) -> Consensus:
-        """The training images that captions are chosen by."""
-        assert self.captioner.examples is not None
-        return Consensus(*self.captioner.examples)
+    def consensus(self) -> Consensus | None:
+        """The training images that captions are chosen by; None for a model file without them."""
+        return None if self.captioner.examples is None else Consensus(*self.captioner.examples)
 
     def __call__(self, photos: Sequence[str | Path], **search: Any) -> list[str]:
         """Return a caption for each photo; raises CaptionerError that names the first that cannot be read.
@@ -72,7 +71,8 @@ class PhotoCaptioner:
     ) -> Iterator[tuple[str | Path, str | CaptionerError]]:
         """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches.
 
-        The options are those of `search` in params.yaml.
+        The options are those of `search` in params.yaml. Without training captions in the model file, `consensus`
+        does nothing: the caption is the likeliest beam.
         """
         with ThreadPoolExecutor(decoding_threads()) as pool:
             for at in range(0, len(photos), BATCH):
@@ -83,6 +83,7 @@ class PhotoCaptioner:
                 captions: dict[str, str] = {}
                 if whole:
                     stacked = torch.from_numpy(np.stack(list(whole.values())))  # [B, size, size, 3]
+                    chooser = self.consensus if consensus and beam > 1 else None
                     captions = generate(
                         self.captioner,
                         list(whole),
@@ -91,7 +92,7 @@ class PhotoCaptioner:
                         beam=beam,
                         length_penalty=length_penalty,
                         device=self.device,
-                        choose=partial(self.consensus.choose, weight=consensus) if consensus and beam > 1 else None,
+                        choose=partial(chooser.choose, weight=consensus) if chooser else None,
                     )
                 for photo, pixels in pairs:
                     yield photo, pixels if isinstance(pixels, CaptionerError) else captions[str(photo)]

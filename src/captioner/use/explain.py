@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captioner.base.files import whole
-from captioner.captions.vocabulary import BOS, PAD
+from captioner.captions.vocabulary import BOS, PAD, Vocabulary
 from captioner.model.attention import attention_weights
 from captioner.model.consensus import total
 from captioner.model.search import beam_search
@@ -43,19 +43,22 @@ def explain(
     caption. Bright is where the decoder looked for that word (the mean over its attention heads; the brightest place
     of each panel is the one it looked at most). Below are the beams that the search ended with, the chosen one first,
     and captions of the training images whose agreement chose it; a `consensus` of 0 chooses the likeliest. Of a model
-    without attention the picture shows no panels of words, and says so. Raises CaptionerError where the photo cannot
-    be read.
+    without attention the picture shows no panels of words, and of a model without training captions no agreement; the
+    picture says so. Raises CaptionerError where the photo cannot be read.
     """
     pixels = describe.read(photo)  # [S, S, 3]
     captioner, vocabulary = describe.captioner, describe.card.vocabulary
     features = captioner.features(torch.tensor(pixels[None]).to(describe.device))
     memory = captioner.decoder.encode(features)
-    found = beam_search(
+    result = beam_search(
         captioner.decoder, memory, beam=beam, max_length=vocabulary.max_length, length_penalty=length_penalty
     )
-    beams, scores = (part[0].cpu().numpy() for part in found)  # [K, T], [K]
-    (near,), (shares,) = describe.consensus.nearest(features.float().mean(1).cpu().numpy())  # [R] each
-    agreement = describe.consensus.agreement(beams, near, shares)
+    beams, scores = (part[0].cpu().numpy() for part in result)  # [K, T], [K]
+    known = describe.consensus
+    agreement = np.zeros(len(beams))
+    if known:
+        (near,), (shares,) = known.nearest(features.float().mean(1).cpu().numpy())  # [R] each
+        agreement = known.agreement(beams, near, shares)
     totals = total(scores, agreement, consensus)
     order = [place for place in np.argsort(-totals, kind="stable") if scores[place] > -math.inf]
     best = [id for id in beams[order[0]].tolist() if id != PAD]
@@ -75,15 +78,15 @@ def explain(
         start = f"{scores[place]:8.3f}  {math.exp(scores[place] * tokens**length_penalty):11.2g}  "
         start += f"{agreement[place]:9.3f}  {totals[place]:8.3f}  "
         lines += _wrapped(start, vocabulary.decode(beams[place].tolist()) or "(no word)")
-    lines += [
-        f"score: log-probability / (tokens with the end) ^ {length_penalty:g}; agreement: CIDEr, 0 to 10, against the",
-        f"captions of {len(near)} training images that look alike; total: score + {consensus:g} * agreement",
-        "",
-        f"{'share':>8}  the nearest of them",
-    ]
-    for image, share in zip(describe.consensus.captions[near[:SHOWN]], shares, strict=False):
-        said = " / ".join(vocabulary.decode(caption.tolist()) for caption in image if caption.any())
-        lines += _wrapped(f"{share:8.1%}  ", said)
+    score = f"score: log-probability / (tokens with the end) ^ {length_penalty:g}"
+    if known:
+        lines += [
+            f"{score}; agreement: CIDEr, 0 to 10, against the",
+            f"captions of {len(near)} training images that look alike; total: score + {consensus:g} * agreement",
+            *_neighbours(known.captions[near[:SHOWN]], shares, vocabulary),
+        ]
+    else:
+        lines += [score, "The model file has no training captions, so nothing agrees: the likeliest beam is chosen."]
     if not captioner.decoder.attention:
         lines.append("This model has no attention (decoder.attention: false): it takes in the photo as one vector, so")
         lines.append("there is no place where it looked at a word.")
@@ -97,6 +100,15 @@ def _lit(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     grid = Image.fromarray((weights / weights.max()).reshape(side, side).astype(np.float32))
     light = np.asarray(grid.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
     return (pixels * (DARKEST + (1 - DARKEST) * light[..., None])).astype(np.uint8)
+
+
+def _neighbours(captions: np.ndarray, shares: np.ndarray, vocabulary: Vocabulary) -> list[str]:
+    """Return the lines about the nearest training images: their captions [R, C, L] and shares of the agreement."""
+    lines = ["", f"{'share':>8}  the nearest of them"]
+    for image, share in zip(captions, shares, strict=False):
+        said = " / ".join(vocabulary.decode(caption.tolist()) for caption in image if caption.any())
+        lines += _wrapped(f"{share:8.1%}  ", said)
+    return lines
 
 
 def _wrapped(start: str, text: str) -> list[str]:

@@ -22,7 +22,7 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
 from captioner.captions.vocabulary import SPECIAL
 from captioner.model import consensus
-from captioner.model.captioner import Captioner, Examples
+from captioner.model.captioner import Captioner, Examples, Metadata
 from captioner.model.decoder import Decoder, Memory
 from captioner.model.search import beam_search
 from captioner.sources import shapes
@@ -31,13 +31,13 @@ from captioner.vision import photos
 
 CHECKED = 16  # drawings that both have to caption
 SETTINGS = "captioner.json"
+EXAMPLES = "examples.npz"
 SEARCHES = {"greedy search": (1, 0.0), "beam search": (4, 0.0), "consensus": (BEAM, CONSENSUS)}  # beam, weight
 CLOSE = 1e-3  # nats a token, of two scores of the same caption: float32 sums in another order
 README = """\
 # An image captioner, as ONNX
 
-Made by `captioner export` from {model}, and checked: the same captions as there for {checked} drawings, by greedy and
-by beam search, and by consensus.
+Made by `captioner export` from {model}, and checked: the same captions as there for {checked} drawings, {searches}.
 
     pip install numpy pillow onnxruntime
     python caption.py dog.jpg
@@ -53,10 +53,15 @@ From Python, in this folder:
     print(describe(pixels[None]))
 
 `encode.onnx` takes in photos, `step.onnx` scores the next word; the top of `caption.py` says what goes in and out, and
-its `search` is the loop around them, to be followed in another language. `consensus.py` chooses among what it found by
-`examples.npz`, what was written about the photos that the model learned from, whose terms may go for it too.
-`captioner.json` holds the words.
+its `search` is the loop around them, to be followed in another language. {choice} `captioner.json` holds the words.
 """
+WITH_EXAMPLES = """\
+`consensus.py` chooses among the beams by
+`examples.npz`: the captions of the photos that the model learned from. The terms of those photos' captions may hold for
+this file too."""
+WITHOUT_EXAMPLES = """\
+The model has no training
+captions, so there is no choice by consensus: a caption is the likeliest beam."""
 
 
 class _Encode(nn.Module):
@@ -78,8 +83,10 @@ class _Step(nn.Module):
     def forward(
         self, words: Tensor, state: Tensor, keys: Tensor | None = None, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        hidden, new = self.decoder(Memory((), keys, values), words.unsqueeze(-1), state.unbind(0))
-        return self.decoder.logits(hidden[:, :, 0]).log_softmax(-1), torch.stack(new)
+        beams = words.shape  # [B, K]
+        hidden, new = self.decoder.step(Memory((), keys, values), words.flatten(), state.flatten(1, 2).unbind(0))
+        log_p = self.decoder.logits(hidden).log_softmax(-1)  # [B*K, V]
+        return log_p.view(*beams, -1), torch.stack(new).view(-1, *beams, self.decoder.width)
 
 
 def _grid(memory: Memory) -> tuple[Tensor, ...]:
@@ -113,7 +120,7 @@ def export(model: str | Path, folder: str | Path) -> None:
     describe = PhotoCaptioner(model, device=torch.device("cpu"))
     captioner, card = describe.captioner, describe.card
     pixels = np.stack([photos.load_photo(data, **card.image) for data in _drawings()])
-    memory = captioner.decoder.encode(captioner.features(torch.from_numpy(pixels[:2])))
+    memory = captioner.encode(torch.from_numpy(pixels[:2]))
     grid = dict(zip(("keys", "values"), _grid(memory), strict=False))
     images, beams = (torch.export.Dim(name) for name in ("images", "beams"))
     # two images and three beams, so that neither is taken for a constant
@@ -136,22 +143,19 @@ def export(model: str | Path, folder: str | Path) -> None:
             | {name: (tensor, {0: images}) for name, tensor in grid.items()},
             ["log_p", "next_state"],
         )
-        tokens = [*SPECIAL, *card.vocabulary.words]
-        search = {"beam": BEAM, "length_penalty": 1.0, "consensus": CONSENSUS}
-        settings = {"image": card.image, "search": search, "max_length": card.vocabulary.max_length, "tokens": tokens}
-        write_json(beside / SETTINGS, settings)
-        text = README.format(model=Path(model).name, checked=len(pixels), size=card.image["size"])
-        write_text(beside / "README.md", text)
+        _write_texts(beside, Path(model).name, card, with_examples=bool(captioner.examples))
         for source, name in ((runtime, "caption.py"), (photos, "photos.py"), (consensus, "consensus.py")):
             code = Path(str(source.__file__)).read_text(encoding="utf-8")
-            write_text(
-                beside / name, re.sub(r"from captioner\.\w+\.", "from ", code)
-            )  # they stand beside each other there
-        _write_arrays(beside / "examples.npz", captioner.examples)
+            code = re.sub(r"from captioner\.\w+\.", "from ", code)  # in the folder they stand beside each other
+            write_text(beside / name, code)
+        if captioner.examples:
+            _write_arrays(beside / EXAMPLES, captioner.examples)
         _check(describe, runtime.OnnxCaptioner(beside), pixels, model)
         folder.mkdir(exist_ok=True)
         for file in beside.iterdir():
             os.replace(file, folder / file.name)
+        if not captioner.examples:  # those of an earlier export
+            (folder / EXAMPLES).unlink(missing_ok=True)
 
 
 def _write(path: Path, module: nn.Module, inputs: dict[str, tuple[Tensor, dict]], outputs: list[str]) -> None:
@@ -176,8 +180,26 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, tuple[Tensor, dict]]
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _write_arrays(path: Path, examples: Examples | None) -> None:
-    assert examples is not None
+def _write_texts(folder: Path, model: str, metadata: Metadata, *, with_examples: bool) -> None:
+    vocabulary = metadata.vocabulary
+    settings = {
+        "image": metadata.image,
+        "search": {"beam": BEAM, "length_penalty": 1.0, "consensus": CONSENSUS if with_examples else 0.0},
+        "max_length": vocabulary.max_length,
+        "tokens": [*SPECIAL, *vocabulary.words],
+    }
+    write_json(folder / SETTINGS, settings)
+    text = README.format(
+        model=model,
+        searches="by greedy and\nby beam search" + (", and by consensus" if with_examples else ""),
+        checked=CHECKED,
+        size=metadata.image["size"],
+        choice=WITH_EXAMPLES if with_examples else WITHOUT_EXAMPLES,
+    )
+    write_text(folder / "README.md", text)
+
+
+def _write_arrays(path: Path, examples: Examples) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez writes the time into its files
         for name, tensor in examples._asdict().items():
             info = zipfile.ZipInfo(f"{name}.npy")
@@ -191,9 +213,13 @@ def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: s
     features = captioner.features(torch.from_numpy(pixels))
     memory = captioner.decoder.encode(features)
     for kind, (beam, weight) in SEARCHES.items():
+        if weight and not describe.consensus:
+            continue
         found = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=1.0)
         wanted, _ = parts = [part.numpy() for part in found]
-        places = describe.consensus.choose(features.mean(1).numpy(), *parts, weight=weight)
+        places = [0] * len(pixels)
+        if describe.consensus:
+            places = describe.consensus.choose(features.mean(1).numpy(), *parts, weight=weight)
         tokens, scores, pooled = exported.search(pixels, beam=beam, length_penalty=1.0)
         said = exported.choose(tokens, scores, pooled, weight=weight)
         same = [text == exported.words(ids[place]) for text, ids, place in zip(said, wanted, places, strict=True)]

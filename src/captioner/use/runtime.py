@@ -11,7 +11,8 @@ The folder's files
                       averaged over the grid; and with attention keys and values, float32 [B, H, P, W / H]
     step.onnx         words int64 [B, K], the last of each beam; state [N, B, K, W]; keys and values as above
                       -> log_p float32 [B, K, V], of each word as the next; next_state [N, B, K, W]
-    examples.npz      of the training images: features float16 [M, D]; captions int32 [M, C, L], token ids, the end, 0
+    examples.npz      of the training images: features float16 [M, D]; captions int32 [M, C, L], token ids, the end, 0;
+                      not there if the model has no training captions
 
 Dimensions: B images, K beams, V words, N LSTM states, W their width, H attention heads, P grid positions, D features,
 T the most words of a caption.
@@ -48,7 +49,9 @@ class OnnxCaptioner:
         )
 
     @cached_property
-    def _consensus(self) -> Consensus:
+    def _consensus(self) -> Consensus | None:
+        if not self._examples.exists():
+            return None
         with np.load(self._examples) as examples:
             return Consensus(examples["features"], examples["captions"])
 
@@ -56,7 +59,8 @@ class OnnxCaptioner:
         """Return the caption of each of the photos, uint8 [B, size, size, 3].
 
         `settings` replace those of the folder: `beam` (1 is greedy search), `length_penalty` and `consensus`, the
-        weight of what was written about training images that look alike (0: the likeliest caption).
+        weight of what was written about training images that look alike (0: the likeliest caption). In a folder
+        without examples.npz every caption is the likeliest.
         """
         chosen = self.settings | settings
         weight = chosen.pop("consensus")
@@ -65,7 +69,7 @@ class OnnxCaptioner:
     def choose(self, tokens: np.ndarray, scores: np.ndarray, features: np.ndarray, *, weight: float) -> list[str]:
         """Return the caption of each photo, of what `search` returned."""
         places = [0] * len(tokens)
-        if weight and tokens.shape[1] > 1:
+        if weight and tokens.shape[1] > 1 and self._consensus:
             places = self._consensus.choose(features, tokens, scores, weight=weight)
         return [self.words(beams[place]) for beams, place in zip(tokens, places, strict=True)]
 

@@ -1,0 +1,46 @@
+"""The order in which a decoder reads the captions of a batch in training.
+
+Dimensions as in `captioner.model.decoder`: B images, K captions of an image, L tokens of a caption, T tokens of all
+captions, packed. N is the number of captions that have at least one token.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+PACKED_BY = 32  # captions in a time step
+TOKENS_BY = 256  # tokens in a batch
+
+
+class Packed(NamedTuple):
+    """The places of a batch's tokens [B, K, L] in the order of time, the longest captions first at each step.
+
+    Each step has a multiple of PACKED_BY captions, or all of them. All steps together have a multiple of TOKENS_BY
+    tokens where there is room. Some captions have ended there, and padding takes their place. So few shapes of matrix
+    products occur, and they occur again and again. A CPU prepares a product once for each shape.
+    """
+
+    places: Tensor  # [T] int64: the place of each token in B*K*L
+    order: Tensor  # [N] int64: the captions of the first step, by their places in B*K, the longest first
+    sizes: Tensor  # [L] int64, on the CPU: the number of captions in each step
+
+    def to(self, move: Callable[[Tensor], Tensor]) -> "Packed":
+        """Return a copy with `places` and `order` moved; torch needs the sizes on the CPU."""
+        return Packed(move(self.places), move(self.order), self.sizes)
+
+
+def pack(lengths: Tensor, padded: int) -> Packed:
+    """Pack captions of `lengths` [B, K] int64, on the CPU, each padded to `padded` tokens; not all are empty."""
+    falling, order = lengths.flatten().sort(descending=True, stable=True)
+    steps = torch.arange(int(falling[0])).unsqueeze(1)  # [L, 1]
+    sizes = (falling > steps).sum(1)
+    sizes = (-(sizes // -PACKED_BY) * PACKED_BY).clamp(max=len(order))
+    lacking = int(-sizes.sum() % TOKENS_BY)
+    for step in range(1, len(sizes)):
+        more = min(int(sizes[step - 1] - sizes[step]), lacking // PACKED_BY * PACKED_BY)
+        sizes[step] += more
+        lacking -= more
+    taken = torch.arange(len(order)) < sizes.unsqueeze(1)  # [L, B*K]
+    return Packed((order * padded + steps)[taken], order[: sizes[0]], sizes)

@@ -62,7 +62,7 @@ def test_declared_code_is_the_import_closure(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_files_beside_the_code_are_those_that_it_names(stage):
-    beside = {path for path in (ROOT / "src/captioner").rglob("*") if path.suffix in (".html", ".css", ".js")}
+    beside = {path for path in (ROOT / "src/captioner").rglob("*") if path.suffix in (".html", ".css", ".js", ".j2")}
     code = "".join(
         (ROOT / path).read_text(encoding="utf-8") for path in import_closure(ROOT / "stages" / f"{stage}.py")
     )

@@ -1,4 +1,4 @@
-"""The report: one page with the scores, the curves, every test image with its captions, and where it came from."""
+"""The report: one page with the scores, the curves, every test image with its captions, and the provenance."""
 
 from captioner.base.stage import run
 from captioner.results.report import write_report
@@ -23,9 +23,11 @@ def main(params):
             "finetune": "metrics/finetune.json",
             "evaluate": "metrics/evaluate.json",
         },
-        beam=params.search.beam,
-        length_penalty=params.search.length_penalty,
-        consensus=params.search.consensus,
+        search={
+            "beam": params.search.beam,
+            "length_penalty": params.search.length_penalty,
+            "consensus": params.search.consensus,
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""The model card, from the metrics and models of the run."""
+"""The model card and its configuration, from the metrics and models of the run."""
 
 from captioner.base.stage import run
 from captioner.results.card import write_card
@@ -6,7 +6,8 @@ from captioner.results.card import write_card
 
 def main(params):
     write_card(
-        "models/MODEL_CARD.md",
+        "models/README.md",
+        "models/config.json",
         model="models/captioner.safetensors",
         decoder="models/decoder.safetensors",
         metrics={

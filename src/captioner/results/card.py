@@ -1,9 +1,17 @@
-"""The model card, `models/MODEL_CARD.md`: Markdown with the YAML head of Hugging Face's model cards.
+"""The model card and the configuration that the Hugging Face Hub shows, for a folder that is published as it is.
 
-All figures are read from the metrics and model files of the run.
+Files
+    models/README.md      Markdown with the YAML head of the Hub's model cards
+    models/config.json    {"model_type": "captioner", "image": {"size": pixels, "fit": str}, "vocab_size": int,
+                          "max_length": tokens, "decoder": its arguments, "trained_from": the first trained block of the
+                          encoder, "parameters": int, "dataset": str, "search": {"beam", "length_penalty", "consensus"},
+                          "scores": {"split": "test", "images": int, and by name each score x100}}
+
+All figures are read from the metrics and the model files of the run.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ruamel.yaml import YAML
 
-from captioner.base.files import read_json, write_text
+from captioner.base.files import read_json, write_json, write_text
 from captioner.model.captioner import load_model
 
 MODELS = ("frozen", "finetuned")  # as metrics/evaluate.json calls them
@@ -26,25 +34,27 @@ SOURCES = {
     "own": "files of the user's",
 }
 LEARNED_FROM = {
-    "shapes": "It learned from pictures drawn by a program and sentences made by it, and knows nothing else."
+    "shapes": "A program drew its training pictures and wrote their captions. The model knows nothing else."
 }
 PEOPLE = (
-    "It learned from one kind of picture and what some annotators said of it, with their mistakes and their guesses "
-    "about people; do not use it to describe or judge people, nor where an error could hurt."
+    "It learned from one kind of photo and from what a few annotators wrote, with their mistakes and their guesses "
+    "about people. Do not use it to describe or judge people, or where an error could do harm."
 )
 TERMS = {
-    "flickr8k": "Flickr8k is for research use, which goes for weights trained on it and for its captions in the file.",
-    "shapes": "The pictures and their sentences are made by the same code.",
-    "own": "The photos and captions keep their own terms, which may go for weights trained on them and go for the "
-    "captions in the file.",
+    "flickr8k": "Flickr8k is for research use. The same holds for weights trained on it and for its captions in the "
+    "model file.",
+    "shapes": "The pictures and their captions are made by the same code.",
+    "own": "The photos and captions keep their own terms. The terms may hold for weights trained on them, and they "
+    "hold for the captions in the model file.",
 }
-IMAGENET = "torchvision's ResNet-18 was trained on ImageNet, for non-commercial research."
+IMAGENET = "torchvision trained its ResNet-18 on ImageNet, which is for non-commercial research."
 OFFICIAL = {True: "yes", False: "NO", None: "-"}  # None: there is no official file
-PARTS = {"images": "photos", "captions": "captions", "weights": "ResNet-18's first weights"}
+PARTS = {"images": "photos", "captions": "captions", "weights": "ResNet-18 weights"}
 
 
 def write_card(
     card: str | Path,
+    config: str | Path,
     *,
     model: str | Path,
     decoder: str | Path,
@@ -53,7 +63,7 @@ def write_card(
     length_penalty: float,
     consensus: float,
 ) -> None:
-    """Write the card of the fine-tuned `model` and of the `decoder` that it started from.
+    """Write the card and the configuration of the fine-tuned `model`, which started from `decoder`.
 
     `metrics` maps the names of the stages download, weights, captions, train, finetune and evaluate to their metrics
     files. `beam`, `length_penalty` and `consensus` are the settings of the search that wrote the test captions.
@@ -67,10 +77,12 @@ def write_card(
     foreign = [PARTS[part] for part, record in files.items() if record["official"] is False]
     measured = [name for name in METRICS if name in scores["finetuned"]]
     data = NAMES.get(download["dataset"], download["dataset"])
+    parameters = sum(parameter.numel() for parameter in captioner.parameters())
+    search = {"beam": beam, "length_penalty": length_penalty, "consensus": consensus}
     text = _template().render(
         head=_head(data + _origin(files, foreign), download["dataset"], scores["finetuned"], measured),
         kind=_kind(frozen.decoder),
-        parameters=sum(parameter.numel() for parameter in captioner.parameters()),
+        parameters=parameters,
         foreign=foreign,
         metrics=records,
         scores=scores,
@@ -97,16 +109,28 @@ def write_card(
             [f"`{key}`", f"`{value}`"] for key, value in (frozen.made["params"] | tuned.made["params"]).items()
         ],
         share=records["finetune"]["interpolation"]["share"],
-        beam=beam,
-        length_penalty=length_penalty,
-        consensus=consensus,
+        **search,
         data=data,
         tuned=tuned,
+        examples=captioner.examples is not None,
         counts=_counts,
         learned_from=LEARNED_FROM.get(download["dataset"], PEOPLE),
         terms=TERMS[download["dataset"]] + (f" {IMAGENET}" if records["weights"]["official"] is not None else ""),
     )
+    settings = {
+        "model_type": "captioner",
+        "image": tuned.image,
+        "vocab_size": len(tuned.vocabulary),
+        "max_length": tuned.vocabulary.max_length,
+        "decoder": tuned.decoder,
+        "trained_from": tuned.start,
+        "parameters": parameters,
+        "dataset": download["dataset"],
+        "search": search,
+        "scores": {"split": "test", "images": scores["images"]} | _hundredfold(scores["finetuned"], measured),
+    }
     write_text(card, text)
+    write_json(config, settings)
 
 
 def _template() -> Template:
@@ -140,15 +164,15 @@ def _head(data: str, dataset: str, scores: Mapping[str, float], measured: list[s
         "task": {"type": "image-to-text", "name": "Image captioning"},
         "dataset": {"name": data, "type": dataset, "split": "test"},
         "metrics": [
-            {"type": name.split("-")[0].lower(), "name": f"{name} x100", "value": round(100 * scores[name], 1)}
-            for name in measured
+            {"type": re.split("[- ]", name)[0].lower(), "name": name, "value": value}
+            for name, value in _hundredfold(scores, measured).items()
         ],
     }
     head = {
         "license": "mit",
         "library_name": "captioner",
         "pipeline_tag": "image-to-text",
-        "language": "en",
+        **({} if dataset == "own" else {"language": "en"}),
         "tags": ["image-captioning", "resnet18", "lstm", "pytorch", "dvc"],
         "datasets": [dataset],
         "metrics": [name.lower() for name in ("BLEU", "METEOR", "ROUGE", "CIDEr") if any(name in m for m in measured)],
@@ -161,13 +185,18 @@ def _head(data: str, dataset: str, scores: Mapping[str, float], measured: list[s
     return text.getvalue()
 
 
+def _hundredfold(scores: Mapping[str, float], measured: list[str]) -> dict[str, float]:
+    """Return the measured scores as they are shown: x100, with one digit."""
+    return {f"{name} x100": round(100 * scores[name], 1) for name in measured}
+
+
 def _kind(decoder: Mapping[str, Any]) -> str:
     how = (
-        f"attends over the image's grid ({decoder['heads']} heads)"
+        f"attends to the image's grid with {decoder['heads']} heads"
         if decoder["attention"]
-        else "starts from the image's mean feature"
+        else ("starts from the image's mean feature")
     )
-    return f"{how} and is {decoder['width']} wide"
+    return f"of width {decoder['width']} that {how}"
 
 
 def _counts(by_split: Mapping[str, int]) -> str:

@@ -35,7 +35,8 @@ def top_words_share(captions: Iterable[str], words: int) -> float:
 def repeated_captions(captions: Mapping[str, str]) -> list[Tally]:
     """Return the captions that several images have.
 
-    A tally has the number of images with the caption; its total is the number of all images. The most frequent come first.
+    A tally has the number of images with the caption; its total is the number of all images. The most frequent come
+    first.
     """
     counts = Counter(" ".join(tokenise(text)) for text in captions.values())
     return _ranked(Tally(text, count, len(captions)) for text, count in counts.items() if count > 1)
@@ -44,8 +45,8 @@ def repeated_captions(captions: Mapping[str, str]) -> list[Tally]:
 def hallucinated_words(captions: Mapping[str, str], references: Mapping[str, list[str]]) -> list[Tally]:
     """Return the words of captions that no reference of the same image has.
 
-    A tally has the number of images where that is so; its total is the number of captions with the word. The most frequent
-    come first.
+    A tally has the number of images where that is so; its total is the number of captions with the word. The most
+    frequent come first.
     """
     used, hallucinated = Counter[str](), Counter[str]()
     for image, text in captions.items():
@@ -58,8 +59,8 @@ def hallucinated_words(captions: Mapping[str, str], references: Mapping[str, lis
 def missing_words(captions: Mapping[str, str], references: Mapping[str, list[str]]) -> list[Tally]:
     """Return the words of the references that no caption of any image has.
 
-    A tally has the number of images whose references have the word; its total is the number of all images. The most frequent
-    come first.
+    A tally has the number of images whose references have the word; its total is the number of all images. The most
+    frequent come first.
     """
     used = {word for text in captions.values() for word in tokenise(text)}
     images: defaultdict[str, int] = defaultdict(int)

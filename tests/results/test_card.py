@@ -119,8 +119,22 @@ def test_a_score_that_only_one_model_has_is_a_dash(run):
     scores["frozen"].pop("CIDEr")
     change(run / "evaluate.json", **scores)
     _, text = written(run)
-    row = next(line for line in text.splitlines() if line.startswith("| frozen"))
-    assert row.endswith("| - |")
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| f")}
+    assert rows["frozen"].endswith("| - |")
+    assert rows["finetuned - frozen"].endswith("| - |")
+
+
+def test_scores_and_their_difference_have_intervals_where_the_run_has_them(run):
+    assert "bootstrap" not in written(run)[1]
+    scores = json.loads((run / "evaluate.json").read_text())
+    scores["frozen"]["CIDEr"], scores["finetuned"]["CIDEr"] = 0.5, 0.48
+    ends = {"frozen": [0.45, 0.56], "finetuned": [0.43, 0.53], "finetuned - frozen": [-0.07, 0.035]}
+    change(run / "evaluate.json", **scores, intervals={name: {"CIDEr": both} for name, both in ends.items()})
+    _, text = written(run)
+    assert "95 % intervals by bootstrap" in text
+    assert "| 50.0 (45.0 to 56.0) |" in text
+    assert "| 48.0 (43.0 to 53.0) |" in text
+    assert "| \N{MINUS SIGN}2.0 (\N{MINUS SIGN}7.0 to 3.5) |" in text
 
 
 def test_the_same_run_gives_the_same_bytes(run):

@@ -201,6 +201,22 @@ def test_an_image_without_references_is_refused_by_name(world, tmp_path):
         write_report(tmp_path / "report.html", **world[1] | {"captions": tmp_path / "captions.jsonl"})
 
 
+def test_scores_and_their_difference_have_intervals_where_the_run_has_them(world, html, tmp_path):
+    assert "bootstrap" not in html
+    ends = {"frozen": [0.41, 0.61], "finetuned": [0.42, 0.62], "finetuned - frozen": [-0.03, 0.04]}
+    measured = {"frozen": SCORES, "finetuned": SCORES | {"CIDEr": 0.51, "agreed words found": 0.4}}
+    intervals = {name: {"CIDEr": both} for name, both in ends.items()}
+    (tmp_path / "evaluate.json").write_text(json.dumps({"images": COUNT, **measured, "intervals": intervals}))
+    given = world[1] | {"summaries": world[1]["summaries"] | {"evaluate": tmp_path / "evaluate.json"}}
+    write_report(tmp_path / "report.html", **given)
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "95 % intervals by bootstrap" in page
+    assert '<td>51.0<small class="interval">42.0 to 62.0</small></td>' in page
+    assert '<td>+1.0<small class="interval">\N{MINUS SIGN}3.0 to 4.0</small></td>' in page
+    assert "95 % interval 42.0 to 62.0" in page
+    assert '<th scope="row">agreed words found</th><td>\N{EN DASH}</td><td>40.0 %</td><td>\N{EN DASH}</td>' in page
+
+
 def test_only_official_data_and_weights_are_comparable_with_published_systems():
     official = {"official": True}
     facts = {"download": {"dataset": "flickr8k", "images": official, "captions": official}, "weights": official}

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from captioner.base.files import read_json, write_json, write_text
 from captioner.model.captioner import load_model
+from captioner.results.intervals import DIFFERENCE, score_intervals
 
 MODELS = ("frozen", "finetuned")  # as metrics/evaluate.json calls them
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
@@ -76,41 +77,20 @@ def write_card(
     files = _input_files(download, records["weights"])
     foreign = [PARTS[part] for part, record in files.items() if record["official"] is False]
     measured = [name for name in METRICS if name in scores["finetuned"]]
-    data = NAMES.get(download["dataset"], download["dataset"])
-    parameters = sum(parameter.numel() for parameter in captioner.parameters())
+    dataset = NAMES.get(download["dataset"], download["dataset"])
     search = {"beam": beam, "length_penalty": length_penalty, "consensus": consensus}
+    parameters = sum(parameter.numel() for parameter in captioner.parameters())
     text = _template().render(
-        head=_head(data + _origin(files, foreign), download["dataset"], scores["finetuned"], measured),
+        **_tables(scores, files, measured, frozen.made["params"] | tuned.made["params"]),
+        **search,
+        head=_head(dataset + _origin(files, foreign), download["dataset"], scores["finetuned"], measured),
         kind=_kind(frozen.decoder),
         parameters=parameters,
         foreign=foreign,
         metrics=records,
         scores=scores,
-        measured=measured,
-        score_rows=[
-            [name, *(f"{100 * scores[name][metric]:.1f}" if metric in scores[name] else "-" for metric in measured)]
-            for name in MODELS
-        ],
-        language_rows=[
-            [name, *(f"{scores[model][name]:g}" for model in MODELS)]
-            for name in scores["finetuned"]
-            if name not in METRICS
-        ],
-        file_rows=[
-            [
-                PARTS[part],
-                SOURCES.get(record["source"], record["source"]),
-                OFFICIAL[record["official"]],
-                f"`{record['md5']}`",
-            ]
-            for part, record in files.items()
-        ],
-        param_rows=[
-            [f"`{key}`", f"`{value}`"] for key, value in (frozen.made["params"] | tuned.made["params"]).items()
-        ],
         share=records["finetune"]["interpolation"]["share"],
-        **search,
-        data=data,
+        dataset=dataset,
         tuned=tuned,
         examples=captioner.examples is not None,
         counts=_counts,
@@ -131,6 +111,42 @@ def write_card(
     }
     write_text(card, text)
     write_json(config, settings)
+
+
+def _tables(
+    scores: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], measured: list[str], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the cells of the card's tables."""
+    intervals = score_intervals(scores)
+
+    def cell(model: str, metric: str) -> str:
+        if model == DIFFERENCE:
+            ends = [scores[name].get(metric) for name in MODELS]
+            value = "-" if None in ends else f"{100 * (ends[1] - ends[0]):+.1f}".replace("-", "\N{MINUS SIGN}")
+        else:
+            value = f"{100 * scores[model][metric]:.1f}" if metric in scores[model] else "-"
+        return value + (f" ({intervals[model][metric].text()})" if metric in intervals[model] else "")
+
+    language = [name for name in scores["finetuned"] if name not in METRICS]
+    return {
+        "measured": measured,
+        "intervals": any(intervals.values()),
+        "score_rows": [[name, *(cell(name, metric) for metric in measured)] for name in (*MODELS, DIFFERENCE)],
+        "language_rows": [
+            [name, *(f"{scores[model][name]:g}" if name in scores[model] else "-" for model in MODELS)]
+            for name in language
+        ],
+        "file_rows": [
+            [
+                PARTS[part],
+                SOURCES.get(record["source"], record["source"]),
+                OFFICIAL[record["official"]],
+                f"`{record['md5']}`",
+            ]
+            for part, record in files.items()
+        ],
+        "param_rows": [[f"`{key}`", f"`{value}`"] for key, value in params.items()],
+    }
 
 
 def _template() -> Template:

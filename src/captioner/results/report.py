@@ -32,6 +32,7 @@ from captioner.model.attention import attention_weights
 from captioner.model.captioner import Captioner, load_model
 from captioner.results import published
 from captioner.results.charts import Chart, line_chart
+from captioner.results.intervals import DIFFERENCE, score_intervals
 from captioner.scoring import language
 from captioner.scoring.scores import diversity
 from captioner.sources.archives import Archive
@@ -94,6 +95,8 @@ def write_report(
         metrics=metrics,
         card=card,
         grid=card.image["size"] // STRIDE,
+        intervals=score_intervals(metrics["evaluate"]),
+        difference=DIFFERENCE,
         published=published.PUBLISHED,
         incomparable=_incomparable(metrics),
         change=_change(table),

@@ -1,5 +1,6 @@
 """Text on pictures: a font for each script, lines no wider than their room, and no setting of matplotlib's."""
 
+import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -108,6 +109,21 @@ def test_the_machines_font_that_has_the_letters_is_used(machine, tmp_path):
     assert fonts.length("কখ", STYLE) == pytest.approx(2 * 2000 / 1000 * STYLE.size, rel=0.01)
     machine(other)
     assert Fonts(["কখ"]).missing == ["Bengali"]
+
+
+def test_damaged_fonts_are_passed_over(machine, tmp_path):
+    content = font_of(tmp_path / "Plain.ttf", "কখ").read_bytes()
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(60):
+        damaged = bytearray(content[: rng.integers(1, len(content))] if number % 2 else content)
+        for place in rng.integers(0, len(damaged), 8):
+            damaged[place] = rng.integers(256)
+        paths.append(tmp_path / f"Damaged{number}.{'ttc' if number % 3 == 0 else 'ttf'}")
+        paths[-1].write_bytes(damaged)
+    machine(*paths)
+    fonts = Fonts(["কখ"])
+    fonts.draw(Image.new("RGB", (99, 20)), (0, 15), "কখ", STYLE, "white")
 
 
 def test_the_same_fonts_in_another_order_make_the_same_choice(machine, tmp_path):

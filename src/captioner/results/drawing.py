@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fontTools import unicodedata as scripts
-from fontTools.ttLib import TTCollection, TTFont, TTLibError
+from fontTools.ttLib import TTCollection, TTFont
 from PIL import Image, ImageDraw, ImageFont, features
 
 from captioner.base.errors import CaptionerError
@@ -216,7 +216,7 @@ def _characters(path: str) -> frozenset[int]:
                 return frozenset(collection.fonts[0].getBestCmap() or ())
         with TTFont(path, lazy=True) as font:
             return frozenset(font.getBestCmap() or ())
-    except (OSError, TTLibError, KeyError, ValueError, AssertionError):
+    except Exception:  # broken fonts raise errors of many kinds
         return frozenset()
 
 
@@ -252,7 +252,7 @@ def _rank(path: str) -> tuple[int, bool, str]:
 
 def font_files() -> Iterator[str]:
     """Yield the paths of the machine's fonts, the user's own among them."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))  # unlike Path.home(), no error where there is no home
     if sys.platform == "win32":
         folders = [
             Path(os.environ.get("WINDIR", r"C:\Windows"), "Fonts"),

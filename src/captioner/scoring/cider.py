@@ -5,13 +5,13 @@ pycocoevalcap's (`captioner.scoring.scores`). Both implement the same metric: CI
 Consensus-based image description evaluation"), which clips counts and has a length penalty, without stemming.
 
 The reference implementation takes the number of word pairs for the length of a caption. The number of words, which is
-used here, gives the same scores: it is one more for every caption that has a word, and the penalty depends on differences.
+used here, gives the same scores: it is one more for every caption with a word, and only differences of lengths count.
 
 An exported captioner has a copy of this file, so it imports only NumPy.
 
-Dimensions: N images, M references, P words of all references, U distinct n-grams in them; B images, K captions of each
-that are scored, R images whose references they are scored against; E n-grams of the scored captions, each counted once a
-caption. A flat array of words holds one caption after the other.
+Dimensions: N images, M references, P words of all references, U distinct n-grams in them; B images with K captions each
+that are scored, R images whose references they are scored against; E pairs of a scored caption and an n-gram in it. A
+flat array of words holds one caption after the other.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,18 @@ ORDERS = 4  # n-grams of 1 to 4 words
 SIGMA = 6.0  # words, of the penalty for a length that differs from the reference's
 REFERENCES_AT_ONCE = 1024  # compared in one step; bounds the memory of a large batch
 POSITIVE_BITS = 63  # of an int64
+FILTER = 1 << 16  # entries of a table, more than a batch has n-grams
 
 
 class _Counts(NamedTuple):
-    """The n-grams of captions. The id of an n-gram is its place in `keys`, all orders one after the other, plus 1."""
+    """The n-grams of captions.
+
+    The number of an n-gram is its place among the keys of its order, plus 1. Its id is its place among all keys, one
+    order after the other, plus 1.
+    """
 
     base: int  # all word ids are below it
-    keys: list[
-        np.ndarray
-    ]  # of each order, sorted int64: place of the first n - 1 words in their keys, plus 1, and a word
+    keys: list[np.ndarray]  # of each order, sorted int64: `base` * the number of the first n - 1 words + the last word
     documents: np.ndarray  # [1 + U] int32, by id: documents that have the n-gram; 1 for id 0
     ids: np.ndarray  # [ORDERS, P] int32, of the n-gram that starts at a word; 0 if it ends too late or came before
     times: np.ndarray  # [ORDERS, P] unsigned int, how often it stands in its caption
@@ -101,14 +104,8 @@ class References:
         for begin in range(0, len(images), step):
             part = slice(begin, begin + step)
             chosen = (row >= begin) & (row < begin + step)
-            overlap[chosen] = self._overlap(
-                row[chosen] - begin,
-                known[id[chosen]],
-                times[chosen],
-                length[caption[chosen]],
-                images[part],
-                shares[part],
-            )
+            ngrams = (row[chosen] - begin, known[id[chosen]], times[chosen], length[caption[chosen]])
+            overlap[chosen] = self._overlap(*ngrams, images[part], shares[part])
         norm = norms[order, caption]
         gained = np.divide(overlap * idf[id] ** 2, norm, out=np.zeros_like(norm), where=norm > 0)
         return 10 / ORDERS * np.bincount(caption, gained, len(length)).reshape(lengths.shape)
@@ -124,9 +121,10 @@ class References:
     ) -> np.ndarray:
         """Return, for n-grams of captions [E], their part of the score before it is multiplied by idf^2 / norm.
 
-        Each n-gram has the row of its caption, its id here, how often it stands in its caption, and the caption's length.
-        The part is the sum over the references of weight * penalty * min(times, times there) * times there / norm there.
-        References of the same length have the same penalty, so the rest is summed over them first.
+        An n-gram comes with the row of its caption, its id here, how often it stands in its caption, and the length of
+        its caption. Its part is the sum, over the references of the row's images, of
+        weight * penalty * min(times, times there) * times there / norm there. References of one length have the same
+        penalty, so the sum is over those of each length first.
         """
         if not len(ids):
             return np.zeros(0)
@@ -134,9 +132,8 @@ class References:
         place, reference = _ranges(self._start[references], self._start[references + 1])
         here, column = np.unique(row * len(self._counts.documents) + ids, return_inverse=True)
         there = owner[reference] * len(self._counts.documents) + self._counts.ids[:, place]  # [ORDERS, *]
-        at = np.minimum(np.searchsorted(here, there), len(here) - 1)
-        order, match = np.nonzero(here[at] == there)
-        at, reference, times_there = at[order, match], reference[match], self._counts.times[order, place[match]]
+        order, match, at = _places_in(here, there)
+        reference, times_there = reference[match], self._counts.times[order, place[match]]
         value = weight[reference] * self._inverse_norms[order, references[reference]] * times_there
 
         sizes, size = np.unique(self._start[references + 1] - self._start[references], return_inverse=True)  # [S]
@@ -230,6 +227,17 @@ def _norms(counts: _Counts, idf: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         for ids, times in zip(counts.ids, counts.times, strict=True)
     ]
     return np.sqrt(squares)
+
+
+def _places_in(keys: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row and column of each of the queries [*, *] that is among the sorted `keys`, and its place there."""
+    may_be = np.zeros(FILTER, bool)  # most queries are ruled out by their last bits
+    may_be[keys % FILTER] = True
+    row, column = np.nonzero(may_be[queries % FILTER])
+    queries = queries[row, column]
+    at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    found = keys[at] == queries
+    return row[found], column[found], at[found]
 
 
 def _ranges(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

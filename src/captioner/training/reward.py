@@ -1,7 +1,7 @@
 """The reward of self-critical training: CIDEr of drawn captions, as token ids, against the references of their image.
 
-The document frequencies are those of the training images. The end of a caption counts as a word, or captions would learn
-to end in the middle of a phrase. References are the raw captions, so they have words that the vocabulary lacks.
+The document frequencies are those of the training images. The end of a caption counts as a word, or captions would
+learn to end in the middle of a phrase. References are the raw captions, so they have words that the vocabulary lacks.
 """
 
 from array import array
@@ -19,9 +19,9 @@ from captioner.scoring.scores import words_of_references
 class Reward:
     """CIDEr, 0 to 10, of captions as token ids.
 
-    `references` maps each training image to its raw captions. If `ended`, the end of a caption is a word. A token counts
-    as the PTB tokens of its word (`captioner.captions.ptb`), which for most is the word itself. The words are taken one
-    by one, so of a vocabulary with punctuation `no.` stays `no`, also before a number. Raises CaptionerError as
+    `references` maps each training image to its raw captions. If `ended`, the end of a caption is a word. A token
+    counts as the PTB tokens of its word (`captioner.captions.ptb`): most words are one. Words are tokenised one by one,
+    so `no.`, `fig.` and `pp.` lose their stop before a number too. Raises CaptionerError as
     `captioner.scoring.scores.Cider` does.
     """
 

@@ -45,15 +45,15 @@ class Consensus:
         neighbours: int = NEIGHBOURS,
         sharpness: float = SHARPNESS,
     ):
+        self.captions = np.asarray(captions)
+        words = self.captions != PAD
+        lengths = words.sum(2)  # [N, C]
+        self._references = References(self.captions[words], lengths[lengths > 0], (lengths > 0).sum(1))
         known = np.asarray(features, np.float32)
         deviation = known.std(0)
         self._mean = known.mean(0)
         self._deviation = np.where(deviation > CONSTANT * deviation.mean(), deviation, np.inf).astype(np.float32)
         self._directions = self._standardised(known)
-        self.captions = np.asarray(captions)
-        words = self.captions != PAD
-        lengths = words.sum(2)  # [N, C]
-        self._references = References(self.captions[words], lengths[lengths > 0], (lengths > 0).sum(1))
         self.sharpness, self.neighbours = sharpness, min(neighbours, len(known))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -114,7 +114,8 @@ class Consensus:
 
     def _standardised(self, features: np.ndarray) -> np.ndarray:
         """Return the standardised features, each vector of length 1."""
-        standard = (features - self._mean) / self._deviation
+        standard = features - self._mean
+        standard /= self._deviation
         standard /= np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), np.float32(1e-12))
         return standard
 

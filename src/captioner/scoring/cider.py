@@ -23,7 +23,7 @@ ORDERS = 4  # n-grams of 1 to 4 words
 SIGMA = 6.0  # words, of the penalty for a length that differs from the reference's
 REFERENCES_AT_ONCE = 1024  # compared in one step; bounds the memory of a large batch
 POSITIVE_BITS = 63  # of an int64
-FILTER = 1 << 16  # entries of a table, more than a batch has n-grams
+FILTER = 1 << 16  # entries of a table, a power of 2, more than a batch has n-grams
 
 
 class _Counts(NamedTuple):
@@ -35,7 +35,7 @@ class _Counts(NamedTuple):
 
     base: int  # all word ids are below it
     keys: list[np.ndarray]  # of each order, sorted int64: `base` * the number of the first n - 1 words + the last word
-    documents: np.ndarray  # [1 + U] int32, by id: documents that have the n-gram; 1 for id 0
+    documents: np.ndarray  # [1 + U] int32, by id: documents that have the n-gram; 1 for id 0, which is no n-gram's
     ids: np.ndarray  # [ORDERS, P] int32, of the n-gram that starts at a word; 0 if it ends too late or came before
     times: np.ndarray  # [ORDERS, P] unsigned int, how often it stands in its caption
 
@@ -52,7 +52,7 @@ class References:
         self._counts = _count(words, lengths, np.repeat(np.arange(len(captions), dtype=np.int32), captions))
         self._first = _starts(captions)  # [N + 1], of the references of an image
         self._start = _starts(lengths)  # [M + 1], of the words of a reference
-        idf = self._idf(np.arange(len(self._counts.documents)))
+        idf = self._idf(slice(None))
         norms = _norms(self._counts, idf, lengths)
         self._inverse_norms = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)  # [ORDERS, M]
 
@@ -88,7 +88,7 @@ class References:
         `shares` [B, R] times the mean over the image's references.
         """
         length = lengths.ravel()
-        counts = _count(words, length, np.arange(len(length), dtype=np.int32))
+        counts = _count(words, length)
         known = self._known(counts)
         idf = self._idf(known)
         norms = _norms(counts, idf, length)  # [ORDERS, B * K]
@@ -130,13 +130,13 @@ class References:
             return np.zeros(0)
         references, owner, weight = self._of_images(images, shares)
         place, reference = _ranges(self._start[references], self._start[references + 1])
-        here, column = np.unique(row * len(self._counts.documents) + ids, return_inverse=True)
+        here, column = _distinct(row * len(self._counts.documents) + ids)
         there = owner[reference] * len(self._counts.documents) + self._counts.ids[:, place]  # [ORDERS, *]
         order, match, at = _places_in(here, there)
         reference, times_there = reference[match], self._counts.times[order, place[match]]
         value = weight[reference] * self._inverse_norms[order, references[reference]] * times_there
 
-        sizes, size = np.unique(self._start[references + 1] - self._start[references], return_inverse=True)  # [S]
+        sizes, size = _distinct(self._start[references + 1] - self._start[references])  # [S]
         penalty = np.exp(-((sizes[:, None] - np.arange(length.max() + 1)) ** 2) / (2 * SIGMA**2))
         overlap = np.zeros(len(ids))
         for level in range(1, int(times.max()) + 1):  # min(a, b) is the number of levels that both reach
@@ -146,7 +146,7 @@ class References:
             cell = at[both] * len(sizes) + size[reference[both]]
             sums = np.bincount(cell, value[both], len(here) * len(sizes)).reshape(len(here), len(sizes))
             mine = times >= level
-            overlap[mine] += (sums @ penalty)[column[mine], length[mine]]
+            overlap[mine] += (sums @ penalty).take(column[mine] * penalty.shape[1] + length[mine])
         return overlap
 
     def _of_images(self, images: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -156,7 +156,7 @@ class References:
         weights = shares.ravel() / np.maximum(1, end - first)
         return references, at // images.shape[1], weights[at]
 
-    def _idf(self, ids: np.ndarray) -> np.ndarray:
+    def _idf(self, ids: np.ndarray | slice) -> np.ndarray:
         """Return the inverse document frequency, the natural log of N / documents, of n-grams by their id."""
         return np.log(len(self._first) - 1) - np.log(self._counts.documents[ids])
 
@@ -175,8 +175,9 @@ class References:
         return np.concatenate(found)
 
 
-def _count(words: np.ndarray, lengths: np.ndarray, document: np.ndarray) -> _Counts:
-    """Count the n-grams of captions. `document` [M] int, which does not fall, says which captions are one document.
+def _count(words: np.ndarray, lengths: np.ndarray, document: np.ndarray | None = None) -> _Counts:
+    """Count the n-grams of captions. Those with the same number in `document` [M] int, which never falls, are one
+    document; without it no documents are counted.
 
     An n-gram is numbered by its first n - 1 words, which have a number already, and its last word. So numbers are exact
     for any vocabulary: none is shared by two n-grams.
@@ -192,17 +193,16 @@ def _count(words: np.ndarray, lengths: np.ndarray, document: np.ndarray) -> _Cou
         key, order = _sorted(prefix[places] * np.int64(base) + words[places + n])
         places = places[order]  # by n-gram; of one n-gram in the order of the text
         del order
-        new = np.append(True, key[1:] != key[:-1])[: len(key)]
+        new = _changes(key)
         keys.append(key[new])
         del key
         number = np.cumsum(new, dtype=np.int32)
-        owner = caption[places]
-        first = np.flatnonzero(new | np.append(True, owner[1:] != owner[:-1])[: len(owner)])
+        first = np.flatnonzero(new | _changes(caption[places]))
         ids[n, places[first]] = number[first] + offset
-        times[n, places[first]] = np.diff(first, append=len(places))
-        owner = document[owner[first]]
-        once = new[first] | np.append(True, owner[1:] != owner[:-1])[: len(owner)]
-        documents.append(np.bincount(number[first][once] - 1, minlength=len(keys[-1])).astype(np.int32))
+        times[n, places[first]] = np.concatenate([first[1:], [len(places)]]) - first if len(first) else 0
+        if document is not None:
+            once = first[new[first] | _changes(document[caption[places[first]]])]
+            documents.append(np.bincount(number[once] - 1, minlength=len(keys[-1])).astype(np.int32))
         prefix[places] = number
         offset += len(keys[-1])
     return _Counts(base, keys, np.concatenate(documents), ids, times)
@@ -216,7 +216,25 @@ def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return keys[order], order
     keys = keys << bits | np.arange(len(keys))  # numbers sort much faster than places
     keys.sort()
-    return keys >> bits, keys & ((1 << bits) - 1)
+    order = (keys & ((1 << bits) - 1)).astype(np.int32 if bits < 32 else np.int64)
+    keys >>= bits
+    return keys, order
+
+
+def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different ones of the keys [P], sorted, and the place of each key among them."""
+    keys, order = _sorted(keys)
+    new = _changes(keys)
+    inverse = np.empty(len(keys), np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return keys[new], inverse
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """Return whether each of values [P] differs from the one before it; the first does."""
+    changes = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
 
 
 def _norms(counts: _Counts, idf: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -232,8 +250,8 @@ def _norms(counts: _Counts, idf: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def _places_in(keys: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return row and column of each of the queries [*, *] that is among the sorted `keys`, and its place there."""
     may_be = np.zeros(FILTER, bool)  # most queries are ruled out by their last bits
-    may_be[keys % FILTER] = True
-    row, column = np.nonzero(may_be[queries % FILTER])
+    may_be[keys & (FILTER - 1)] = True
+    row, column = np.nonzero(may_be[queries & (FILTER - 1)])
     queries = queries[row, column]
     at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
     found = keys[at] == queries

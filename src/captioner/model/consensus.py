@@ -22,6 +22,7 @@ NEIGHBOURS = 60
 SHARPNESS = 12.0  # a neighbour's weight is exp(SHARPNESS * cosine)
 PAD = 0  # the id that fills captions up
 CONSTANT = 1e-3  # a feature with a smaller share of the mean deviation is left out: it carries no information
+ROWS = 4096  # of features whose lengths are computed at once; bounds the memory
 BLOCK = 64  # training images that are ruled out together in the search for the nearest
 
 
@@ -116,7 +117,9 @@ class Consensus:
         """Return the standardised features, each vector of length 1."""
         standard = features - self._mean
         standard /= self._deviation
-        standard /= np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), np.float32(1e-12))
+        for begin in range(0, len(standard), ROWS):
+            part = standard[begin : begin + ROWS]
+            part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-12))
         return standard
 
 

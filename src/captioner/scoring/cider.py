@@ -209,12 +209,16 @@ def _count(words: np.ndarray, lengths: np.ndarray, document: np.ndarray | None =
 
 
 def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the keys [P], 0 or more, sorted, and the place that each had; equal ones stay in order."""
+    """Return the keys [P] int64, 0 or more, sorted, and the place that each had; equal ones stay in order.
+
+    The array `keys` is overwritten.
+    """
     bits = len(keys).bit_length()
     if int(keys.max(initial=0)).bit_length() + bits > POSITIVE_BITS:
         order = np.argsort(keys, kind="stable")
         return keys[order], order
-    keys = keys << bits | np.arange(len(keys))  # numbers sort much faster than places
+    keys <<= bits  # in place, for the memory; numbers sort much faster than places
+    keys |= np.arange(len(keys))
     keys.sort()
     order = (keys & ((1 << bits) - 1)).astype(np.int32 if bits < 32 else np.int64)
     keys >>= bits
@@ -222,7 +226,10 @@ def _sorted(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the different ones of the keys [P], sorted, and the place of each key among them."""
+    """Return the distinct keys of `keys` [P] int64, sorted, and the place of each key among them.
+
+    The array `keys` is overwritten.
+    """
     keys, order = _sorted(keys)
     new = _changes(keys)
     inverse = np.empty(len(keys), np.int64)

@@ -293,7 +293,7 @@ def beam_search(folder: Path, images: int = 100) -> Pair:
     return Pair(ours, baseline, len(names), "image")
 
 
-@_pair("rewards of drawn captions, as token ids", "as texts, by dictionaries of n-grams, one caption at a time", 6)
+@_pair("rewards of drawn captions, as token ids", "as texts, by dictionaries of n-grams, one caption at a time", 5)
 def rewards(folder: Path, images: int = 32, samples: int = 5) -> Pair:
     words = vocabulary()
     items = training_items()
@@ -315,7 +315,7 @@ def rewards(folder: Path, images: int = 32, samples: int = 5) -> Pair:
     return Pair(batch, one_by_one, images * samples, "caption")
 
 
-@_pair("agreement of 20 beams with 60 training images, in batches", "the same, n-grams compared for each image", 6)
+@_pair("agreement of 20 beams with 60 training images, in batches", "the same, n-grams compared for each image", 10)
 def consensus(folder: Path, images: int = 50, beams: int = 20) -> Pair:
     items = training_items()
     ids = caption_set(items, torch.clone).ids[:, :, 1:].int()

@@ -72,8 +72,8 @@ def test_the_folder_needs_neither_torch_nor_this_package(exported, photos):
 def test_the_folder_says_what_it_is(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "caption.py", "captioner.json", "consensus.py", "encode.onnx", "examples.npz", "photos.py",
-        "step.onnx",
+        "README.md", "caption.py", "captioner.json", "cider.py", "consensus.py", "encode.onnx",
+        "examples.npz", "photos.py", "step.onnx",
     }  # fmt: skip
     settings = json.loads((folder / "captioner.json").read_text())
     assert settings["tokens"][4:] == list(WORDS.words)

@@ -4,15 +4,16 @@ import json
 
 from captioner.base.files import write_json
 from captioner.base.stage import run
-from captioner.captions.tokenise import tokenise
+from captioner.captions.tokenise import tokenise_dataset
 
 
 def main(params):
-    summary = tokenise(
+    summary = tokenise_dataset(
         "data/raw/images",
         "data/raw/captions.zip",
         folder="data",
         form=params.captions.form,
+        language=params.captions.language,
         lowercase=params.captions.lowercase,
         punctuation=params.captions.punctuation,
         min_count=params.captions.min_count,

@@ -72,7 +72,7 @@ def write_card(
         "license": "mit",
         "library_name": "captioner",
         "pipeline_tag": "image-to-text",
-        "language": "en",
+        "language": tuned.vocabulary.language,
         "tags": ["image-captioning", "resnet18", "lstm", "pytorch", "dvc"],
         "datasets": [download["dataset"]],
         "metrics": [name.lower() for name in ("BLEU", "METEOR", "ROUGE", "CIDEr") if any(name in m for m in measured)],

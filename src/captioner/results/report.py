@@ -27,6 +27,7 @@ from captioner.base.device import make_deterministic, select_device, to_device
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_text
 from captioner.captions.dataset import CaptionedImage, read_captions
+from captioner.captions.text import split_tokens
 from captioner.captions.vocabulary import PAD, Vocabulary
 from captioner.model.attention import attention_weights
 from captioner.model.captioner import Captioner, load_model
@@ -84,6 +85,7 @@ def write_report(
     _, frozen = load_model(decoder)
     captioner, card = load_model(model)
     store = FeatureStore(boundary_store, layer=card.start, encoder=card.encoder, **card.image)
+    spoken = card.vocabulary.language
     gaze = _attention(captioner, card.vocabulary, store, told["finetuned"]) if captioner.decoder.attention else {}
     gallery = list(_gallery(table, references, gaze, Archive(images), card.image["fit"]))
     style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -102,12 +104,12 @@ def write_report(
         incomparable=_incomparable(facts),
         change=_change(table),
         curves={name: _curve_charts(name, file, facts[name]["best epoch"]) for name, file in curves.items()},
-        lengths=_length_chart(told, references),
-        variety=_variety(facts["evaluate"], told, references, items.values()),
+        lengths=_length_chart(told, references, spoken),
+        variety=_variety(facts["evaluate"], told, references, items.values(), spoken),
         commonest=COMMONEST,
-        repeated=language.repeated(told["finetuned"]),
-        in_vain=language.said_in_vain(told["finetuned"], references),
-        never=language.never_said(told["finetuned"], references),
+        repeated=language.repeated(told["finetuned"], spoken),
+        in_vain=language.said_in_vain(told["finetuned"], references, spoken),
+        never=language.never_said(told["finetuned"], references, spoken),
         known=set(card.vocabulary.words),
         gallery=gallery,
         box=min(4 / 3, max([1.0, *(image["width"] / image["height"] for image in gallery)])),
@@ -139,7 +141,7 @@ def _attention(
 
     Raises CaptionerError for an image that is not in the store, or a word that the model does not know.
     """
-    words = {image: text.split() for image, text in captions.items()}
+    words = {image: split_tokens(text) for image, text in captions.items()}
     for image, said in words.items():
         unknown = [word for word in said if word not in vocabulary]
         if unknown:
@@ -257,11 +259,11 @@ def _curve_charts(stage: str, path: str | Path, best: float) -> list[Chart]:
     ]
 
 
-def _length_chart(told: Mapping[str, Mapping[str, str]], references: Mapping[str, list[str]]) -> Chart:
+def _length_chart(told: Mapping[str, Mapping[str, str]], references: Mapping[str, list[str]], spoken: str) -> Chart:
     texts = {"references": [text for each in references.values() for text in each]}
     texts |= {label: list(told[model].values()) for model, label in MODELS.items()}
     kinds = dict(zip(texts, ("other", *MODELS), strict=True))
-    shares = {name: language.length_shares(each) for name, each in texts.items()}
+    shares = {name: language.length_shares(each, spoken) for name, each in texts.items()}
     lengths = [length for each in shares.values() for length in each]
     every = range(min(lengths), max(lengths) + 1)  # also those that a speaker has no caption of
     return line_chart(
@@ -281,13 +283,14 @@ def _variety(
     told: Mapping[str, Mapping[str, str]],
     references: Mapping[str, list[str]],
     items: Iterable[CaptionedImage],
+    spoken: str,
 ) -> dict[str, dict[str, float]]:
     """Return the language figures of the models, and of people who say one caption an image too: its first."""
     first = {image: texts[0] for image, texts in references.items()}
     training = [text for item in items if item.split == "train" for text in item.raw]
     figures = {MODELS[model]: (scores[model], told[model]) for model in MODELS}
-    figures["a person"] = (diversity(first, training), first)
+    figures["a person"] = (diversity(first, training, spoken), first)
     return {
-        who: {**each, "commonest": language.share_of_commonest(captions.values(), COMMONEST)}
+        who: {**each, "commonest": language.share_of_commonest(captions.values(), COMMONEST, spoken)}
         for who, (each, captions) in figures.items()
     }

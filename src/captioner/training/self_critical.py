@@ -15,7 +15,8 @@ import torch
 
 from captioner.base.device import to_device
 from captioner.base.distributed import Mean
-from captioner.captions.ptb import tokenise
+from captioner.captions.text import ENGLISH
+from captioner.captions.tokens import scored_tokens
 from captioner.captions.vocabulary import BOS, EOS, PAD, Vocabulary
 from captioner.model.captioner import Captioner
 from captioner.model.decoder import pack
@@ -43,7 +44,7 @@ class SelfCritical:
     measure = "sampled CIDEr"
 
     def __init__(self, references: Mapping[str, list[str]], vocabulary: Vocabulary, *, samples: int):
-        self._reward = Reward(references)
+        self._reward = Reward(references, language=vocabulary.language)
         self._vocabulary, self._samples = vocabulary, samples
 
     def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
@@ -83,11 +84,11 @@ class Reward:
     `references` maps each training image to its raw captions; with `ended`, the end of a caption is a word.
     """
 
-    def __init__(self, references: Mapping[str, list[str]], *, ended: bool = True):
-        self._ended = ended
+    def __init__(self, references: Mapping[str, list[str]], *, ended: bool = True, language: str = ENGLISH):
+        self._ended, self._language = ended, language
         counted = {
             image: [_ngrams(caption.split() + [ENDED] * ended) for caption in captions]
-            for image, captions in words_of_references(references).items()
+            for image, captions in words_of_references(references, language).items()
         }
         frequency = Counter(ngram for captions in counted.values() for ngram in set().union(*captions))
         images = math.log(len(counted))
@@ -97,7 +98,7 @@ class Reward:
 
     def __call__(self, image: str, caption: str, *, whole: bool = True) -> float:
         """Return the CIDEr, 0 to 10, of a caption; `whole` is false for one that was cut before its end."""
-        told = self._vector(_ngrams(tokenise(caption) + [ENDED] * (self._ended and whole)))
+        told = self._vector(_ngrams(scored_tokens(caption, self._language) + [ENDED] * (self._ended and whole)))
         references = self._references[image]
         return 10 / N * sum(_similarity(told, reference) for reference in references) / len(references)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
+from captioner.captions import text as caption_text
 from captioner.captions.vocabulary import SPECIAL
 from captioner.model import consensus
 from captioner.model.captioner import Captioner, Examples
@@ -142,7 +143,8 @@ def export(model: str | Path, folder: str | Path) -> None:
         write_json(beside / SETTINGS, settings)
         text = README.format(model=Path(model).name, checked=len(pixels), size=card.image["size"])
         write_text(beside / "README.md", text)
-        for source, name in ((runtime, "caption.py"), (photos, "photos.py"), (consensus, "consensus.py")):
+        copied = {"caption.py": runtime, "photos.py": photos, "consensus.py": consensus, "text.py": caption_text}
+        for name, source in copied.items():
             code = Path(str(source.__file__)).read_text(encoding="utf-8")
             write_text(
                 beside / name, re.sub(r"from captioner\.\w+\.", "from ", code)

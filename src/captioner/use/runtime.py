@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from captioner.captions.text import join_tokens
 from captioner.model.consensus import Consensus
 from captioner.vision.photos import load_photo
 
@@ -72,7 +73,7 @@ class OnnxCaptioner:
     def words(self, ids: np.ndarray) -> str:
         """Return a caption's words, of its token ids [T]."""
         words = ids.tolist()
-        return " ".join(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
+        return join_tokens(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
 
     def search(
         self, photos: np.ndarray, *, beam: int, length_penalty: float

@@ -407,3 +407,49 @@ def test_unknown_words_become_unk_and_only_whole_captions_end(words, said, max_l
     assert vocabulary.decode(ids) == join_tokens(expected)
     assert (ids[-1] == EOS) == (len(said) <= max_length)
     assert all(0 <= id < len(vocabulary) for id in ids)
+
+
+ABROAD = [
+    "a.jpg#0\t一只狗在草地上。",
+    "a.jpg#1\t两只狗在T恤上",
+    "b.jpg#0\t一只狗",
+    "c.jpg#0\t一只狗！",  # noqa: RUF001
+    "d.jpg#0\t两只狗",
+]
+
+
+def test_the_language_goes_into_the_vocabulary_and_decides_about_tokens(tmp_path):
+    data, summary = run(tmp_path, captions=ABROAD, language="zh")
+    assert json.loads((data / "vocabulary.json").read_text())["language"] == summary["language"] == "zh"
+    assert spoken(data)["a.jpg"] == ["一只狗在草地上", "两只狗在 t 恤上"]
+    assert read_captions(data / "captions.jsonl")[0].raw == ["一只狗在草地上。", "两只狗在T恤上"]
+    assert summary["lost characters"] == {"share": 0.0, "count": 0}
+
+
+def test_a_vocabulary_without_a_language_is_english():
+    assert Vocabulary.from_dict({"words": ["dog"], "max_length": 3}) == Vocabulary(("dog",), 3, "en")
+    assert Vocabulary.from_dict(Vocabulary(("köpek",), 3, "tr").as_dict()).language == "tr"
+
+
+def test_case_follows_the_language_of_the_captions(tmp_path):
+    captions = [line.replace("Two Dogs", "IŞIK İyi") for line in RAW]
+    assert "ışık iyi play" in spoken(run(tmp_path, captions=captions, language="tr")[0])["a.jpg"]  # noqa: RUF001
+
+
+def test_characters_that_reach_no_word_are_counted_and_named(tmp_path, caplog):
+    few = [*RAW[1:], "a.jpg#0\t" + "a dog " * 20 + "\ufffd"]
+    _, summary = run(tmp_path / "few", captions=few)
+    assert summary["lost characters"]["count"] == 1
+    assert summary["lost characters"]["share"] < 0.01
+    assert not caplog.records
+    _, summary = run(tmp_path / "many", captions=[*RAW[1:], "a.jpg#0\tcaf\ufffd cr\ufffdme \ue000"])
+    assert summary["lost characters"]["count"] == 3
+    (record,) = caplog.records
+    assert "U+FFFD REPLACEMENT CHARACTER, 2 times, first in 'caf\ufffd cr\ufffdme" in record.getMessage()
+    assert "U+E000" in record.getMessage()
+
+
+def test_captions_that_need_a_dictionary_are_refused_by_file_and_line(tmp_path):
+    said = refused(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4])
+    assert "Flickr8k.token.txt, line 7: " in said
+    assert "Segment" in said

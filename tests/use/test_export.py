@@ -72,6 +72,7 @@ def test_the_folder_says_what_it_is(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "caption.py", "captioner.json", "consensus.py", "encode.onnx", "examples.npz", "photos.py",
+            "text.py",
         "step.onnx",
     }  # fmt: skip
     settings = json.loads((folder / "captioner.json").read_text())

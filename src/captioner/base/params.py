@@ -82,6 +82,7 @@ def _explain(error: ValidationError) -> str:
         "exclusiveMaximum": lambda rule: f"must be less than {rule}",
         "multipleOf": lambda rule: f"must be a multiple of {rule}",
         "minLength": lambda rule: "must not be empty",
+        "pattern": lambda rule: f"must be {error.schema['description']}",
     }[error.validator](error.validator_value)
     return f"{here or 'the file'}: is {json.dumps(error.instance, default=str)}, {expected}"
 

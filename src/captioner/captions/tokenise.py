@@ -13,7 +13,7 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
 from captioner.captions.dataset import SPLITS
 from captioner.captions.formats import Listing, read_listing
-from captioner.captions.text import ENGLISH, lost_characters
+from captioner.captions.text import ENGLISH, lost_characters, lower
 from captioner.captions.tokens import learnt_tokens, plain_text, separate
 from captioner.captions.vocabulary import SPECIAL, UNK, Vocabulary
 from captioner.sources.archives import PHOTO_SUFFIXES, Archive
@@ -152,12 +152,13 @@ class _Learn:
 
     def __call__(self, text: str) -> list[str]:
         tokens = text.split() if self.tokenised and text.isascii() else separate(text, self.language)
-        characters, lost = lost_characters(plain_text(text, self.language), tokens)
+        kept = learnt_tokens(tokens, language=self.language, lowercase=False, punctuation=self.punctuation)
+        characters, lost = lost_characters(plain_text(text, self.language), kept)
         self.characters += characters
         self.lost.update(lost)
         for char in lost:
             self.captions.setdefault(char, text)
-        return learnt_tokens(tokens, language=self.language, lowercase=self.lowercase, punctuation=self.punctuation)
+        return [lower(token, self.language) for token in kept] if self.lowercase else kept
 
     def summary(self) -> dict[str, float]:
         """Return the share of the characters that reached no token, punctuation and spaces apart, and their number."""

@@ -11,6 +11,7 @@ each 255 * sqrt(weight): the root keeps the small weights of an even gaze apart.
 import base64
 import hashlib
 import io
+import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +28,7 @@ from captioner.base.device import make_deterministic, select_device, to_device
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_text
 from captioner.captions.dataset import CaptionedImage, read_captions
-from captioner.captions.text import split_tokens
+from captioner.captions.text import join_tokens, split_tokens
 from captioner.captions.vocabulary import PAD, Vocabulary
 from captioner.model.attention import attention_weights
 from captioner.model.captioner import Captioner, load_model
@@ -188,11 +189,19 @@ def _gallery(
             "width": width,
             "height": height,
             "said": {model: row[model] for model in MODELS},
+            "words": _spaced(row["finetuned"]),
             "ciders": ciders,
             "gain": ciders["finetuned"] - ciders["frozen"],
             "references": references[str(name)],
             "attention": base64.b64encode(gaze[str(name)].tobytes()).decode() if name in gaze else None,
         }
+
+
+def _spaced(caption: str) -> list[tuple[str, str]]:
+    """Return each token of a caption and what stands after it, a space or nothing."""
+    tokens = split_tokens(caption)
+    gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]
+    return list(zip(tokens, [*gaps, ""], strict=False))
 
 
 def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:

@@ -191,7 +191,7 @@ ABROAD = {
     "zh": ("一只狗在草地上。", "一只狗在草地上"),
     "ar": ("كلب بني، يركض؟", "كلب بني يركض"),
     "bn": ("একটি মেয়ে বসে আছে।", "একটি মেয়ে বসে আছে"),
-    "de": ("Hund & Katze 🐕‍🦺 im T-Shirt", "hund katze im t-shirt"),
+    "de": ("Hund & Katze 🐕\u200d🦺 im T-Shirt", "hund katze im t-shirt"),
 }
 
 

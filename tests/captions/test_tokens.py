@@ -87,6 +87,16 @@ def test_no_letter_is_lost_and_no_cluster_is_cut(text, language):
 
 
 @settings(max_examples=300, deadline=None)
+@given(TEXT, st.sampled_from(LANGUAGES), st.booleans(), st.booleans())
+def test_cleaning_twice_is_cleaning_once_and_gives_no_empty_token(text, language, lowercase, punctuation):
+    rules = {"language": language, "lowercase": lowercase, "punctuation": punctuation}
+    tokens = learnt_tokens(separate(text, language), **rules)
+    assert learnt_tokens(tokens, **rules) == tokens
+    assert all(token and token.split() == [token] for token in tokens)
+    assert punctuation or all(any(map(str.isalnum, token)) for token in tokens)
+
+
+@settings(max_examples=300, deadline=None)
 @given(TEXT.filter(lambda text: not any("!" <= char <= "~" and not char.isalnum() for char in plain_text(text))))
 def test_training_and_scores_have_the_same_words(text):
     """But for ASCII signs, and `£` and `€`, which become ASCII signs: English scores have them and training has not."""

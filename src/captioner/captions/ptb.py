@@ -109,10 +109,10 @@ def _foreign() -> re.Pattern[str]:
 def separate(text: str) -> list[str]:
     """Return the tokens of `text` in their own case, with punctuation."""
     if not (text.isascii() and text.isprintable()):
-        text = normalise(text)
+        text = to_ascii(text)
     if text.isascii():
         return _TOKEN.findall(text)
-    return _token().findall(_foreign().sub(r" \g<0> ", split_unspaced(to_ascii(text))))
+    return _token().findall(_foreign().sub(r" \g<0> ", split_unspaced(text)))
 
 
 def to_ascii(text: str) -> str:

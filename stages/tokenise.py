@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from captioner.base.files import write_json
 from captioner.base.stage import run
-from captioner.captions.tokenise import tokenise
+from captioner.captions.tokenise import tokenise_dataset
 
 
 @dataclass(frozen=True)
 class Captions:
     form: str
+    language: str
     lowercase: bool
     punctuation: bool
     min_count: int
@@ -37,11 +38,12 @@ class Params:
 
 
 def main(params: Params) -> None:
-    summary = tokenise(
+    summary = tokenise_dataset(
         "data/raw/images",
         "data/raw/captions.zip",
         folder="data",
         form=params.captions.form,
+        language=params.captions.language,
         lowercase=params.captions.lowercase,
         punctuation=params.captions.punctuation,
         min_count=params.captions.min_count,

@@ -7,11 +7,19 @@ import pytest
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import read_captions, read_images
 from captioner.captions.formats import draw_splits
-from captioner.captions.tokenise import tokenise
+from captioner.captions.tokenise import tokenise_dataset
 from captioner.captions.vocabulary import Vocabulary
 from tests.support.worlds import zipped
 
-USUAL = {"form": "raw", "lowercase": True, "punctuation": False, "min_count": 1, "max_length": 24, "on_bad": "error"}
+USUAL = {
+    "form": "raw",
+    "language": "en",
+    "lowercase": True,
+    "punctuation": False,
+    "min_count": 1,
+    "max_length": 24,
+    "on_bad": "error",
+}
 USUAL |= {"dev": 0.1, "test": 0.1, "seed": 1}
 PHOTOS = ("dogs/1.jpg", "dogs/2.png", "cats/1.jpg", "cow.JPEG")
 CSV = """image,caption,split
@@ -75,7 +83,7 @@ def run(folder, texts=CSV, photos=PHOTOS, file="captions.csv", **changes):
     texts = texts if isinstance(texts, str | bytes) else json.dumps(texts)
     images = zipped(folder / "images.zip", {name: name for name in photos})
     captions = zipped(folder / "captions.zip", {file: texts})
-    return folder / "data", tokenise(images, captions, folder=folder / "data", **{**USUAL, **changes})
+    return folder / "data", tokenise_dataset(images, captions, folder=folder / "data", **{**USUAL, **changes})
 
 
 def refused(folder, *arguments, **changes):

@@ -22,8 +22,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from captioner.base.errors import CaptionerError
-from captioner.captions import ptb
 from captioner.captions.dataset import SPLITS
+from captioner.captions.tokens import caption_text
 from captioner.sources.archives import Archive
 
 CAPTION_FILES = {"raw": "Flickr8k.token.txt", "lemma": "Flickr8k.lemma.token.txt"}
@@ -31,7 +31,6 @@ SPLIT_FILES = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
 SPLIT_NAMES = {split: split for split in SPLITS} | {"restval": "train", "val": "dev"}
 COLUMNS = ("image", "caption", "split")
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 
 
@@ -44,7 +43,7 @@ class Listing:
     splits: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     """(photo, the place that names it) of each split, in the files' order."""
     captions: dict[str, list[str]] = field(default_factory=dict)
-    """The captions of each photo, in their order, control characters and runs of spaces made one space."""
+    """The captions of each photo, in their order, as `captioner.captions.tokens.caption_text` returns them."""
     lemmas: dict[str, list[str]] = field(default_factory=dict)
     """The lemmas of each caption, in the same order, where they were asked for."""
     tokenised: bool = False  # the captions are PTB tokens already
@@ -98,16 +97,6 @@ def draw_splits(images: list[str], *, dev: float, test: float, seed: int) -> dic
     first = min(max(1, round(dev * len(drawn))), len(drawn) - 2)
     second = min(first + max(1, round(test * len(drawn))), len(drawn) - 1)
     return {image: "dev" if at < first else "test" if at < second else "train" for at, image in enumerate(drawn)}
-
-
-def separated(text: str) -> str:
-    """Return a caption as PTB tokens between spaces, in its own case and with its punctuation."""
-    return " ".join(ptb.separate(text))
-
-
-def _tidy(text: str) -> str:
-    whole = text.encode("utf-8", "replace").decode()  # JSON may hold half of an emoji
-    return " ".join(_CONTROL.sub(" ", whole).split())
 
 
 def _text(texts: Archive, name: str, shown: str) -> str:
@@ -164,7 +153,7 @@ def _numbered(texts: Archive, file: str) -> Iterator[tuple[str, str, str, str]]:
         name, mark, number = key.rpartition("#")
         if not tab or not mark or not number.strip().isdigit():
             raise CaptionerError(f"{place}: {line[:80]!r} is not of the form name.jpg#0<TAB>caption")
-        yield place, name, number.strip(), _tidy(text)
+        yield place, name, number.strip(), caption_text(text, place)
 
 
 def _image(photos: Archive, name: str) -> str:
@@ -205,7 +194,7 @@ def _read_csv(texts: Archive, file: str, photos: Archive) -> tuple[Listing, Give
                     "expected in one split"
                 )
             given.setdefault(image, (split, place))
-            listing.captions.setdefault(image, []).append(_tidy(values["caption"]))
+            listing.captions.setdefault(image, []).append(caption_text(values["caption"], place))
     except csv.Error as error:
         raise CaptionerError(f"{file}, line {rows.line_num}: not CSV ({error})") from None
     if not header:
@@ -251,7 +240,7 @@ def _sentence(sentence: Any, place: str) -> str:
         raw = " ".join(map(str, _value(sentence, "tokens", list, place)))
     elif "raw" not in sentence:
         raise CaptionerError(f"{place}: neither raw nor tokens; expected the caption in one of them")
-    return _tidy(raw)
+    return caption_text(raw, place)
 
 
 def _value(holder: Any, key: str, kind: type, place: str, default: Any = None) -> Any:

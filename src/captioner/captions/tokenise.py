@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import logging
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,24 +12,25 @@ from typing import Any
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
 from captioner.captions.dataset import SPLITS
-from captioner.captions.formats import Listing, read_listing, separated
+from captioner.captions.formats import Listing, read_listing
+from captioner.captions.text import ENGLISH, lost_characters, lower
+from captioner.captions.tokens import learnt_tokens, plain_text, separate
 from captioner.captions.vocabulary import SPECIAL, UNK, Vocabulary
 from captioner.sources.archives import PHOTO_SUFFIXES, Archive
 
+_LOST_SHARE = 0.01  # more lost characters than this share are worth a warning
+_EXAMPLES = 5  # lost characters that a warning names
 
-def clean(text: str, *, lowercase: bool, punctuation: bool) -> list[str]:
-    """Split a caption in PTB tokens into words; without `punctuation`, tokens that
-    hold no letter or digit are dropped."""
-    tokens = (text.lower() if lowercase else text).split()
-    return [token for token in tokens if punctuation or any(letter.isalnum() for letter in token)]
+_log = logging.getLogger(__name__)
 
 
-def tokenise(
+def tokenise_dataset(
     images: str | Path,
     captions: str | Path,
     *,
     folder: str | Path,
     form: str,
+    language: str,
     lowercase: bool,
     punctuation: bool,
     min_count: int,
@@ -40,7 +43,8 @@ def tokenise(
     """Read both archives, write the three files of `captioner.captions.dataset` into `folder`, return the summary.
 
     `images` is an archive of photos or a folder of such, `captions` one of texts in a layout of
-    `captioner.captions.formats`. `dev`, `test` and `seed` draw the splits where the texts give none.
+    `captioner.captions.formats`. `dev`, `test` and `seed` draw the splits where the texts give none. `language` decides
+    about tokens (`captioner.captions.tokens`) and goes into the vocabulary.
 
     `on_bad` is "error" or "skip". It says what to do with a photo that a split names and that has no captions or is not
     there, and with a photo that a CSV file does not name. Captions of photos that are in no split and not there are
@@ -57,14 +61,13 @@ def tokenise(
     raw = listing.captions
     words: dict[str, list[list[str]]] = {}
     empty = 0
+    learn = _Learn(language, tokenised=listing.tokenised, lowercase=lowercase, punctuation=punctuation)
     for name, texts in raw.items():
-        tokens_of = [text if listing.tokenised else separated(text) for text in listing.lemmas.get(name, texts)]
-        cleaned = [
-            (text, clean(tokens, lowercase=lowercase, punctuation=punctuation))
-            for text, tokens in zip(texts, tokens_of, strict=True)
+        learnt = [learn(text) for text in listing.lemmas.get(name, texts)]
+        kept = [
+            (text, tokens) for text, tokens in zip(texts, learnt, strict=True) if any(map(str.isalnum, "".join(tokens)))
         ]
-        kept = [(text, tokens) for text, tokens in cleaned if any(map(str.isalnum, "".join(tokens)))]
-        empty += len(cleaned) - len(kept)
+        empty += len(learnt) - len(kept)
         raw[name] = [text for text, _ in kept]
         words[name] = [tokens for _, tokens in kept]
     for split in SPLITS:
@@ -90,7 +93,7 @@ def tokenise(
 
     training = [tokens for name in splits["train"] for tokens in words[name]]
     counts = Counter(token for tokens in training for token in tokens)
-    vocabulary = Vocabulary.from_counts(counts, min_count=min_count, max_length=max_length)
+    vocabulary = Vocabulary.from_counts(counts, min_count=min_count, max_length=max_length, language=language)
     if not vocabulary.words:
         raise CaptionerError(
             f"captions.min_count: no training word stands {min_count} times or more; lower it in params.yaml"
@@ -109,10 +112,12 @@ def tokenise(
     write_text(folder / "captions.jsonl", "\n".join(lines) + "\n")
     write_json(folder / "vocabulary.json", vocabulary.as_dict())
 
+    learn.warn(listing.file)
     used = {paths[name] for split in SPLITS for name in splits[split]}
     unknown = sum(count for word, count in counts.items() if word not in vocabulary)
     return {
         "form": form,
+        "language": language,
         "images": {split: len(splits[split]) for split in SPLITS} | {"in no split": len(photos - used - bad.photos)},
         "captions": {split: sum(len(words[name]) for name in splits[split]) for split in SPLITS},
         "training words": {
@@ -120,6 +125,7 @@ def tokenise(
             "vocabulary": len(vocabulary.words),
             "unknown share": round(unknown / counts.total(), 6),
         },
+        "lost characters": learn.summary(),
         "training length": {
             "mean": round(counts.total() / len(training), 3),
             "longest": max(map(len, training)),
@@ -132,6 +138,52 @@ def tokenise(
         }
         | bad.counts,
     }
+
+
+class _Learn:
+    """Makes the tokens of captions, and counts the characters that reach none of them."""
+
+    def __init__(self, language: str, *, tokenised: bool, lowercase: bool, punctuation: bool):
+        self.language, self.tokenised = language, tokenised and language == ENGLISH
+        self.lowercase, self.punctuation = lowercase, punctuation
+        self.characters = 0
+        self.lost: Counter[str] = Counter()
+        self.captions: dict[str, str] = {}  # the first caption that lost each character
+
+    def __call__(self, text: str) -> list[str]:
+        tokens = text.split() if self.tokenised and text.isascii() else separate(text, self.language)
+        kept = learnt_tokens(tokens, language=self.language, lowercase=False, punctuation=self.punctuation)
+        characters, lost = lost_characters(plain_text(text, self.language), kept)
+        self.characters += characters
+        self.lost.update(lost)
+        for char in lost:
+            self.captions.setdefault(char, text)
+        return [lower(token, self.language) for token in kept] if self.lowercase else kept
+
+    def summary(self) -> dict[str, float]:
+        """Return the share of the characters that reached no token, punctuation and spaces apart, and their number."""
+        count = self.lost.total()
+        return {"share": round(count / max(1, self.characters), 6), "count": count}
+
+    def warn(self, file: str) -> None:
+        """Warn where more than a share of `_LOST_SHARE` was lost."""
+        count = self.lost.total()
+        if count <= _LOST_SHARE * self.characters:
+            return
+        examples = "; ".join(
+            f"U+{ord(char):04X} {unicodedata.name(char, 'without a name')}, {times} times, first in "
+            f"{self.captions[char][:60]!r}"
+            for char, times in self.lost.most_common(_EXAMPLES)
+        )
+        _log.warning(
+            "%s: %.1f %% of the captions' characters reach no word (%d of %d, punctuation and spaces apart): %s. "
+            "Look at how the file was saved",
+            file,
+            100 * count / self.characters,
+            count,
+            self.characters,
+            examples,
+        )
 
 
 class _Bad:

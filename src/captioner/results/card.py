@@ -83,7 +83,13 @@ def write_card(
     text = _template().render(
         **_tables(scores, files, measured, frozen.provenance["params"] | tuned.provenance["params"]),
         **search,
-        head=_head(dataset + _origin(files, foreign), download["dataset"], scores["finetuned"], measured),
+        head=_head(
+            dataset + _origin(files, foreign),
+            download["dataset"],
+            tuned.vocabulary.language,
+            scores["finetuned"],
+            measured,
+        ),
         kind=_kind(frozen.decoder),
         parameters=parameters,
         foreign=foreign,
@@ -174,7 +180,7 @@ def _origin(files: Mapping[str, Mapping[str, Any]], foreign: list[str]) -> str:
     return f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)"
 
 
-def _head(data: str, dataset: str, scores: Mapping[str, float], measured: list[str]) -> str:
+def _head(data: str, dataset: str, language: str, scores: Mapping[str, float], measured: list[str]) -> str:
     """Return the YAML that the Hugging Face Hub reads, without the lines `---` around it."""
     results = {
         "task": {"type": "image-to-text", "name": "Image captioning"},
@@ -188,7 +194,7 @@ def _head(data: str, dataset: str, scores: Mapping[str, float], measured: list[s
         "license": "mit",
         "library_name": "captioner",
         "pipeline_tag": "image-to-text",
-        **({} if dataset == "own" else {"language": "en"}),
+        "language": language,
         "tags": ["image-captioning", "resnet18", "lstm", "pytorch", "dvc"],
         "datasets": [dataset],
         "metrics": [name.lower() for name in ("BLEU", "METEOR", "ROUGE", "CIDEr") if any(name in m for m in measured)],

@@ -5,10 +5,12 @@
   const byId = (id) => document.getElementById(id);
   const [gallery, query, where, order, count, more] = ["cards", "query", "where", "sort", "count", "more"].map(byId);
 
+  // Each character of these scripts is a word.
+  const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}ー][\p{M}\uff9e\uff9f]*/gu;
   // Words are between single spaces: a whole word is " word ", the beginning of one is " wor".
   const apart = (text) => text.replace(/[\u2018\u2019]/g, "'").replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
   const bare = (word) => (/^'(s|re|ve|ll|d|m)$/.test(word) ? word : word.replace(/^'+|'+$/g, ""));
-  const words = (text) => ` ${apart(text.toLowerCase()).split(/[^\p{L}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
+  const words = (text) => ` ${apart(text.toLowerCase()).replace(UNSPACED, " $& ").split(/[^\p{L}\p{M}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
   const cards = [...gallery.children].map((element, at) => {
     const text = (selector) => words([...element.querySelectorAll(selector)].map((one) => one.textContent).join(" "));
     const texts = { finetuned: text(".finetuned .caption"), frozen: text(".frozen .caption"), references: text("li") };

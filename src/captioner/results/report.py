@@ -11,6 +11,7 @@ each 255 * sqrt(weight). The root keeps small weights apart, which even attentio
 import base64
 import hashlib
 import io
+import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ from captioner.base.device import make_deterministic, select_device, to_device
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_text
 from captioner.captions.dataset import CaptionedImage, read_captions
+from captioner.captions.text import join_tokens, split_tokens
 from captioner.captions.vocabulary import PAD, Vocabulary
 from captioner.model.attention import attention_weights
 from captioner.model.captioner import Captioner, load_model
@@ -84,6 +86,7 @@ def write_report(
     _, frozen = load_model(decoder)
     captioner, card = load_model(model)
     store = FeatureStore(boundary_store, layer=card.start, encoder=card.encoder, **card.image)
+    spoken = card.vocabulary.language
     attention = {}
     if captioner.decoder.attention:
         attention = _attention(captioner, card.vocabulary, store, predictions["finetuned"])
@@ -101,12 +104,12 @@ def write_report(
         incomparable=_incomparable(metrics),
         change=_change(table),
         curves={name: _curve_charts(name, file, metrics[name]["best epoch"]) for name, file in curves.items()},
-        lengths=_length_chart(predictions, references),
-        variety=_variety(metrics["evaluate"], predictions, references, items.values()),
+        lengths=_length_chart(predictions, references, spoken),
+        variety=_variety(metrics["evaluate"], predictions, references, items.values(), spoken),
         top_words=TOP_WORDS,
-        repeated=language.repeated_captions(predictions["finetuned"]),
-        hallucinated=language.hallucinated_words(predictions["finetuned"], references),
-        missing=language.missing_words(predictions["finetuned"], references),
+        repeated=language.repeated_captions(predictions["finetuned"], spoken),
+        hallucinated=language.hallucinated_words(predictions["finetuned"], references, spoken),
+        missing=language.missing_words(predictions["finetuned"], references, spoken),
         known=set(card.vocabulary.words),
         gallery=gallery,
         box=min(4 / 3, max([1.0, *(image["width"] / image["height"] for image in gallery)])),
@@ -145,7 +148,7 @@ def _attention(
 
     Raises CaptionerError for an image that is not in the store, or a word that the model does not know.
     """
-    words = {image: text.split() for image, text in captions.items()}
+    words = {image: split_tokens(text) for image, text in captions.items()}
     for image, caption in words.items():
         unknown = [word for word in caption if word not in vocabulary]
         if unknown:
@@ -196,11 +199,26 @@ def _gallery(
             "width": width,
             "height": height,
             "captions": {model: row[model] for model in MODELS},
+            "words": _spaced(row["finetuned"]),
             "ciders": ciders,
             "gain": ciders["finetuned"] - ciders["frozen"],
             "references": references[str(name)],
             "attention": base64.b64encode(attention[str(name)].tobytes()).decode() if name in attention else None,
         }
+
+
+def _spaced(caption: str) -> list[tuple[str, str]]:
+    """Return each token of a caption and what stands after it, a space or nothing."""
+    tokens = split_tokens(caption)
+    gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]
+    return list(zip(tokens, [*gaps, ""], strict=False))
+
+
+def _spaced(caption: str) -> list[tuple[str, str]]:
+    """Return each token of a caption with what stands after it: a space or nothing."""
+    tokens = split_tokens(caption)
+    gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]
+    return list(zip(tokens, [*gaps, ""], strict=False))
 
 
 def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
@@ -267,11 +285,13 @@ def _curve_charts(stage: str, path: str | Path, best: float) -> list[Chart]:
     ]
 
 
-def _length_chart(predictions: Mapping[str, Mapping[str, str]], references: Mapping[str, list[str]]) -> Chart:
+def _length_chart(
+    predictions: Mapping[str, Mapping[str, str]], references: Mapping[str, list[str]], spoken: str
+) -> Chart:
     texts = {"references": [text for each in references.values() for text in each]}
     texts |= {label: list(predictions[model].values()) for model, label in MODELS.items()}
     kinds = dict(zip(texts, ("other", *MODELS), strict=True))
-    shares = {name: language.length_shares(each) for name, each in texts.items()}
+    shares = {name: language.length_shares(each, spoken) for name, each in texts.items()}
     lengths = [length for each in shares.values() for length in each]
     every = range(min(lengths), max(lengths) + 1)  # also lengths that occur in one series only
     return line_chart(
@@ -291,13 +311,14 @@ def _variety(
     predictions: Mapping[str, Mapping[str, str]],
     references: Mapping[str, list[str]],
     items: Iterable[CaptionedImage],
+    spoken: str,
 ) -> dict[str, dict[str, float]]:
     """Return the language figures of the models and of a person: the first reference of each image."""
     first = {image: texts[0] for image, texts in references.items()}
     training = [text for item in items if item.split == "train" for text in item.raw]
     figures = {MODELS[model]: (scores[model], predictions[model]) for model in MODELS}
-    figures["a person"] = (diversity(first, training), first)
+    figures["a person"] = (diversity(first, training, spoken), first)
     return {
-        who: {**each, "top words": language.top_words_share(captions.values(), TOP_WORDS)}
+        who: {**each, "top words": language.top_words_share(captions.values(), TOP_WORDS, spoken)}
         for who, (each, captions) in figures.items()
     }

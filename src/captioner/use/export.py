@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
+from captioner.captions import text
 from captioner.captions.vocabulary import SPECIAL
 from captioner.model import consensus
 from captioner.model.captioner import Captioner, Examples, Metadata
@@ -145,7 +146,13 @@ def export(model: str | Path, folder: str | Path) -> None:
             ["log_p", "next_state"],
         )
         _write_texts(beside, Path(model).name, card, with_examples=bool(captioner.examples))
-        modules = {"caption.py": runtime, "photos.py": photos, "consensus.py": consensus, "cider.py": cider}
+        modules = {
+            "caption.py": runtime,
+            "photos.py": photos,
+            "consensus.py": consensus,
+            "cider.py": cider,
+            "text.py": text,
+        }
         for name, source in modules.items():
             code = Path(str(source.__file__)).read_text(encoding="utf-8")
             code = re.sub(r"from captioner\.\w+\.", "from ", code)  # in the folder they stand beside each other

@@ -22,7 +22,7 @@ class Packed(NamedTuple):
     products occur, and they occur again and again. A CPU prepares a product once for each shape.
 
     The multiples and `captioner.model.lstm.run_packed` belong together: on an AMD CPU without AMX the multiples cost
-    about as much as `run_packed` gains, and with AMX a step without both took nearly twice as long
+    a little more than `run_packed` gains, and with AMX a step without both took nearly twice as long
     (docs/performance.md).
     """
 

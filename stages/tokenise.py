@@ -4,6 +4,7 @@ import json
 
 from captioner.base.files import write_json
 from captioner.base.stage import run
+from captioner.captions.formats import Columns
 from captioner.captions.tokenise import tokenise
 
 
@@ -21,6 +22,7 @@ def main(params):
         dev=params.own.dev,
         test=params.own.test,
         seed=params.own.seed,
+        columns=Columns(params.own.columns.image, params.own.columns.caption, params.own.columns.split),
     )
     write_json("metrics/captions.json", summary)
     print(json.dumps(summary, indent=2))

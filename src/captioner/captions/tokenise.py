@@ -10,7 +10,7 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import whole, write_json
 from captioner.captions import ptb
 from captioner.captions.dataset import SPLITS
-from captioner.captions.formats import Columns, Listing, markers_in, read_listing
+from captioner.captions.formats import NO_PHOTO, Columns, Listing, markers_in, read_listing
 from captioner.captions.vocabulary import SPECIAL, UNK, Vocabulary
 from captioner.sources.archives import PHOTO_SUFFIXES, Archive, unread_kind, visible
 
@@ -228,11 +228,7 @@ def _paths(listing: Listing, archive: Archive, photos: set[str], bad: _Bad) -> d
             owner[name] = split
             path = archive.find(name)
             if path is None or path not in photos:
-                message = f"{place}: no photo {visible(name)} in {archive.path}"
-                if not name.lower().endswith(PHOTO_SUFFIXES):
-                    ends = ", ".join(PHOTO_SUFFIXES)
-                    message = f"{place}: {visible(name)} does not end in one of {ends}; convert the photo, or write its whole name"
-                bad("split entries without a photo", message)
+                bad(NO_PHOTO, f"{place}: {_no_photo(name, archive)}")
                 continue
             missing = unread_kind(path)
             if missing:
@@ -245,3 +241,10 @@ def _paths(listing: Listing, archive: Archive, photos: set[str], bad: _Bad) -> d
             named[path] = name
             paths[name] = path
     return paths
+
+
+def _no_photo(name: str, archive: Archive) -> str:
+    if not name.lower().endswith(PHOTO_SUFFIXES):
+        ends = ", ".join(PHOTO_SUFFIXES)
+        return f"{visible(name)} does not end in one of {ends}; convert the photo, or write its whole name"
+    return f"no photo {visible(name)} in {archive.path}"

@@ -29,13 +29,14 @@ webdataset                `0.jpg`, `0.txt`, `0.json` in tars                 img
 """
 
 from captioner.captions.formats.flickr8k import CAPTION_FILES
-from captioner.captions.formats.listing import Listing, read_listing, read_references
+from captioner.captions.formats.listing import NO_PHOTO, Listing, read_listing, read_references
 from captioner.captions.formats.records import Columns
 from captioner.captions.formats.splits import SPLIT_FILES, draw_splits
 from captioner.captions.formats.text import markers_in
 
 __all__ = [
     "CAPTION_FILES",
+    "NO_PHOTO",
     "SPLIT_FILES",
     "Columns",
     "Listing",

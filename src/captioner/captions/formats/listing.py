@@ -129,7 +129,7 @@ def _official(texts: Archive | Files, photos: Archive | None, form: str) -> List
         renamed=renamed,
         orphans=orphans,
         tally=tally,
-        summary=f"Flickr8k's official captions: 1 file, {len(captions):,} photos, {count:,} captions, splits from lists",
+        summary=f"Flickr8k's official captions: 1 file, {len(captions):,} photos, {count:,} captions, splits as given",
     )
 
 
@@ -174,10 +174,8 @@ class _Reading:
 
     def _add(self, record: Record, file: TextFile | None) -> None:
         place = record.place
-        if file is None:
-            image = self.names.beside(record.image)
-        else:
-            image = self.names.find(record.image, place, file.folder)
+        named = record.image
+        image = self.names.find(named, place, file.folder) if file else self.names.beside(named)
         if image is None:
             self._add_missing(record)
             return
@@ -190,11 +188,10 @@ class _Reading:
             )
         if known is None:
             self.images[image] = _Image(place, file.name if file else "", split)
-        elif file is not None and known.file != file.name:
-            if split_in(known.file) != split_in(file.name):
-                raise CaptionerError(
-                    f"{place}: {visible(image)} is in {known.file} already ({known.place}); expected in one split"
-                )
+        elif file is not None and known.file != file.name and split_in(known.file) != split_in(file.name):
+            raise CaptionerError(
+                f"{place}: {visible(image)} is in {known.file} already ({known.place}); expected in one split"
+            )
         texts = self.result.captions.setdefault(image, [])
         texts.extend(caption_text(text, place, self.tally) for text in record.captions)
 

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.columns import choose, fits
@@ -96,7 +97,7 @@ def _rows(file: TextFile, columns: Columns) -> Iterator[tuple[int, list[str]]]:
     lines = _Lines(file)
     first = next((line for line in file.content.splitlines() if line.strip()), "")
     delimiter = delimiter_of(first) or widest_delimiter(first)
-    quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     header: list[str] | None = None
     image_at = 0

@@ -72,6 +72,7 @@ class _Texts:
     splits: dict[str, bytes] = field(default_factory=dict)
     captions: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """By the name that own.captions gives: (path, content)."""
+    exact: set[str] = field(default_factory=set)  # names of own.captions that are the very path of a plain file
 
     def wants(self, name: str) -> bool:
         """Tell whether a text file may belong to the dataset."""
@@ -82,7 +83,8 @@ class _Texts:
 
     def asked_as(self, name: str) -> str | None:
         """Return the name in own.captions that means this path, None where none does."""
-        return next((each for each in self.asked if name == each or name.endswith(f"/{each}")), None)
+        left = (each for each in self.asked if each not in self.exact)
+        return next((each for each in left if name == each or name.endswith(f"/{each}")), None)
 
     def add(self, found: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
         """Sort in the texts of one folder or archive that holds these photos."""
@@ -217,13 +219,12 @@ def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
         path = source / name
         if path.is_file():
             texts.captions[name] = name, _read(path)
-    left = [name for name in texts.asked if name not in texts.captions]
-    there = {name for name in texts.asked if name in texts.captions}
+            texts.exact.add(name)
 
     def found() -> Iterator[tuple[str, bytes]]:
         for path in content.texts:
             name = path.relative_to(source).as_posix()
-            if name not in there and (texts.asked_as(name) in (None, *left)) and texts.wants(name):
+            if name not in texts.exact and texts.wants(name):
                 yield name, _read(path)
 
     texts.add(found(), (path.relative_to(source).as_posix() for path in content.photos), source)
@@ -262,8 +263,7 @@ def _take_zip(path: Path, target: Path, texts: _Texts) -> None:
     photos = [name for name in archive.names() if name.lower().endswith(PHOTO_SUFFIXES)]
     for name in photos:
         _check_kind(path, name)
-    missing = [name for name in archive.names() if texts.wants(name) and texts.asked_as(name) not in texts.captions]
-    texts.add(((name, archive.read(name)) for name in missing), photos, path)
+    texts.add(((name, archive.read(name)) for name in archive.names() if texts.wants(name)), photos, path)
     if photos:
         _copy(path, target)
 
@@ -281,7 +281,7 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
                     _check_kind(path, name)
                     _pack_member(tar, member, archive, name)
                     photos.append(name)
-                elif member.isfile() and texts.wants(name) and texts.asked_as(name) not in texts.captions:
+                elif member.isfile() and texts.wants(name):
                     content = tar.extractfile(member)
                     assert content is not None  # a file
                     found.append((name, content.read()))

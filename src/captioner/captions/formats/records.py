@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 from captioner.base.errors import CaptionerError
@@ -22,8 +21,7 @@ class TextFile:
     @property
     def folder(self) -> str:
         """The folder of the file, "" for the topmost."""
-        folder = str(PurePosixPath(self.name).parent)
-        return "" if folder == "." else folder
+        return self.name.rpartition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def name_of(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise CaptionerError(f"{place}: is {as_json(value)}, expected text: the name of a photo")
     name = value.strip()
-    if not PurePosixPath(name).name:
+    if not name.strip("/\\. "):
         raise CaptionerError(f"{place}: no image ({visible(value)}); expected the name of a photo")
     return name
 

@@ -75,12 +75,25 @@ def tokenise(
     _write(Path(folder), splits, listing.captions, words, vocabulary)
 
     used = {paths[name] for split in SPLITS for name in splits[split]}
-    unknown = sum(count for word, count in counts.items() if word not in vocabulary)
     return {
         "form": form,
         "recognised": _recognised(listing),
         "images": {split: len(splits[split]) for split in SPLITS} | {"in no split": len(photos - used - bad.photos)},
         "captions": {split: sum(len(words[name]) for name in splits[split]) for split in SPLITS},
+        **_training(training, counts, vocabulary),
+        "blemishes": {
+            "lines with a duplicate's name": listing.renamed,
+            "captions of no photo": listing.orphans,
+            "captions without a word": empty,
+        }
+        | bad.counts,
+    }
+
+
+def _training(training: list[list[str]], counts: Counter[str], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return what metrics/captions.json says of the training captions."""
+    unknown = sum(count for word, count in counts.items() if word not in vocabulary)
+    return {
         "training words": {
             "types": len(counts),
             "vocabulary": len(vocabulary.words),
@@ -89,14 +102,8 @@ def tokenise(
         "training length": {
             "mean": round(counts.total() / len(training), 3),
             "longest": max(map(len, training)),
-            "cut": sum(len(tokens) > max_length for tokens in training),
+            "cut": sum(len(tokens) > vocabulary.max_length for tokens in training),
         },
-        "blemishes": {
-            "lines with a duplicate's name": listing.renamed,
-            "captions of no photo": listing.orphans,
-            "captions without a word": empty,
-        }
-        | bad.counts,
     }
 
 

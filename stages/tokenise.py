@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from captioner.base.files import write_json
 from captioner.base.stage import run
+from captioner.captions.formats import Columns
 from captioner.captions.tokenise import tokenise_dataset
 
 
@@ -28,6 +29,7 @@ class Own:
     dev: float
     test: float
     seed: int
+    columns: Columns
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def main(params: Params) -> None:
         dev=params.own.dev,
         test=params.own.test,
         seed=params.own.seed,
+        columns=params.own.columns,
     )
     write_json("metrics/captions.json", summary)
     print(json.dumps(summary, indent=2))

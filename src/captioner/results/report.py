@@ -208,13 +208,6 @@ def _gallery(
 
 
 def _spaced(caption: str) -> list[tuple[str, str]]:
-    """Return each token of a caption and what stands after it, a space or nothing."""
-    tokens = split_tokens(caption)
-    gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]
-    return list(zip(tokens, [*gaps, ""], strict=False))
-
-
-def _spaced(caption: str) -> list[tuple[str, str]]:
     """Return each token of a caption with what stands after it: a space or nothing."""
     tokens = split_tokens(caption)
     gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]

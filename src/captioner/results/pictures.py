@@ -61,7 +61,7 @@ def draw_samples(
             try:
                 axis.imshow(load_photo(archive.read(name), size=max(size, int(DPI * SIDE)), fit=fit))
             except ValueError as error:
-                raise CaptionerError(f"{images}: {name} is not a photo that can be read ({error})") from None
+                raise CaptionerError(f"{images}: {name}: {error}") from None
             said = table.loc[name]
             blocks = [
                 (f"{kind}   {name}", "black", "bold"),

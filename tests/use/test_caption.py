@@ -14,15 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
-import captioner.use.caption
 from captioner.base.errors import CaptionerError
 from captioner.base.params import read_params
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
 from captioner.use.caption import PhotoCaptioner
-from captioner.use.cli import main
+from captioner.use.cli import main, make_parser
 from captioner.use.explain import explain
+from captioner.use.options import Search
 from tests.support.workspaces import ROOT
 from tests.support.worlds import WORDS, captioner_file
 
@@ -59,22 +59,12 @@ def test_captions_are_those_of_the_whole_network(model, photos):
     assert describe(paths, beam=4, consensus=9.0) == list(chosen.values())
 
 
-def test_the_defaults_are_those_of_params_yaml(model, photos, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(captioner.use.caption, "generate", lambda *given, **options: seen.append(options) or {})
-    monkeypatch.setattr(Consensus, "choose", lambda *given, weight: weight)
-    with pytest.raises(KeyError):  # nothing was generated
-        PhotoCaptioner(model)([photos / "00.png"])
-    with pytest.raises(KeyError):
-        main(["caption", str(photos / "00.png"), "--model", str(model)])
+def test_the_defaults_are_those_of_params_yaml():
+    search = vars(read_params(ROOT / "params.yaml").search)
     defaults = inspect.signature(explain).parameters
-    seen.append({name: defaults[name].default for name in ("beam", "length_penalty")})
-    seen[-1]["choose"] = lambda: defaults["consensus"].default
-    search = read_params(ROOT / "params.yaml").search
-    for options in seen:
-        found = (options["beam"], options["length_penalty"], options["choose"]())
-        assert found == (search.beam, search.length_penalty, search.consensus)
-    assert len(seen) == 3
+    called = vars(make_parser().parse_args(["caption", "a.jpg"]))
+    for name, value in search.items():
+        assert getattr(Search(), name) == defaults[name].default == called[name] == value
 
 
 def test_the_weight_of_the_command_is_that_of_the_choice(model, photos, tmp_path_factory, capsys):
@@ -102,7 +92,7 @@ def test_patterns_json_and_beam(model, photos, capsys):
     assert main(["caption", str(photos / "0*.png"), "--model", str(model), "--json", "--beam", "1"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["photo"] for record in records] == [str(photos / f"0{n}.png") for n in range(10)]
-    assert all(record.keys() == {"photo", "caption"} for record in records)
+    assert all(record.keys() == {"photo", "caption", "score", "agreement"} for record in records)
 
 
 def test_a_broken_photo_is_reported_and_does_not_stop_the_others(model, photos, capsys):
@@ -123,11 +113,11 @@ def test_photos_of_a_kind_that_is_not_read_are_told_of(model, photos, capsys):
     with Image.open(photos / "00.png") as photo:
         for suffix in ("webp", "tif", "bmp"):
             photo.save(photos / f"other.{suffix}")
-    (photos / "phone.HEIC").write_bytes(b"")
+    (photos / "phone.DNG").write_bytes(b"")
     assert main(["caption", str(photos), "--model", str(model)]) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 43
-    assert f"{photos}: left out 1 (phone.HEIC), of kinds that are not looked for" in printed.err
+    assert f"{photos}: left out 1 (phone.DNG), of kinds that are not looked for" in printed.err
 
 
 @pytest.mark.parametrize("argument", ["nowhere.jpg", "*.nothing", "."])

@@ -9,6 +9,8 @@ Dimensions: N training images, C captions of an image, L their tokens, D feature
 beam, R neighbours.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -46,6 +48,37 @@ class Consensus:
         self._deviation = np.where(told_apart, deviation, np.inf).astype(np.float32)
         self._known = self._directions(known)
         self._frequencies = [_document_frequencies(self.captions, order) for order in ORDERS]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return, by name, the arrays that `from_arrays` restores a consensus from, but for `captions`."""
+        counted = {
+            f"{name}{order}": array
+            for order, both in zip(ORDERS, self._frequencies, strict=True)
+            for name, array in zip(("ngrams", "images"), both, strict=True)
+        }
+        return {"mean": self._mean, "deviation": self._deviation, "known": self._known} | counted
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        captions: npt.ArrayLike,
+        *,
+        neighbours: int = NEIGHBOURS,
+        sharpness: float = SHARPNESS,
+    ) -> "Consensus":
+        """Restore the consensus that `arrays` is from; `captions` are those that it was made of.
+
+        Nothing is copied or computed, so the arrays may be memory maps.
+        """
+        consensus = cls.__new__(cls)
+        consensus._mean, consensus._deviation, consensus._known = (
+            arrays[name] for name in ("mean", "deviation", "known")
+        )
+        consensus._frequencies = [(arrays[f"ngrams{order}"], arrays[f"images{order}"]) for order in ORDERS]
+        consensus.captions = np.asarray(captions)
+        consensus.sharpness, consensus.neighbours = sharpness, min(neighbours, len(consensus._known))
+        return consensus
 
     def choose(self, features: np.ndarray, tokens: np.ndarray, scores: np.ndarray, *, weight: float) -> list[int]:
         """Return, for each image, the place of the beam with the highest score + `weight` * agreement, of equals the

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -24,6 +23,30 @@ BLOCKS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 END = "end"
 WIDTH = 512  # D
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for which the weights were made
+
+
+class _Residual(nn.Module):
+    """Two convolutions around which the input passes; the same as torchvision's BasicBlock.
+
+    It is not imported from there: importing torchvision takes as long as importing torch, on every start of
+    `captioner caption`.
+    """
+
+    def __init__(self, channels: int, out: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample: nn.Module | None = None
+        if stride != 1:
+            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + around)
 
 
 class Encoder(nn.Module):
@@ -38,14 +61,17 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        resnet = torchvision.models.resnet18(weights=None)
-        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            resnet.layer1,
-            resnet.layer2,
-            resnet.layer3,
-            resnet.layer4,
-        )
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(_Residual(64, 64), _Residual(64, 64))
+        self.layer2 = nn.Sequential(_Residual(64, 128, stride=2), _Residual(128, 128))
+        self.layer3 = nn.Sequential(_Residual(128, 256, stride=2), _Residual(256, 256))
+        self.layer4 = nn.Sequential(_Residual(256, WIDTH, stride=2), _Residual(WIDTH, WIDTH))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1) * 255, persistent=False)
         self.to(memory_format=torch.channels_last)
@@ -112,7 +138,7 @@ def fingerprint(encoder: Encoder) -> str:
 def fused(encoder: Encoder) -> Encoder:
     """Return a copy for inference whose BatchNorms are folded into the convolutions before them."""
     encoder = copy.deepcopy(encoder).eval()
-    encoder.conv1, encoder.bn1 = fuse_conv_bn_eval(encoder.conv1, encoder.bn1), nn.Identity()
+    encoder.conv1, encoder.bn1 = fuse_conv_bn_eval(encoder.conv1, encoder.bn1), nn.Identity()  # type: ignore[assignment]
     for name in BLOCKS[1:]:
         for block in getattr(encoder, name):
             block.conv1, block.bn1 = fuse_conv_bn_eval(block.conv1, block.bn1), nn.Identity()

@@ -151,7 +151,7 @@ class PhotoCaptioner:
     def search(self, pixels: np.ndarray, options: Search) -> list[list[Caption]]:
         """Return the captions of photos, uint8 [B, size, size, 3], that a search found, the best of each first."""
         captioner, vocabulary = self.captioner, self.card.vocabulary
-        features = captioner.features(to_device(torch.from_numpy(pixels), self.device))
+        features = captioner.features(to_device(torch.tensor(pixels), self.device))
         found = beam_search(
             captioner.decoder,
             captioner.decoder.encode(features),

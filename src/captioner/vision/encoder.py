@@ -8,13 +8,15 @@ Between blocks, activations are [B, H, W, C]: that is how the stores keep them, 
 
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from captioner.base.files import whole
@@ -32,16 +34,17 @@ class _Residual(nn.Module):
     `captioner caption`.
     """
 
-    def __init__(self, channels: int, out: int, stride: int = 1):
+    def __init__(self, channels: int, out: int, stride: int = 1, *, convolution: Callable[..., nn.Conv2d] = nn.Conv2d):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = convolution(channels, out, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.conv2 = convolution(out, out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
         self.downsample: nn.Module | None = None
         if stride != 1:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+            one_by_one = convolution(channels, out, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(one_by_one, nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         around = x if self.downsample is None else self.downsample(x)
@@ -53,24 +56,27 @@ class Encoder(nn.Module):
     """The convolutional part of ResNet-18; parameter names are torchvision's.
 
     BatchNorm uses its stored statistics whatever the mode, so a block that is fine-tuned keeps computing
-    the function it was trained to compute.
+    the function it was trained to compute. Weights are random as torchvision's; with `initialised` false they are what
+    lies in the memory, for a caller that loads them all.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, initialised: bool = True) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        convolution = nn.Conv2d if initialised else partial(skip_init, nn.Conv2d)
+        residual = partial(_Residual, convolution=convolution)
+        self.conv1 = convolution(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = nn.Sequential(_Residual(64, 64), _Residual(64, 64))
-        self.layer2 = nn.Sequential(_Residual(64, 128, stride=2), _Residual(128, 128))
-        self.layer3 = nn.Sequential(_Residual(128, 256, stride=2), _Residual(256, 256))
-        self.layer4 = nn.Sequential(_Residual(256, WIDTH, stride=2), _Residual(WIDTH, WIDTH))
+        self.layer1 = nn.Sequential(residual(64, 64), residual(64, 64))
+        self.layer2 = nn.Sequential(residual(64, 128, stride=2), residual(128, 128))
+        self.layer3 = nn.Sequential(residual(128, 256, stride=2), residual(256, 256))
+        self.layer4 = nn.Sequential(residual(256, WIDTH, stride=2), residual(WIDTH, WIDTH))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if initialised and isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1) * 255, persistent=False)
@@ -113,7 +119,7 @@ def blocks_between(start: str, stop: str = END) -> tuple[str, ...]:
 
 def load_encoder(state: dict[str, Any]) -> Encoder:
     """Build an encoder in eval mode from a torchvision ResNet-18 state dict, with or without `fc.*`."""
-    encoder = Encoder()
+    encoder = Encoder(initialised=False)
     own = {key: value for key, value in state.items() if not key.startswith("fc.")}
     counters = {key: value for key, value in encoder.state_dict().items() if key.endswith("num_batches_tracked")}
     encoder.load_state_dict(counters | own)  # files of old versions lack the counters

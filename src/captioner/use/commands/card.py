@@ -12,7 +12,8 @@ from captioner.use.options import MODEL
 BESIDE = ("MODEL_CARD.md", "README.md")  # where the pipeline puts the model card
 LIMITS = """\
 It writes English like its training captions, at most {longest} words, and knows {words} words. It names what it saw in
-training and guesses what it did not; it reads no text and recognises no person. Check a caption before relying on it."""
+training and guesses what it did not; it reads no text and recognises no person. Check
+captions before relying on them."""
 
 
 def add_parser(commands: Any) -> None:

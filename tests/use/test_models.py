@@ -180,7 +180,6 @@ def test_a_model_at_an_address_needs_its_checksum(server, folder):
     assert not (folder / "models").exists() or not list((folder / "models").iterdir())
 
 
-
 def some(images, seed=0):
     generator = np.random.default_rng(seed)
     captions = generator.integers(4, 9, (images, 2, 5)).astype(np.int32)

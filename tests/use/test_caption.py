@@ -20,6 +20,7 @@ from captioner.base.params import read_params
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
+from captioner.model.search import beam_search
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main, make_parser
 from captioner.use.explain import explain
@@ -320,23 +321,22 @@ def test_the_best_captions_come_with_their_scores(model, photos, capsys):
         assert totals == sorted(totals, reverse=True)
 
 
-def test_a_score_is_the_mean_log_probability_of_the_words_and_the_end(model, photos):
+def test_a_score_is_the_mean_log_probability_whatever_the_length_penalty(model, photos):
     describe = PhotoCaptioner(model)
-    paths = sorted(photos.glob("0*.png"))
-    decoder, vocabulary = describe.captioner.decoder, describe.card.vocabulary
-    for penalty in (0.0, 0.7, 1.0):
-        for path, found in describe.ranked(paths, top=3, beam=3, consensus=0.0, length_penalty=penalty):
-            for caption in found:
-                assert caption.agreement is None
-                ids = vocabulary.encode(caption.text.split())
-                with torch.inference_mode():
-                    memory = decoder.encode(describe.captioner.features(torch.tensor(describe.read(path)[None])))
-                    log_p, state, steps = [], None, ids[1:]
-                    for word, following in zip(ids, steps, strict=False):
-                        hidden, state = decoder(memory, torch.tensor([[[word]]]), state)
-                        log_p.append(decoder.logits(hidden)[0, 0, 0].log_softmax(-1)[following].item())
-                if len(caption.text.split()) < vocabulary.max_length:  # else it has no end
-                    assert caption.score == pytest.approx(np.mean(log_p), abs=1e-4)
+    path = photos / "00.png"
+    with torch.inference_mode():
+        memory = describe.captioner.decoder.encode(describe.captioner.features(torch.tensor(describe.read(path)[None])))
+        found = beam_search(describe.captioner.decoder, memory, beam=500, max_length=6, length_penalty=1.0)
+    decode = describe.card.vocabulary.decode
+    # a score of the search is a log-probability by length where the penalty is 1
+    wanted = {decode(ids): score for ids, score in zip(found.tokens[0].tolist(), found.scores[0].tolist(), strict=True)}
+    for penalty in (0.0, 0.7, 1.0, 1.5):
+        options = {"beam": 8, "consensus": 0.0, "length_penalty": penalty}
+        ((_, captions),) = describe.ranked(path, top=8, **options)
+        assert {caption.agreement for caption in captions} == {None}
+        known = [(caption.score, wanted[caption.text]) for caption in captions if caption.text in wanted]
+        assert len(known) >= 4
+        assert [mine for mine, _ in known] == pytest.approx([score for _, score in known], abs=1e-4)
 
 
 def test_the_lengths_are_those_asked_for(model, photos, capsys):
@@ -472,9 +472,7 @@ def test_the_parser_needs_nothing_heavy_and_caption_no_matplotlib(model, photos)
     assert (first, last) == ("[]", "[]")
 
 
-@pytest.mark.parametrize(
-    ("shell", "part"), [("bash", "-F _shtab_captioner captioner"), ("zsh", "#compdef captioner")]
-)
+@pytest.mark.parametrize(("shell", "part"), [("bash", "-F _shtab_captioner captioner"), ("zsh", "#compdef captioner")])
 def test_completion_is_a_script_of_the_shell(shell, part, capsys, tmp_path):
     pytest.importorskip("shtab")
     assert main(["completion", shell]) == 0

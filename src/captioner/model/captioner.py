@@ -112,7 +112,7 @@ def load_model(path: str | Path) -> tuple[Captioner, Card]:
             raise ValueError("heads do not divide the width")
         decoder = Decoder(**card.decoder)
         examples = Examples(**{name: tensors.pop(EXAMPLES + name) for name in Examples._fields})
-        captioner = Captioner(decoder, None if card.start == END else Encoder(initialised=False), card.start, examples)
+        captioner = Captioner(decoder, None if card.start == END else Encoder(), card.start, examples)
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
     if card.decoder["vocabulary"] != len(card.vocabulary):

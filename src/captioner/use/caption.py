@@ -70,11 +70,10 @@ class PhotoCaptioner:
         return self.captioner.examples is not None
 
     @cached_property
-    def consensus(self) -> Consensus:
-        """The training images that captions are chosen by; raises CaptionerError where the model holds none."""
-        if self.captioner.examples is None:
-            raise CaptionerError(f"{self.model}: holds no training captions to choose by; set consensus to 0")
-        return cached_consensus(self.model, self.captioner.examples)
+    def consensus(self) -> Consensus | None:
+        """The training images that captions are chosen by; None for a model file without them."""
+        examples = self.captioner.examples
+        return None if examples is None else cached_consensus(self.model, examples)
 
     @overload
     def __call__(self, photos: Photo, **search: Any) -> str: ...
@@ -163,10 +162,11 @@ class PhotoCaptioner:
         tokens, scores = found.tokens.cpu().numpy(), found.scores.cpu().numpy()  # [B, K, T], [B, K]
         agreements = np.full(scores.shape, math.nan)
         totals = scores
-        if options.consensus and self.has_examples:
-            nearest = self.consensus.nearest(features.float().mean(1).cpu().numpy())
+        known = self.consensus if options.consensus and self.has_examples else None
+        if known is not None:
+            nearest = known.nearest(features.float().mean(1).cpu().numpy())
             agreements = np.stack(
-                [self.consensus.agreement(beams, *near) for *near, beams in zip(*nearest, tokens, strict=True)]
+                [known.agreement(beams, *near) for *near, beams in zip(*nearest, tokens, strict=True)]
             )
             totals = total(scores, agreements, options.consensus)
         lengths = (tokens != PAD).sum(-1)  # [B, K]

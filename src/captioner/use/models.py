@@ -7,9 +7,11 @@
 Downloaded files are cached, and used without a network once they are.
 """
 
+import contextlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from captioner.base.errors import CaptionerError
@@ -17,15 +19,16 @@ from captioner.base.errors import CaptionerError
 FILE = "captioner.safetensors"  # in a repository of the Hub
 
 
-def local_model(name: str | Path) -> Path:
+def local_model(name: str | Path, *, beside: Sequence[str] = ()) -> Path:
     """Return the path of the model file that `name` means, downloaded if need be.
 
+    Of a repository, the files `beside` it are downloaded too, where it has them.
     Raises CaptionerError that names what is wrong: no such file, repository, revision or address, no network, another
     checksum, a missing package.
     """
     text = str(name)
     if text.startswith("hf:"):
-        return _of_hub(text)
+        return _of_hub(text, beside)
     if re.match(r"https?://", text, re.IGNORECASE):
         return _of_web(text)
     path = Path(name)
@@ -48,7 +51,7 @@ def cache_folder() -> Path | None:
     return folder if folder.is_absolute() else None  # without a home it is not
 
 
-def _of_hub(name: str) -> Path:
+def _of_hub(name: str, beside: Sequence[str]) -> Path:
     owner_and_name, _, revision = name.removeprefix("hf:").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_and_name):
         raise CaptionerError(f"{name}: expected hf:owner/name or hf:owner/name@revision")
@@ -70,7 +73,11 @@ def _of_hub(name: str) -> Path:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        return Path(hf_hub_download(owner_and_name, FILE, revision=revision or None))
+        path = Path(hf_hub_download(owner_and_name, FILE, revision=revision or None))
+        for other in beside:
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(owner_and_name, other, revision=revision or None)
+        return path
     except RepositoryNotFoundError:
         raise CaptionerError(f"{name}: no such repository on the Hub, or a private one: `hf auth login`") from None
     except RevisionNotFoundError:

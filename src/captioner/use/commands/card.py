@@ -1,6 +1,7 @@
 """`captioner card`: what a model file says of itself."""
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from captioner.use.commands.arguments import add_file, importing
 from captioner.use.models import local_model
 from captioner.use.options import MODEL
 
+CONFIG = "config.json"
 BESIDE = ("MODEL_CARD.md", "README.md")  # where the pipeline puts the model card
 LIMITS = """\
 It writes English like its training captions, at most {longest} words, and knows {words} words. It names what it saw in
@@ -30,11 +32,12 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the card."""
-    path = local_model(options.model)
+    path = local_model(options.model, beside=(CONFIG,))
     with importing():
         from captioner.model.captioner import load_model
     captioner, card = load_model(path)
     record = {key: value for key, value in vars(card).items() if key != "vocabulary"}
+    origin = record.get("provenance") or record.get("made") or {}
     examples = captioner.examples
     sizes = {"words": len(card.vocabulary.words), "max_length": card.vocabulary.max_length}
     sizes["examples"] = 0 if examples is None else len(examples.captions)
@@ -42,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**record, **sizes}, indent=2))
         return 0
-    print("\n".join([options.model, *summary(record, sizes), *made(record["made"]), *scores(record, path)]))
+    print("\n".join([options.model, *summary(record, sizes), *made(origin), *scores(path)]))
     print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
     return 0
 
@@ -80,10 +83,13 @@ def made(made: dict[str, Any]) -> list[str]:
     return lines
 
 
-def scores(record: dict[str, Any], path: Path) -> list[str]:
-    """Return lines on the model's scores: those in the file, else where they may be."""
-    known = record.get("scores") or record["made"].get("scores")
+def scores(path: Path) -> list[str]:
+    """Return lines on the model's scores: those in the config.json beside it, which the pipeline writes, else where
+    they may be."""
+    known: Any = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # none there, or another program's
+        known = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8")).get("scores")
     if isinstance(known, dict):
-        return ["", "scores", *(f"  {name}  {value}" for name, value in known.items())]
+        return ["", f"scores ({path.with_name(CONFIG)})", *(f"  {name}  {value}" for name, value in known.items())]
     cards = [file for file in (path.with_name(name) for name in BESIDE) if file.exists()]
     return ["", "scores", f"  {f'see {cards[0]}' if cards else 'not in the file; the model card has them'}"]

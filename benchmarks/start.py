@@ -40,10 +40,8 @@ def main() -> None:
     rounds = [{name: seconds(arguments) for name, arguments in programs.items()} for _ in range(ROUNDS)]
     medians = {name: [statistics.median(each[name][kind] for each in rounds) for kind in (0, 1)] for name in programs}
     for name, (used, wall) in medians.items():
-        torch_used, torch_wall = medians["import torch"]
-        print(
-            f"{name:18}  {used:6.2f} s of the processor ({used / torch_used:.2f})  {wall:6.2f} s ({wall / torch_wall:.2f})"
-        )
+        ratios = [seconds / torch for seconds, torch in zip((used, wall), medians["import torch"], strict=True)]
+        print(f"{name:18}  {used:6.2f} s of the processor ({ratios[0]:.2f})  {wall:6.2f} s ({ratios[1]:.2f})")
 
 
 if __name__ == "__main__":

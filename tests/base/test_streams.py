@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-PROGRAM = """
+PROGRAM = r"""
 import sys
 from captioner.base.streams import tolerant_streams
 tolerant_streams()

@@ -25,6 +25,7 @@ from captioner.model import consensus
 from captioner.model.captioner import Captioner, Examples
 from captioner.model.decoder import Decoder, Memory
 from captioner.model.search import beam_search
+from captioner.scoring import cider
 from captioner.sources import shapes
 from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
 from captioner.vision import photos
@@ -142,7 +143,8 @@ def export(model: str | Path, folder: str | Path) -> None:
         write_json(beside / SETTINGS, settings)
         text = README.format(model=Path(model).name, checked=len(pixels), size=card.image["size"])
         write_text(beside / "README.md", text)
-        for source, name in ((runtime, "caption.py"), (photos, "photos.py"), (consensus, "consensus.py")):
+        modules = {"caption.py": runtime, "photos.py": photos, "consensus.py": consensus, "cider.py": cider}
+        for name, source in modules.items():
             code = Path(str(source.__file__)).read_text(encoding="utf-8")
             write_text(
                 beside / name, re.sub(r"from captioner\.\w+\.", "from ", code)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from captioner.base.errors import CaptionerError
-from captioner.sources.archives import PHOTO_SUFFIXES, is_junk
 
 OPTIONAL = {".heic": "pillow_heif", ".heif": "pillow_heif"}  # the package that reads them
 OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
@@ -37,9 +36,12 @@ def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Pat
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:
+    from captioner.sources.archives import PHOTO_SUFFIXES, is_junk  # not at the top: they may need Pillow
+
     photos: list[Path] = []
     others: list[str] = []
-    suffixes = {*PHOTO_SUFFIXES, *(end for end, package in OPTIONAL.items() if importlib.util.find_spec(package))}
+    lacking = {end for end, package in OPTIONAL.items() if importlib.util.find_spec(package) is None}
+    suffixes = {*PHOTO_SUFFIXES, *OPTIONAL} - lacking
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(PurePosixPath(name)))
         for name in sorted(names):

@@ -31,8 +31,8 @@ from captioner.model.captioner import Captioner, load_model
 from captioner.model.decoder import Memory, State
 from captioner.model.generate import generate
 from captioner.scoring.scores import diversity, score
+from captioner.training.dev import DEV_BEAM
 from captioner.training.finetune import SHARES
-from captioner.training.loop import DEV_BEAM
 from captioner.vision.encoder import load_encoder
 from captioner.vision.store import FeatureStore
 

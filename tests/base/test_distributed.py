@@ -17,11 +17,21 @@ import psutil
 import pytest
 import torch
 
-from captioner.base.distributed import Mean, average, distributed, diverge, from_first, gather, processes, rank, share
+from captioner.base.distributed import (
+    Mean,
+    average,
+    distributed,
+    from_first,
+    gather,
+    processes,
+    rank,
+    seed_by_rank,
+    share,
+)
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json
 from captioner.captions.vocabulary import EOS, PAD
-from captioner.training import loop as training
+from captioner.training.objectives import NextWord
 from captioner.training.self_critical import SelfCritical
 from tests.pipeline.faults import outputs
 from tests.support.workspaces import ROOT
@@ -63,7 +73,7 @@ def scenarios(folder):
     told = {"processes": processes(), "shares": gather([share(torch.arange(n)).tolist() for n in (5, 1)])}
     told["first"] = gather(from_first(lambda: os.getpid()))
     for name, objective in (
-        ("words", training.NextWord(label_smoothing=0.1)),
+        ("words", NextWord(label_smoothing=0.1)),
         ("rewards", Drawn(sets[0].references, VOCABULARY, samples=3)),
     ):
         written = []
@@ -86,7 +96,7 @@ def scenarios(folder):
     told["resumed"] = gather({"records": records, "weights": weights_of(captioner)})
 
     torch.manual_seed(5)
-    diverge()
+    seed_by_rank()
     told["random"] = gather(torch.rand(3).tolist())
 
     items, features = toy(train=IMAGES)

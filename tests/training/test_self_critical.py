@@ -15,7 +15,11 @@ from captioner.model.decoder import Decoder
 from captioner.model.search import sample
 from captioner.scoring.scores import Cider
 from captioner.training import self_critical
-from captioner.training.loop import Batch, CaptionSet, NextWord, fit, parameter_groups
+from captioner.training.batches import Batch, CaptionSet
+from captioner.training.dev import DevEvaluation
+from captioner.training.loop import LoopSettings, fit
+from captioner.training.objectives import NextWord
+from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import Reward, SelfCritical
 
 CPU = torch.device("cpu")
@@ -154,30 +158,20 @@ def test_it_makes_better_captions_likelier(attention, tmp_path):
     captioner = Captioner(small_decoder(len(words), width=16, attention=attention))
 
     def run(name, objective, epochs):
-        groups = parameter_groups([captioner.decoder], lr=0.01, weight_decay=0.0)
-        recipe = {
-            "epochs": epochs,
-            "batch": 8,
-            "warmup": 0.5,
-            "clip": 1.0,
-            "patience": 99,
-            "ema": 0.0,
-            "crop": 1.0,
-            "seed": 3,
-            "dev_beam": 1,
-        }
+        groups = parameter_groups([captioner.decoder], name="decoder", lr=0.01, weight_decay=0.0)
         return fit(
             captioner,
             groups,
             sets["train"],
-            sets["dev"],
-            vocabulary,
+            DevEvaluation(sets["dev"], vocabulary, beam=1, device=CPU),
             objective,
+            settings=LoopSettings(batch=8, warmup=0.5, clip=1.0, patience=99, ema=0.0, crop=1.0),
+            epochs=epochs,
+            seed=3,
             start_is_candidate=False,
             device=CPU,
             resume=Resume(name, {}, tmp_path),
             on_epoch=lambda records: None,
-            **recipe,
         )
 
     run("words", NextWord(label_smoothing=0.0), 3)

@@ -99,7 +99,7 @@ def average(parameters: Sequence[nn.Parameter], *means: Mean) -> list[Tensor]:
     return list((values / counts).unbind())
 
 
-def diverge() -> None:
+def seed_by_rank() -> None:
     """Seed torch's generator anew in all processes but the first, each with another number out of it."""
     if rank():
         torch.manual_seed(int(torch.randint(2**32, (rank(),))[-1]))

@@ -45,15 +45,15 @@ def _files(path: Path) -> list[Path]:
 
 
 class Resume:
-    """One file of state, replaced whole at each save; `made` is what `stage_provenance` returned.
+    """One file of state, replaced atomically at each save; `provenance` is the result of `stage_provenance`.
 
     A stage whose state is many files keeps them in `parts`, a folder of the same fingerprint.
     """
 
-    def __init__(self, stage: str, made: dict[str, Any], folder: Path = FOLDER):
+    def __init__(self, stage: str, provenance: dict[str, Any], folder: Path = FOLDER):
         self._stage, self._folder = stage, folder
         precision = os.environ.get("CAPTIONER_PRECISION", "auto")
-        record = {"made": made, "torch": torch.__version__, "precision": precision}
+        record = {"made": provenance, "torch": torch.__version__, "precision": precision}
         fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
         self.parts = self.path.with_suffix("")

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from captioner.base.files import write_json, write_text
-from captioner.training.loop import best_record
+from captioner.training.early_stopping import best_record
 
 
 def write_curve(path: str | Path, records: list[dict[str, float]], measures: Sequence[str]) -> None:

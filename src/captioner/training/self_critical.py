@@ -21,7 +21,7 @@ from captioner.model.captioner import Captioner
 from captioner.model.decoder import pack
 from captioner.model.search import NEVER, sample
 from captioner.scoring.scores import words_of_references
-from captioner.training.loop import Batch
+from captioner.training.batches import Batch
 
 ENDED = "<eos>"
 N = 4  # the longest n-grams counted

@@ -140,6 +140,26 @@ def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypa
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_captions_are_sampled_in_eval_mode_and_learned_in_train_mode(monkeypatch):
+    captioner, modes = Captioner(small_decoder(len(VOCABULARY.words))), []
+    read = type(captioner.decoder).read
+
+    def sample(decoder, *_, **__):
+        modes.append(("sample", {module.training for module in captioner.modules()}))
+        return torch.tensor([[[4, 5, EOS], [5, EOS, PAD]]])
+
+    def noted_read(decoder, *args):
+        modes.append(("read", {module.training for module in captioner.modules()}))
+        return read(decoder, *args)
+
+    monkeypatch.setattr(self_critical, "sample", sample)
+    monkeypatch.setattr(type(captioner.decoder), "read", noted_read)
+    objective = SelfCritical(REFERENCES, VOCABULARY, samples=2)
+    objective(captioner.train(), batch_of(["a.jpg"], torch.randn(1, 2, 2, 3)))
+    assert modes == [("sample", {False}), ("read", {True})]
+    assert captioner.training
+
+
 @pytest.mark.parametrize("attention", [True, False])
 def test_it_makes_better_captions_likelier(attention, tmp_path):
     words = ("red", "blue", "dog", "cat", "runs", "sits")

@@ -406,6 +406,77 @@ def test_training_images_are_cropped_and_dev_images_never(monkeypatch):
     assert measured == [(5, 5)] * 6
 
 
+# ------------------------------------------------------------------------- what a step does, each by itself
+
+
+def test_every_step_trains_in_train_mode_also_a_captioner_that_comes_in_eval_mode():
+    modes = []
+
+    class Noting(NextWord):
+        def __call__(self, captioner, batch):
+            modes.append({module.training for module in captioner.modules()})
+            return super().__call__(captioner, batch)
+
+    captioner = captioner_of().eval()
+    run(captioner=captioner, objective=Noting(label_smoothing=0.1), epochs=2)
+    assert modes == [{True}] * 8
+    assert not captioner.training
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_that_of_torch_and_the_measure_has_none(smoothing):
+    captioner = captioner_of().eval()
+    (batch,) = sets_of(*toy(captions=lambda number: 1 + number % 3))[0].batches(torch.arange(16), 16, CPU)
+    memory = captioner.decoder.encode(captioner.features(batch.rows))
+    logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed))
+    loss, measure = NextWord(label_smoothing=smoothing)(captioner, batch)
+    wanted = F.cross_entropy(logits, batch.targets, ignore_index=PAD, label_smoothing=smoothing)
+    torch.testing.assert_close(loss.value, wanted)
+    torch.testing.assert_close(measure.value, F.cross_entropy(logits, batch.targets, ignore_index=PAD))
+    assert not measure.value.requires_grad
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e9])
+def test_no_step_has_a_gradient_longer_than_clip(monkeypatch, clip):
+    norms = []
+
+    class Noting(torch.optim.AdamW):
+        def step(self, *args):
+            each = [parameter.grad.norm() for group in self.param_groups for parameter in group["params"]]
+            norms.append(torch.stack(each).norm().item())
+            super().step(*args)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Noting)
+    run(epochs=1, clip=clip)
+    assert len(norms) == 4
+    if clip == 0.01:
+        assert norms == pytest.approx([clip] * 4, rel=1e-3)
+    else:
+        assert min(norms) > 0.02  # not shortened, nor lengthened to the limit
+        assert max(norms) < 1e3
+
+
+def test_frozen_blocks_get_no_gradient_and_are_not_in_the_resume_state(world, tmp_path, monkeypatch):
+    seen, fit_ = [], finetune_stage.fit
+
+    def noting(captioner, groups, *args, **options):
+        records = fit_(captioner, groups, *args, **options)
+        state = options["resume"].load()
+        seen.append((captioner, {each for group in groups for each in group["params"]}, state))
+        return records
+
+    monkeypatch.setattr(finetune_stage, "fit", noting)
+    finetune_on(world, tmp_path, "layer4")
+    ((captioner, trained, state),) = seen
+    names = {name for name, _ in captioner.named_parameters()}
+    moving = {name for name in names if name.startswith(("decoder.", "encoder.layer4."))}
+    assert {name for name in names if captioner.get_parameter(name).grad is not None} == moving
+    assert {captioner.get_parameter(name) for name in moving} == trained
+    for part in ("weights", "averaged", "best"):
+        assert state[part].keys() == moving
+    (tmp_path / "captioner.safetensors").unlink()
+
+
 # ------------------------------------------------------------------------------------- rates and groups
 
 

@@ -26,8 +26,8 @@ from captioner.training.loop import LoopSettings, fit
 from captioner.training.objectives import NextWord, Objective
 from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
-from captioner.vision.encoder import BLOCKS, load_encoder
 from captioner.vision.encoder import fingerprint as weights_hash
+from captioner.vision.encoder import load_encoder
 from captioner.vision.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class FinetuneSettings(LoopSettings):
     """The section `finetune` of params.yaml."""
 
     unfreeze_from: str
+    train_encoder: bool
     adapt_epochs: int
     adapt_lr: float
     adapt_encoder_lr: float
@@ -71,7 +72,8 @@ def finetune(
 
     Writes `model`, which takes photos by itself, the curve (CSV; epoch 0 is the frozen encoder) and the summary (JSON).
     Only the unfrozen blocks are computed: they read the rows of the boundary store. Their gradients are those of the
-    whole network, but for the rows' half precision.
+    whole network, but for the rows' half precision. With `train_encoder` false they stay as they are, and the decoder
+    alone is fine-tuned.
 
     In the first `adapt_epochs` the objective is the next word, with learning rates of their own: the encoder changes
     and the decoder follows. The second part starts from the best of these epochs. It takes `epochs` more with the
@@ -83,7 +85,7 @@ def finetune(
     """
     make_deterministic(seed)
     device = select_device()
-    captioner, card = _load(vocabulary, encoder, decoder, settings.unfreeze_from)
+    captioner, card = _load(vocabulary, encoder, decoder, settings)
     store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=card.encoder, **card.image)
     splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
     # a beam: fine-tuning gains less than greedy search loses at random
@@ -131,27 +133,32 @@ def finetune(
 
 
 def _load(
-    vocabulary: str | Path, encoder: str | Path, decoder: str | Path, unfreeze_from: str
+    vocabulary: str | Path, encoder: str | Path, decoder: str | Path, settings: FinetuneSettings
 ) -> tuple[Captioner, Card]:
-    """Return the decoder's captioner with the encoder from `unfreeze_from` on, and its card; freeze earlier blocks."""
+    """Return the decoder joined to the encoder from `unfreeze_from` on, and the model's card.
+
+    All blocks that are not trained are frozen.
+    """
     captioner, card = load_model(decoder)
     if card.vocabulary != Vocabulary.from_dict(read_json(vocabulary)):
         raise CaptionerError(f"{decoder}: trained with another vocabulary than {vocabulary}; run `dvc repro train`")
     network = load_encoder(load_file(encoder))
     if weights_hash(network) != card.encoder:
         raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
-    for module in network.block_modules(BLOCKS[0], unfreeze_from):
-        module.requires_grad_(False)
-    return Captioner(captioner.decoder, network, start=unfreeze_from), card
+    network.requires_grad_(False)
+    if settings.train_encoder:
+        for module in network.block_modules(settings.unfreeze_from):
+            module.requires_grad_(True)
+    return Captioner(captioner.decoder, network, start=settings.unfreeze_from), card
 
 
 def _groups(captioner: Captioner, settings: FinetuneSettings, *, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
-    assert captioner.encoder is not None
-    unfrozen = captioner.encoder.block_modules(settings.unfreeze_from)
-    decay = settings.weight_decay
-    return parameter_groups(unfrozen, name="encoder", lr=encoder_lr, weight_decay=decay) + parameter_groups(
-        [captioner.decoder], name="decoder", lr=lr, weight_decay=decay
-    )
+    """Return the optimizer's groups: the unfrozen blocks if they are trained, and the decoder."""
+    decoder = parameter_groups([captioner.decoder], name="decoder", lr=lr, weight_decay=settings.weight_decay)
+    if not settings.train_encoder or captioner.encoder is None:
+        return decoder
+    blocks = captioner.encoder.block_modules(settings.unfreeze_from)
+    return parameter_groups(blocks, name="encoder", lr=encoder_lr, weight_decay=settings.weight_decay) + decoder
 
 
 def _write_summary(

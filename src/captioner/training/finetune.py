@@ -85,9 +85,7 @@ def finetune(
     """
     make_deterministic(seed)
     device = select_device()
-    captioner, card = _load(vocabulary, encoder, decoder, settings)
-    store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=card.encoder, **card.image)
-    splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
+    captioner, card, splits = _load(captions, vocabulary, boundary_store, encoder, decoder, settings)
     # a beam: fine-tuning gains less than greedy search loses at random
     evaluate = DevEvaluation(splits["dev"], card.vocabulary, beam=DEV_BEAM, device=device)
     records: list[dict[str, float]] = []
@@ -114,15 +112,11 @@ def finetune(
             on_epoch=keep,
         )
 
-    objective: Objective = NextWord(
-        label_smoothing=settings.label_smoothing, scheduled_sampling=settings.scheduled_sampling
-    )
+    first, second = _objectives(settings, splits["train"], card.vocabulary)
     if settings.adapt_epochs:
-        train_part("finetune-adapt", objective, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
+        train_part("finetune-adapt", first, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
-    if settings.objective == "cider":
-        objective = SelfCritical(splits["train"].references, card.vocabulary, samples=settings.samples)
-    train_part("finetune", objective, settings.epochs, settings.lr, settings.encoder_lr)
+    train_part("finetune", second, settings.epochs, settings.lr, settings.encoder_lr)
     share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], card.vocabulary, device))
     if rank() != 0:
         return
@@ -133,9 +127,14 @@ def finetune(
 
 
 def _load(
-    vocabulary: str | Path, encoder: str | Path, decoder: str | Path, settings: FinetuneSettings
-) -> tuple[Captioner, Card]:
-    """Return the decoder joined to the encoder from `unfreeze_from` on, and the model's card.
+    captions: str | Path,
+    vocabulary: str | Path,
+    boundary_store: str | Path,
+    encoder: str | Path,
+    decoder: str | Path,
+    settings: FinetuneSettings,
+) -> tuple[Captioner, Card, dict[str, CaptionSet]]:
+    """Return the decoder joined to the encoder from `unfreeze_from` on, the model's card, and the training and dev sets.
 
     All blocks that are not trained are frozen.
     """
@@ -145,11 +144,23 @@ def _load(
     network = load_encoder(load_file(encoder))
     if weights_hash(network) != card.encoder:
         raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
+    store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=card.encoder, **card.image)
+    splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
     network.requires_grad_(False)
     if settings.train_encoder:
         for module in network.block_modules(settings.unfreeze_from):
             module.requires_grad_(True)
-    return Captioner(captioner.decoder, network, start=settings.unfreeze_from), card
+    return Captioner(captioner.decoder, network, start=settings.unfreeze_from), card, splits
+
+
+def _objectives(
+    settings: FinetuneSettings, training: CaptionSet, vocabulary: Vocabulary
+) -> tuple[Objective, Objective]:
+    """Return the objectives of the first and of the second part."""
+    next_word = NextWord(label_smoothing=settings.label_smoothing, scheduled_sampling=settings.scheduled_sampling)
+    if settings.objective == "cider":
+        return next_word, SelfCritical(training.references, vocabulary, samples=settings.samples)
+    return next_word, next_word
 
 
 def _groups(captioner: Captioner, settings: FinetuneSettings, *, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
@@ -169,7 +180,7 @@ def _write_summary(
     scores: dict[int, dict[str, float]],
 ) -> None:
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
-    cider = {f"{each} %": found["CIDEr"] for each, found in scores.items()}
+    cider = {f"{each} %": score["CIDEr"] for each, score in scores.items()}
     write_summary(
         path,
         records,

@@ -134,7 +134,7 @@ def _load(
     decoder: str | Path,
     settings: FinetuneSettings,
 ) -> tuple[Captioner, Card, dict[str, CaptionSet]]:
-    """Return the decoder joined to the encoder from `unfreeze_from` on, the model's card, and the training and dev sets.
+    """Return the decoder joined to the encoder from `unfreeze_from` on, the model's card, and both splits.
 
     All blocks that are not trained are frozen.
     """

@@ -27,6 +27,7 @@ SMALL = {
     "encoder.weights": "random",
     "decoder.width": 32,
     "decoder.heads": 2,
+    "decoder.standardise": False,
     "train.epochs": 2,
     "train.batch": 8,
     "train.scheduled_sampling": 0.25,

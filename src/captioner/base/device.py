@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 def select_device(device: str | None = None) -> torch.device:
     """Return the device to compute on, after setting torch up for it, for the whole process.
 
-    `device` is as CAPTIONER_DEVICE, which counts where it is None. Convolutions and LSTMs of float32 are then computed
-    in float32 on a GPU too, not in TF32. Raises CaptionerError for a device that this machine lacks, and for one GPU
-    where several processes share the machine.
+    `device` has the values of CAPTIONER_DEVICE, which counts where it is None. Matrix products, convolutions and LSTMs
+    of float32 are then computed in float32 on a GPU too, not in TF32. Raises CaptionerError for a device that this
+    machine lacks, and for one GPU where several processes share the machine.
     """
     # A CPU's compiled bfloat16 products are kept by shape, up to 1024 in each of two caches: gigabytes, as the lengths
     # of captions differ. The variables are read at the first product.
@@ -54,7 +54,8 @@ def select_device(device: str | None = None) -> torch.device:
         raise CaptionerError(f"{named}: is {wanted}, expected auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)  # what torch says of the current GPU, and pinned memory, are to be this one's
-    torch.backends.cudnn.allow_tf32 = False  # torch's default for these two, though not for other products
+    torch.set_float32_matmul_precision("highest")  # images set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which allows TF32
+    torch.backends.cudnn.allow_tf32 = False  # torch allows it for convolutions and LSTMs
     return chosen
 
 

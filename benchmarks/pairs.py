@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks import tutorials
 from benchmarks.measure import Mismatch, Pair, precision, require_close, require_equal
+from benchmarks.ngrams import ComparedNgrams, DictionaryReward
 from benchmarks.world import (
     BOUNDARY,
     CPU,
@@ -27,6 +28,7 @@ from benchmarks.world import (
     SIZE,
     Precision,
     caption_set,
+    changed_captions,
     decoding_problem,
     epoch,
     extract_to,
@@ -47,10 +49,13 @@ from captioner.base.device import mixed_precision
 from captioner.base.errors import CaptionerError
 from captioner.base.params import read_values
 from captioner.captions.dataset import CaptionedImage
+from captioner.captions.vocabulary import EOS
 from captioner.model.captioner import Captioner
+from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
 from captioner.model.search import beam_search as search
 from captioner.training.loop import CaptionSet, next_word_losses
+from captioner.training.reward import Reward
 from captioner.vision.encoder import END, load_encoder
 from captioner.vision.store import FeatureStore
 
@@ -286,6 +291,48 @@ def beam_search(folder: Path, images: int = 100) -> Pair:
             # two captions whose scores are equal but for rounding are both right
             require_close(f"score of {name}'s caption", found.scores[at, 0], torch.tensor(score), 1e-5)
     return Pair(ours, baseline, len(names), "image")
+
+
+@_pair("rewards of drawn captions, as token ids", "as texts, by dictionaries of n-grams, one caption at a time", 5)
+def rewards(folder: Path, images: int = 32, samples: int = 5) -> Pair:
+    words = vocabulary()
+    items = training_items()
+    references = {item.image: item.raw for item in items}
+    ours, baseline = Reward(references, words), DictionaryReward(references)
+    names = [item.image for item in items[:images]]
+    tokens = changed_captions(items[:images], samples)
+
+    def batch() -> np.ndarray:
+        return ours(names, tokens)
+
+    def one_by_one() -> list[list[float]]:
+        return [
+            [baseline(name, words.decode(ids), ended=EOS in ids) for ids in captions]
+            for name, captions in zip(names, tokens.tolist(), strict=True)
+        ]
+
+    require_equal("rewards within 1e-9", np.allclose(batch(), one_by_one(), rtol=0, atol=1e-9), True)
+    return Pair(batch, one_by_one, images * samples, "caption")
+
+
+@_pair("agreement of 20 beams with 60 training images, in batches", "the same, n-grams compared for each image", 10)
+def consensus(folder: Path, images: int = 50, beams: int = 20) -> Pair:
+    items = training_items()
+    ids = caption_set(items, torch.clone).ids[:, :, 1:].int()
+    generator = np.random.default_rng(1)
+    ours = Consensus(generator.standard_normal((len(items), 512)), ids)
+    baseline = ComparedNgrams(ids.numpy())
+    tokens = changed_captions(items[:images], beams)
+    near, shares = ours.nearest(generator.standard_normal((images, 512)))
+
+    def batch() -> np.ndarray:
+        return ours.agreements(tokens, near, shares)
+
+    def one_by_one() -> list[np.ndarray]:
+        return [baseline(*of_image) for of_image in zip(tokens, near, shares, strict=True)]
+
+    require_equal("agreements within 1e-5", np.allclose(batch(), one_by_one(), rtol=0, atol=1e-5), True)
+    return Pair(batch, one_by_one, images, "image")
 
 
 @_pair("random batches from the HDF5 store", "np.memmap of the same array in a .npy", 0.9)

@@ -25,16 +25,17 @@ from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json
 from captioner.captions.dataset import read_captions
+from captioner.captions.vocabulary import Vocabulary
 from captioner.model.consensus import Consensus
 from captioner.results.report import ALL_PIXELS, PHOTO_PIXELS
 from captioner.sources.archives import Archive
 from captioner.training.loop import CaptionSet
-from captioner.training.self_critical import Reward
+from captioner.training.reward import Reward
 from captioner.vision.encoder import Encoder
 
 ROOT = Path(__file__).parent.parent
 RECORD, TIMES, PAGE = ROOT / "benchmarks/scale.json", ROOT / "benchmarks/results.json", ROOT / "docs/scale.md"
-CAPTIONS, PHOTOS = Path("data/captions.jsonl"), Path("data/raw/images")
+CAPTIONS, VOCABULARY, PHOTOS = Path("data/captions.jsonl"), Path("data/vocabulary.json"), Path("data/raw/images")
 SIZE = 224  # pixels a side
 WIDTH = 512  # of a feature vector
 DATASETS = {  # training, dev and test images; the splits of Flickr30k and COCO are Karpathy's
@@ -50,14 +51,15 @@ HASHED = 256 << 20  # bytes
 
 def measure() -> dict[str, Any]:
     """Return the record; raises CaptionerError where data/captions.jsonl or the archives are not there."""
-    for path in (CAPTIONS, PHOTOS):
+    for path in (CAPTIONS, VOCABULARY, PHOTOS):
         if not path.exists():
             raise CaptionerError(f"{path}: not found; run `dvc repro tokenise` first")
     archive, listed = _held(lambda: Archive(PHOTOS))
     items, held = _held(lambda: read_captions(CAPTIONS))
     training = [item for item in items if item.split == "train"]
     sets = CaptionSet.of_splits(items, {item.image: [row] for row, item in enumerate(items)}, torch.clone)
-    _, counted = _held(lambda: Reward({item.image: item.raw for item in training}))
+    words = Vocabulary.from_dict(read_json(VOCABULARY))
+    _, counted = _held(lambda: Reward({item.image: item.raw for item in training}, words))
     vectors = np.random.default_rng(0).standard_normal((len(training), WIDTH)).astype(np.float16)
     _, chosen_by = _held(lambda: Consensus(vectors, sets["train"].ids[:, :, 1:].int()))
     encoder = Encoder().eval()

@@ -17,7 +17,7 @@ from captioner.base.device import mixed_precision
 from captioner.base.files import read_json
 from captioner.base.params import read_values
 from captioner.captions.dataset import CaptionedImage, read_captions, read_images
-from captioner.captions.vocabulary import Vocabulary
+from captioner.captions.vocabulary import PAD, UNK, Vocabulary
 from captioner.model.captioner import Captioner, Metadata, load_model
 from captioner.model.decoder import Decoder
 from captioner.sources.archives import Archive
@@ -93,6 +93,21 @@ def decoding_problem(images: int) -> tuple[Captioner, Batch, Tensor]:
     batch = next(iter(captions.batches(torch.arange(images), images, CPU)))
     torch.manual_seed(3)
     return Captioner(random_decoder(len(vocabulary()))), batch, captions.ids
+
+
+def changed_captions(items: list[CaptionedImage], count: int) -> np.ndarray:
+    """Return `count` captions of each image, int64 [B, count, L], that are like those a model draws: the image's own, a
+    few words of each replaced by others that the image's captions have."""
+    words = vocabulary()
+    generator = np.random.default_rng(1)
+    tokens = np.full((len(items), count, words.max_length), PAD)
+    for row, item in enumerate(items):
+        for place in range(count):
+            ids = np.array(item.ids[place % len(item.ids)][1:])
+            others = generator.choice(np.concatenate(item.ids), len(ids))
+            ids = np.where((generator.random(len(ids)) < 0.3) & (others > UNK), others, ids)[: words.max_length]
+            tokens[row, place, : len(ids)] = np.where(ids == UNK, ids.max(), ids)
+    return tokens
 
 
 def store_of(path: Path, rows: Tensor, *, layer: str) -> FeatureStore:

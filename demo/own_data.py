@@ -1,6 +1,6 @@
-"""Makes a small dataset such as one's own: a folder of photos, here drawn shapes, and captions.csv.
+"""Makes a small dataset as people have it: a folder of photos (drawn shapes here) and captions.csv.
 
-docs/own-data.md walks through it. The photos have one to five captions each, and no splits.
+docs/own-data.md uses it step by step. Each photo has one to five captions. There are no splits.
 """
 
 import argparse

@@ -31,7 +31,7 @@ from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_json
 from captioner.captions.formats import CAPTION_FILES
-from captioner.captions.ptb import tokenise
+from captioner.captions.ptb import ptb_tokens
 from captioner.scoring.scores import Cider
 from captioner.sources.archives import Archive
 from captioner.sources.download import OFFICIAL
@@ -100,7 +100,7 @@ def scores_of(pairs: list[Judged]) -> dict[str, np.ndarray]:
     items = {str(at): pair for at, pair in enumerate(pairs)}
     cider = Cider({at: pair.references for at, pair in items.items()})
     _, each = cider.score({at: pair.caption for at, pair in items.items()})
-    told = {at: [" ".join(tokenise(pair.caption))] for at, pair in items.items()}
+    told = {at: [" ".join(ptb_tokens(pair.caption))] for at, pair in items.items()}
     found: dict[str, Any] = {
         "BLEU-4": Bleu(4).compute_score(cider.references, told, verbose=0)[1][3],
         "ROUGE-L": Rouge().compute_score(cider.references, told)[1],

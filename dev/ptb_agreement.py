@@ -9,7 +9,7 @@ import zipfile
 
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from captioner.captions.ptb import tokenise
+from captioner.captions.ptb import ptb_tokens
 
 FILES = ("Flickr8k.token.txt", "Flickr8k.lemma.token.txt")
 
@@ -21,7 +21,7 @@ def main() -> None:
             captions = [line.split("\t", 1)[1] for line in lines if "\t" in line]
             java = PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(captions)})
             start = time.perf_counter()
-            ours = [" ".join(tokenise(text)) for text in captions]
+            ours = [" ".join(ptb_tokens(text)) for text in captions]
             seconds = time.perf_counter() - start
             differing = [i for i, tokens in enumerate(ours) if [tokens] != java[i]]
             equal = len(captions) - len(differing)

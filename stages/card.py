@@ -1,4 +1,4 @@
-"""The model card, from the metrics and models of the run."""
+"""The model card and its configuration, from the metrics and models of the run."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,8 @@ class Params:
 
 def main(params: Params) -> None:
     write_card(
-        "models/MODEL_CARD.md",
+        "models/README.md",
+        "models/config.json",
         model="models/captioner.safetensors",
         decoder="models/decoder.safetensors",
         metrics={

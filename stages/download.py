@@ -20,7 +20,7 @@ class Dataset:
 @dataclass(frozen=True)
 class Own:
     folder: str
-    captions: str
+    captions: str | list[str] | None
 
 
 @dataclass(frozen=True)

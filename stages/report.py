@@ -37,9 +37,11 @@ def main(params: Params) -> None:
             "finetune": "metrics/finetune.json",
             "evaluate": "metrics/evaluate.json",
         },
-        beam=params.search.beam,
-        length_penalty=params.search.length_penalty,
-        consensus=params.search.consensus,
+        search={
+            "beam": params.search.beam,
+            "length_penalty": params.search.length_penalty,
+            "consensus": params.search.consensus,
+        },
     )
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 from captioner.base.files import write_json
 from captioner.base.stage import run
-from captioner.captions.tokenise import tokenise
+from captioner.captions.formats import Columns
+from captioner.captions.tokenise import tokenise_dataset
 
 
 @dataclass(frozen=True)
 class Captions:
     form: str
+    language: str
     lowercase: bool
     punctuation: bool
     min_count: int
@@ -27,6 +29,7 @@ class Own:
     dev: float
     test: float
     seed: int
+    columns: Columns
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,12 @@ class Params:
 
 
 def main(params: Params) -> None:
-    summary = tokenise(
+    summary = tokenise_dataset(
         "data/raw/images",
         "data/raw/captions.zip",
         folder="data",
         form=params.captions.form,
+        language=params.captions.language,
         lowercase=params.captions.lowercase,
         punctuation=params.captions.punctuation,
         min_count=params.captions.min_count,
@@ -50,6 +54,7 @@ def main(params: Params) -> None:
         dev=params.own.dev,
         test=params.own.test,
         seed=params.own.seed,
+        columns=params.own.columns,
     )
     write_json("metrics/captions.json", summary)
     print(json.dumps(summary, indent=2))

@@ -112,7 +112,7 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
     ("changes", "said"),
     [
         ({"train.epoch": 3}, "train.epoch: unknown key (did you mean epochs?)"),
-        ({"captions.zzz": 3}, "captions.zzz: unknown key (known here: form, lowercase,"),
+        ({"captions.zzz": 3}, "captions.zzz: unknown key (known here: form, language,"),
         ({"sead": 3}, "sead: unknown key (did you mean seed?)"),
         ({"trian": {"lr": 1}}, "trian: unknown key (did you mean train?)"),
         ({"optimiser": {}}, "optimiser: unknown key (known here: dataset, "),
@@ -136,6 +136,10 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
         ({"seed": -1}, "seed: is -1, must be at least 0"),
         ({"image.size": 225}, "image.size: is 225, must be a multiple of 32"),
         ({"captions.form": "stem"}, 'captions.form: is "stem", must be one of raw, lemma'),
+        (
+            {"captions.language": "zh-CN"},
+            'captions.language: is "zh-CN", must be a language in two or three lower-case',
+        ),
         ({"dataset.name": "coco"}, 'dataset.name: is "coco", must be one of flickr8k, own, shapes'),
         ({"dataset.on_bad": "ignore"}, 'dataset.on_bad: is "ignore", must be one of error, skip'),
         ({"finetune.unfreeze_from": "layer5"}, 'finetune.unfreeze_from: is "layer5", must be one of conv1, layer1'),

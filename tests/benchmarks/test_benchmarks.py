@@ -26,6 +26,8 @@ GOALS = {
     "decoder_step": 4,
     "finetune_step": 3,
     "beam_search": 8,
+    "rewards": 5,
+    "consensus": 10,
     "store_read": 0.9,
     "store_read_h5py": 20,
     "noop": 0.5,

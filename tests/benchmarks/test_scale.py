@@ -8,7 +8,7 @@ import torch
 from benchmarks import forty_thousand, scale
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json
-from captioner.captions.tokenise import tokenise
+from captioner.captions.tokenise import tokenise_dataset
 from captioner.sources.archives import Archive
 from captioner.vision.encoder import Encoder
 from captioner.vision.features import extract, join
@@ -46,9 +46,16 @@ def data(tmp_path, monkeypatch):
     )
     (tmp_path / "data/raw/images").mkdir(parents=True)
     photos.rename(tmp_path / "data/raw/images/photos.zip")
-    cleaning = {"form": "raw", "lowercase": True, "punctuation": False, "min_count": 1, "max_length": 9}
+    cleaning = {
+        "form": "raw",
+        "language": "en",
+        "lowercase": True,
+        "punctuation": False,
+        "min_count": 1,
+        "max_length": 9,
+    }
     split = {"on_bad": "error", "dev": 0.1, "test": 0.1, "seed": 1}
-    tokenise("data/raw/images", texts, folder="data", **cleaning, **split)
+    tokenise_dataset("data/raw/images", texts, folder="data", **cleaning, **split)
     return tmp_path
 
 

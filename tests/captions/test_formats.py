@@ -7,11 +7,19 @@ import pytest
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import read_captions, read_images
 from captioner.captions.formats import draw_splits
-from captioner.captions.tokenise import tokenise
+from captioner.captions.tokenise import tokenise_dataset
 from captioner.captions.vocabulary import Vocabulary
 from tests.support.worlds import zipped
 
-USUAL = {"form": "raw", "lowercase": True, "punctuation": False, "min_count": 1, "max_length": 24, "on_bad": "error"}
+USUAL = {
+    "form": "raw",
+    "language": "en",
+    "lowercase": True,
+    "punctuation": False,
+    "min_count": 1,
+    "max_length": 24,
+    "on_bad": "error",
+}
 USUAL |= {"dev": 0.1, "test": 0.1, "seed": 1}
 PHOTOS = ("dogs/1.jpg", "dogs/2.png", "cats/1.jpg", "cow.JPEG")
 CSV = """image,caption,split
@@ -75,7 +83,7 @@ def run(folder, texts=CSV, photos=PHOTOS, file="captions.csv", **changes):
     texts = texts if isinstance(texts, str | bytes) else json.dumps(texts)
     images = zipped(folder / "images.zip", {name: name for name in photos})
     captions = zipped(folder / "captions.zip", {file: texts})
-    return folder / "data", tokenise(images, captions, folder=folder / "data", **{**USUAL, **changes})
+    return folder / "data", tokenise_dataset(images, captions, folder=folder / "data", **{**USUAL, **changes})
 
 
 def refused(folder, *arguments, **changes):
@@ -145,23 +153,19 @@ def test_two_names_of_one_photo_are_refused(tmp_path):
     [
         ("", "captions.csv: is empty; expected the columns image, caption"),
         ("image,caption\n", "captions.csv: no image in it"),
-        ("file,text\na,b\n", "captions.csv, line 1: the columns are file, text; expected image, caption"),
-        ("image\na\n", "captions.csv, line 1: the columns are image; expected"),
-        ("image,caption,spilt\n", "captions.csv, line 1: the columns are image, caption, spilt; expected"),
-        ("image,caption,caption\n", "captions.csv, line 1: the columns are image, caption, caption; expected"),
-        ("image;caption\na.jpg;b\n", "captions.csv, line 1: the columns are image;caption; expected"),
+        ("who,what\na,b\n", "captions.csv, line 1: the columns are who, what; expected image, caption"),
+        ("image\na\n", "captions.csv: begins with image, which is no known form"),
+        ("image,caption,caption\n", "captions.csv, line 1: the columns caption and caption could both be the caption"),
+        ("image,filename,caption\n", "set own.columns.image in params.yaml"),
         (CSV + "cow.JPEG,A cow, brown,test\n", "captions.csv, line 7: 4 fields, expected 3 (image, caption, split)"),
         (CSV + "cow.JPEG,A cow\n", "captions.csv, line 7: 2 fields, expected 3"),
         (CSV + '\n"cow.JPEG","A\ncow"\n', "captions.csv, line 8: 2 fields, expected 3"),
         (CSV + 'cow.JPEG,"A cow" x,test\n', "captions.csv, line 7: not CSV"),
-        (CSV + "cow.JPEG,A cow,valid\n", "captions.csv, line 7: split is 'valid', expected one of train, dev, test"),
+        (CSV + "cow.JPEG,A cow,half\n", "captions.csv, line 7: split is 'half', expected one of train, training"),
         (CSV + "cow.JPEG,A cow,dev\n", "captions.csv, line 7: cow.JPEG is in the test split already (captions.csv, li"),
         (CSV + "cow.JPEG,A cow,\n", "captions.csv, line 7: cow.JPEG is in the test split already"),
         (CSV.replace("A cow,test", "A cow,"), "captions.csv, line 6: cow.JPEG has no split, though others have"),
-        (CSV.replace(",val", ",train"), "captions.csv: no photo of the dev split has captions"),
-        (CSV + "../cow.JPEG,A cow,test\n", "captions.csv, line 7: '../cow.JPEG' is not a path in the folder"),
-        (CSV + "/etc/cow.jpg,A cow,test\n", "captions.csv, line 7: '/etc/cow.jpg' is not a path in the folder"),
-        (CSV + "dogs\\1.jpg,A dog,test\n", "captions.csv, line 7: 'dogs\\\\1.jpg' is not a path in the folder"),
+        (CSV.replace(",train", ",val").replace(",restval", ",val"), "no photo of the train split has captions"),
         (CSV + ",A dog,test\n", "captions.csv, line 7: no image"),
         (CSV.encode() + "cow.JPEG,caf\xe9,test\n".encode("latin-1"), "captions.csv, line 7: not UTF-8"),
     ],
@@ -275,7 +279,8 @@ def test_tokens_stand_in_for_a_sentence_without_its_text(tmp_path):
 def test_null_is_as_absent(tmp_path):
     texts = {"images": [image | {"filepath": None, "split": None} for image in COCO["images"]]}
     texts["images"][0]["sentences"] = [{"raw": None, "tokens": ["a", "man"]}]
-    data, summary = run(tmp_path, texts, COCO_PHOTOS, "dataset.json")
+    photos = [image["filename"] for image in COCO["images"]]
+    data, summary = run(tmp_path, texts, photos, "dataset.json")
     assert sum(summary["images"][split] for split in ("train", "dev", "test")) == 4
     assert ["a man"] in [each.raw for each in read_captions(data / "captions.jsonl")]
 
@@ -283,7 +288,8 @@ def test_null_is_as_absent(tmp_path):
 def test_half_an_emoji_in_a_name_is_a_photo_that_is_not_there(tmp_path):
     images = [{key: value for key, value in image.items() if key != "split"} for image in COCO["images"]]
     texts = {"images": [{"filename": "\ud83d.jpg", "sentences": sentences("A man.")}, *images]}
-    _, summary = run(tmp_path, texts, COCO_PHOTOS, "dataset.json", on_bad="skip")
+    photos = [image["filename"] for image in COCO["images"]]
+    _, summary = run(tmp_path, texts, photos, "dataset.json", on_bad="skip")
     assert summary["blemishes"]["split entries without a photo"] == 1
 
 
@@ -297,17 +303,15 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
     ("texts", "said"),
     [
         ("{", "c.json: not JSON (Expecting property name"),
-        ("[1]", "c.json: is [1], expected an object with images"),
-        ({"image": []}, "c.json.images: missing; expected a list"),
+        ("[1]", "c.json: [0]: is 1, expected an object with a photo's name and its caption"),
+        ({"image": []}, "c.json: JSON with the keys image; expected captions"),
         ({"images": {}}, "c.json.images: is {}, expected a list"),
         ({"images": []}, "c.json: no image in it"),
         ({"images": [3]}, "c.json: images[0]: is 3, expected an object with filename"),
         (changed(1, filename=None), "c.json: images[1].filename: missing; expected text"),
         (changed(1, filename=7), "c.json: images[1].filename: is 7, expected text"),
         (changed(1, filepath=["val2014"]), 'c.json: images[1].filepath: is ["val2014"], expected text'),
-        (changed(1, filename="../../x.jpg", filepath=None), "c.json: images[1]: '../../x.jpg' is not a path in the fo"),
-        (changed(1, filepath="../val2014"), "c.json: images[1]: '../val2014/COCO_val2014_000000060623.jpg' is not a"),
-        (changed(1, split="validation"), "c.json: images[1]: split is 'validation', expected one of train"),
+        (changed(1, split="half"), "c.json: images[1]: split is 'half', expected one of train"),
         (changed(1, split=None), "COCO_val2014_000000060623.jpg has no split, though others have"),
         (changed(1, sentences=None), "c.json: images[1].sentences: missing; expected a list"),
         (changed(1, sentences=["A girl"]), 'c.json: images[1].sentences[0]: is "A girl", expected an object with raw'),

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from captioner.captions.ptb import tokenise
+from captioner.captions.ptb import ptb_tokens
 
 CASES = {
     "Two brown dogs race along the beach .": "two brown dogs race along the beach",
@@ -36,13 +36,13 @@ CASES = {
 
 @pytest.mark.parametrize("text", CASES)
 def test_tokens_as_written_down(text: str) -> None:
-    assert tokenise(text) == CASES[text].split()
+    assert ptb_tokens(text) == CASES[text].split()
 
 
 @pytest.mark.parametrize("text", CASES)
 def test_tokens_are_stable(text: str) -> None:
-    once = tokenise(text)
-    assert tokenise(" ".join(once)) == once
+    once = ptb_tokens(text)
+    assert ptb_tokens(" ".join(once)) == once
 
 
 @pytest.mark.skipif(shutil.which("java") is None, reason="no java to compare with")
@@ -50,4 +50,4 @@ def test_java_gives_the_same_tokens() -> None:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     java = PTBTokenizer().tokenize({text: [{"caption": text}] for text in CASES if text})
-    assert {text: tokens[0].split() for text, tokens in java.items()} == {t: tokenise(t) for t in CASES if t}
+    assert {text: tokens[0].split() for text, tokens in java.items()} == {t: ptb_tokens(t) for t in CASES if t}

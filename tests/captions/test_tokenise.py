@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import CaptionedImage, read_captions, read_images
-from captioner.captions.tokenise import clean, tokenise
+from captioner.captions.text import join_tokens
+from captioner.captions.tokenise import tokenise_dataset
 from captioner.captions.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
 from tests.support.worlds import flickr_archives
 
@@ -31,7 +32,15 @@ LEMMA = [
     "e.jpg#0\tnobody train on this",
 ]
 FILES = ("images.csv", "captions.jsonl", "vocabulary.json")
-USUAL = {"form": "raw", "lowercase": True, "punctuation": False, "min_count": 1, "max_length": 24, "on_bad": "error"}
+USUAL = {
+    "form": "raw",
+    "language": "en",
+    "lowercase": True,
+    "punctuation": False,
+    "min_count": 1,
+    "max_length": 24,
+    "on_bad": "error",
+}
 USUAL |= {"dev": 0.1, "test": 0.1, "seed": 1}
 
 WORD = st.text(min_size=1, max_size=6).filter(lambda word: len(word.split()) == 1 and word.split()[0] == word)
@@ -41,7 +50,7 @@ KNOWN = st.lists(WORD.filter(lambda word: word not in SPECIAL), min_size=1, max_
 def run(folder, *, photos=PHOTOS, captions=RAW, splits=SPLITS, lemma=LEMMA, **changes):
     """Tokenise a tiny dataset into folder/data, return that folder and the summary."""
     archives = flickr_archives(folder, photos, captions, splits, lemma)
-    return folder / "data", tokenise(*archives, folder=folder / "data", **{**USUAL, **changes})
+    return folder / "data", tokenise_dataset(*archives, folder=folder / "data", **{**USUAL, **changes})
 
 
 def refused(folder, **changes):
@@ -64,7 +73,11 @@ def test_the_three_files_hold_what_they_are_said_to_hold(tmp_path):
     assert (data / "images.csv").read_bytes() == b"image,split\na.jpg,train\nb.jpg,train\nc.jpg,dev\nd.jpg,test\n"
     assert read_images(data / "images.csv")[2] == ("c.jpg", "dev")
     vocabulary = json.loads((data / "vocabulary.json").read_text())
-    assert vocabulary == {"max_length": 24, "words": ["two", "'s", "a", "ball", "cats", "dog", "dogs", "play"]}
+    assert vocabulary == {
+        "language": "en",
+        "max_length": 24,
+        "words": ["two", "'s", "a", "ball", "cats", "dog", "dogs", "play"],
+    }
     two, s, a, ball, cats, dog, dogs, play = range(4, 12)
     assert read_captions(data / "captions.jsonl") == [
         CaptionedImage(
@@ -83,6 +96,14 @@ def test_the_summary_counts_what_was_read(tmp_path):
     _, summary = run(tmp_path, min_count=2, max_length=3)
     assert summary == {
         "form": "raw",
+        "language": "en",
+        "lost characters": {"share": 0.0, "count": 0},
+        "recognised": {
+            "summary": "Flickr8k's official captions: 1 file, 5 photos, 6 captions, splits as given",
+            "left out": {},
+            "repaired": {},
+            "ignored columns": [],
+        },
         "images": {"train": 2, "dev": 1, "test": 1, "in no split": 1},
         "captions": {"train": 3, "dev": 1, "test": 1},
         "training words": {"types": 8, "vocabulary": 1, "unknown share": round(7 / 9, 6)},
@@ -205,8 +226,8 @@ def test_words_spelt_like_special_tokens_are_unknown_words(tmp_path):
 
 
 def test_a_photo_of_a_kind_that_is_not_read_is_told_of(tmp_path):
-    splits = SPLITS | {"dev": ["c.jpg", "f.heic"]}
-    assert "f.heic does not end in one of .jpg" in refused(tmp_path, splits=splits)
+    splits = SPLITS | {"dev": ["c.jpg", "f.gif"]}
+    assert "f.gif does not end in one of .jpg" in refused(tmp_path, splits=splits)
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
@@ -299,10 +320,11 @@ def test_control_characters_and_odd_spaces_separate_words(tmp_path):
 
 
 def test_html_in_a_caption_is_text_like_any_other(tmp_path):
-    data, _ = run(tmp_path, captions=[*RAW, "a.jpg#2\t<b>two</b> dogs &amp; <script>alert(1)</script>"])
+    data, summary = run(tmp_path, captions=[*RAW, "a.jpg#2\t<b>two</b> dogs &amp; <script>alert(1)</script>"])
     image = read_captions(data / "captions.jsonl")[0]
-    assert image.raw[2] == "<b>two</b> dogs &amp; <script>alert(1)</script>"
-    assert spoken(data)["a.jpg"][2] == image.raw[2]
+    assert image.raw[2] == "<b>two</b> dogs & <script>alert(1)</script>"
+    assert summary["recognised"]["repaired"] == {"captions with HTML entities": 1}
+    assert spoken(data)["a.jpg"][2] == image.raw[2].replace("& ", "")
 
 
 def test_text_beyond_ascii_comes_through(tmp_path):
@@ -379,7 +401,7 @@ def test_known_words_come_back(words, data):
     vocabulary = Vocabulary.from_dict(json.loads(json.dumps(Vocabulary(tuple(words), max_length=8).as_dict())))
     said = data.draw(st.lists(st.sampled_from(words), max_size=8))
     ids = vocabulary.encode(said)
-    assert vocabulary.decode(ids) == " ".join(said)
+    assert vocabulary.decode(ids) == join_tokens(said)
     assert (ids[0], ids[-1]) == (BOS, EOS)
 
 
@@ -389,15 +411,52 @@ def test_unknown_words_become_unk_and_only_whole_captions_end(words, said, max_l
     vocabulary = Vocabulary(tuple(words), max_length)
     ids = vocabulary.encode(said)
     expected = [word if word in words else "<unk>" for word in said[:max_length]]
-    assert vocabulary.decode(ids) == " ".join(expected)
+    assert vocabulary.decode(ids) == join_tokens(expected)
     assert (ids[-1] == EOS) == (len(said) <= max_length)
     assert all(0 <= id < len(vocabulary) for id in ids)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.text(max_size=40), st.booleans(), st.booleans())
-def test_cleaning_twice_is_cleaning_once_and_gives_no_empty_token(text, lowercase, punctuation):
-    tokens = clean(text, lowercase=lowercase, punctuation=punctuation)
-    assert clean(" ".join(tokens), lowercase=lowercase, punctuation=punctuation) == tokens
-    assert all(token and token.split() == [token] for token in tokens)
-    assert punctuation or all(any(map(str.isalnum, token)) for token in tokens)
+ABROAD = [
+    "a.jpg#0\t一只狗在草地上。",
+    "a.jpg#1\t两只狗在T恤上",
+    "b.jpg#0\t一只狗",
+    "c.jpg#0\t一只狗！",  # noqa: RUF001
+    "d.jpg#0\t两只狗",
+]
+
+
+def test_the_language_goes_into_the_vocabulary_and_decides_about_tokens(tmp_path):
+    data, summary = run(tmp_path, captions=ABROAD, language="zh")
+    assert json.loads((data / "vocabulary.json").read_text())["language"] == summary["language"] == "zh"
+    assert spoken(data)["a.jpg"] == ["一只狗在草地上", "两只狗在 t 恤上"]
+    assert read_captions(data / "captions.jsonl")[0].raw == ["一只狗在草地上。", "两只狗在T恤上"]
+    assert summary["lost characters"] == {"share": 0.0, "count": 0}
+
+
+def test_a_vocabulary_without_a_language_is_english():
+    assert Vocabulary.from_dict({"words": ["dog"], "max_length": 3}) == Vocabulary(("dog",), 3, "en")
+    assert Vocabulary.from_dict(Vocabulary(("köpek",), 3, "tr").as_dict()).language == "tr"
+
+
+def test_case_follows_the_language_of_the_captions(tmp_path):
+    captions = [line.replace("Two Dogs", "IŞIK İyi") for line in RAW]
+    assert "ışık iyi play" in spoken(run(tmp_path, captions=captions, language="tr")[0])["a.jpg"]  # noqa: RUF001
+
+
+def test_characters_that_reach_no_word_are_counted_and_named(tmp_path, caplog):
+    few = [*RAW[1:], "a.jpg#0\t" + "a dog " * 20 + "\ufffd"]
+    _, summary = run(tmp_path / "few", captions=few)
+    assert summary["lost characters"]["count"] == 1
+    assert summary["lost characters"]["share"] < 0.01
+    assert not caplog.records
+    _, summary = run(tmp_path / "many", captions=[*RAW[1:], "a.jpg#0\tcaf\ufffd cr\ufffdme \ue000"])
+    assert summary["lost characters"]["count"] == 3
+    (record,) = caplog.records
+    assert "U+FFFD REPLACEMENT CHARACTER, 2 times, first in 'caf\ufffd cr\ufffdme" in record.getMessage()
+    assert "U+E000" in record.getMessage()
+
+
+def test_captions_that_need_a_dictionary_are_refused_by_file_and_line(tmp_path):
+    said = refused(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4])
+    assert "Flickr8k.token.txt, line 7: " in said
+    assert "Segment" in said

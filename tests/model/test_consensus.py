@@ -17,7 +17,7 @@ from captioner.model.consensus import Consensus
 from captioner.model.decoder import Decoder
 from captioner.model.generate import generate
 from captioner.model.search import beam_search
-from captioner.training.self_critical import Reward
+from captioner.scoring.scores import Cider
 from dev import search
 from tests.support.workspaces import ROOT
 
@@ -46,15 +46,64 @@ def of(images, features=None, **options):
     st.randoms(use_true_random=False),
 )
 def test_agreement_is_the_shared_cider_of_the_neighbours(images, beams, random):
+    """By pycocoevalcap, for which the end is a word too."""
     names = [str(number) for number in range(len(images))]
-    reward = Reward(dict(zip(names, [[" ".join(text) for text in texts] for texts in images], strict=True)))
+    scorer = Cider({name: [said(text) for text in texts] for name, texts in zip(names, images, strict=True)})
     near = random.sample(range(len(images)), 2)
     found = of(images).agreement(padded(beams), np.array(near), np.array([0.75, 0.25]))
-    wanted = [
-        sum(share * reward(names[image], " ".join(text)) for share, image in zip((0.75, 0.25), near, strict=True))
-        for text in beams
-    ]
-    assert found == pytest.approx(wanted, abs=1e-5)
+    wanted = []
+    for text in beams:
+        _, each = scorer.score(dict.fromkeys(names, said(text)))
+        wanted.append(sum(share * each[names[image]] for share, image in zip((0.75, 0.25), near, strict=True)))
+    assert found == pytest.approx(wanted, abs=1e-9)
+
+
+def said(text):
+    return " ".join([*text, "end"])
+
+
+def test_agreements_of_a_batch_are_those_of_each_image():
+    generator = np.random.default_rng(2)
+    texts = [[generator.choice(WORDS.words, generator.integers(1, 6)).tolist() for _ in range(3)] for _ in range(30)]
+    consensus = of(texts, generator.standard_normal((30, 5)), neighbours=7)
+    tokens = np.stack([padded(texts[number]) for number in range(9)])
+    near, shares = consensus.nearest(generator.standard_normal((9, 5)))
+    found = consensus.agreements(tokens, near, shares)
+    assert found.shape == (9, 3)
+    assert found.std() > 0.1
+    each = [consensus.agreement(*one) for one in zip(tokens, near, shares, strict=True)]
+    assert found == pytest.approx(np.stack(each), abs=1e-12)
+
+
+def test_a_consensus_is_restored_from_its_arrays(tmp_path):
+    generator = np.random.default_rng(4)
+    texts = [[generator.choice(WORDS.words, generator.integers(1, 6)).tolist() for _ in range(2)] for _ in range(40)]
+    options = {"neighbours": 3, "sharpness": 2.0}
+    consensus = of(texts, generator.standard_normal((40, 5)), **options)
+    for name, array in consensus.arrays().items():
+        np.save(tmp_path / f"{name}.npy", array)
+    arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in tmp_path.iterdir()}
+    restored = Consensus.from_arrays(arrays, consensus.captions, **options)
+    asked = generator.standard_normal((6, 5)), np.stack([padded(texts[number]) for number in range(6)])
+    for found, wanted in zip(restored.nearest(asked[0]), consensus.nearest(asked[0]), strict=True):
+        assert np.array_equal(found, wanted)
+    scores = np.zeros((6, 2))
+    assert restored.choose(*asked, scores, weight=1.0) == consensus.choose(*asked, scores, weight=1.0)
+
+
+@pytest.mark.parametrize("count", [1, 4, 60])
+def test_the_nearest_of_many_are_those_of_a_sort(count):
+    generator = np.random.default_rng(5)
+    known, asked = generator.standard_normal((7001, 3)), generator.standard_normal((4, 3))
+    known[5000:5040] = known[17]  # equal ones, in other blocks
+    near, _ = of([["a"]] * 7001, known, neighbours=count).nearest(np.append(asked, known[17:18], 0))
+    standard = (known - known.mean(0)) / known.std(0)
+    standard /= np.linalg.norm(standard, axis=1, keepdims=True)
+    for row, places in zip(asked, near, strict=False):
+        direction = (row - known.mean(0)) / known.std(0)
+        cosines = standard @ direction
+        assert cosines[places] == pytest.approx(np.sort(cosines)[: -count - 1 : -1], abs=1e-4)
+    assert near[4].tolist()[:41] == [17, *range(5000, 5040)][:count]
 
 
 def test_a_caption_without_its_end_agrees_less():

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from captioner.results.card import write_card
 from tests.support.workspaces import ROOT
-from tests.support.worlds import captioner_file
+from tests.support.worlds import WORDS, captioner_file
 
 NAMES = ("download", "weights", "captions", "train", "finetune", "evaluate")
 
@@ -29,6 +29,7 @@ def run(tmp_path):
 def written(folder):
     write_card(
         folder / "CARD.md",
+        folder / "config.json",
         model=folder / "captioner.safetensors",
         decoder=folder / "decoder.safetensors",
         metrics={name: folder / f"{name}.json" for name in NAMES},
@@ -60,7 +61,7 @@ def test_the_figures_are_those_of_the_metrics(run):
     row = next(line for line in text.splitlines() if line.startswith("| finetuned"))
     assert "| 43.2 |" in row
     assert "beam 7, length penalty 0.5, weight of the consensus 1.5" in text
-    assert "captions were chosen among the beams by those of the images that look alike" in text
+    assert "agrees best with captions of similar training images" in text
     assert "| `train.lr` | `0.25` |" in text
     assert "| `finetune.lr` | `0.5` |" in text
 
@@ -73,11 +74,11 @@ def test_what_is_not_official_is_said_loudly(run):
                 part |= {"official": True, "source": "official"}
         change(run / f"{name}.json", **record)
     head, text = written(run)
-    assert "NOT MADE FROM" not in text
+    assert "NOT TRAINED ON" not in text
     assert "(official files)" in head["model-index"][0]["results"][0]["dataset"]["name"]
     change(run / "weights.json", official=False, source="mirror")
     head, text = written(run)
-    assert "> **NOT MADE FROM THE OFFICIAL FILES (ResNet-18's first weights).**" in text
+    assert "> **NOT TRAINED ON THE OFFICIAL FILES: ResNet-18 weights.**" in text
     assert "not the official files" in head["model-index"][0]["results"][0]["dataset"]["name"]
 
 
@@ -86,9 +87,9 @@ def test_what_the_pipeline_made_itself_has_no_official_file(run):
     change(run / "download.json", dataset="shapes", images=made, captions=made)
     change(run / "weights.json", source="random", official=None)
     head, text = written(run)
-    assert "NOT MADE FROM" not in text
+    assert "NOT TRAINED ON" not in text
     assert "official files" not in head["model-index"][0]["results"][0]["dataset"]["name"]
-    assert "| ResNet-18's first weights | random numbers | - |" in text
+    assert "| ResNet-18 weights | random numbers | - |" in text
     assert "ImageNet" not in text
     assert "annotators" not in text
 
@@ -100,7 +101,7 @@ def test_own_photos_are_not_called_official_for_official_weights(run):
         change(run / "weights.json", source="official" if official else "mirror", official=official)
         head, text = written(run)
         assert "official" not in head["model-index"][0]["results"][0]["dataset"]["name"]
-        assert ("NOT MADE FROM THE OFFICIAL FILES (ResNet-18" in text) != official
+        assert ("NOT TRAINED ON THE OFFICIAL FILES: ResNet-18" in text) != official
 
 
 def test_a_machine_without_java_has_no_meteor(run):
@@ -118,12 +119,56 @@ def test_a_score_that_only_one_model_has_is_a_dash(run):
     scores["frozen"].pop("CIDEr")
     change(run / "evaluate.json", **scores)
     _, text = written(run)
-    row = next(line for line in text.splitlines() if line.startswith("| frozen"))
-    assert row.endswith("| - |")
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines() if line.startswith("| f")}
+    assert rows["frozen"].endswith("| - |")
+    assert rows["finetuned - frozen"].endswith("| - |")
+
+
+def test_scores_and_their_difference_have_intervals_where_the_run_has_them(run):
+    assert "bootstrap" not in written(run)[1]
+    scores = json.loads((run / "evaluate.json").read_text())
+    scores["frozen"]["CIDEr"], scores["finetuned"]["CIDEr"] = 0.5, 0.48
+    ends = {"frozen": [0.45, 0.56], "finetuned": [0.43, 0.53], "finetuned - frozen": [-0.07, 0.035]}
+    change(run / "evaluate.json", **scores, intervals={name: {"CIDEr": both} for name, both in ends.items()})
+    _, text = written(run)
+    assert "95 % intervals by bootstrap" in text
+    assert "| 50.0 (45.0 to 56.0) |" in text
+    assert "| 48.0 (43.0 to 53.0) |" in text
+    assert "| \N{MINUS SIGN}2.0 (\N{MINUS SIGN}7.0 to 3.5) |" in text
 
 
 def test_the_same_run_gives_the_same_bytes(run):
     written(run)
     first = (run / "CARD.md").read_bytes()
+    config = (run / "config.json").read_bytes()
     written(run)
-    assert (run / "CARD.md").read_bytes() == first
+    assert ((run / "CARD.md").read_bytes(), (run / "config.json").read_bytes()) == (first, config)
+
+
+def test_the_configuration_says_what_the_hub_shows(run):
+    written(run)
+    config = json.loads((run / "config.json").read_text())
+    scores = json.loads((run / "evaluate.json").read_text())
+    assert config["model_type"] == "captioner"
+    assert config["image"] == {"size": 64, "fit": "squash"}
+    assert config["vocab_size"] == len(WORDS)
+    assert config["decoder"]["heads"] == 2
+    assert config["search"] == {"beam": 7, "length_penalty": 0.5, "consensus": 1.5}
+    assert config["scores"]["CIDEr x100"] == round(100 * scores["finetuned"]["CIDEr"], 1)
+    assert config["scores"]["images"] == scores["images"]
+
+
+def test_the_hubs_own_library_reads_the_card(run):
+    hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
+    written(run)
+    data = hub.ModelCard.load(run / "CARD.md").data
+    results = {result.metric_name: result.metric_value for result in data.eval_results}
+    scores = json.loads((run / "evaluate.json").read_text())["finetuned"]
+    assert results["BLEU-4 x100"] == round(100 * scores["BLEU-4"], 1)
+    assert data.license == "mit"
+    assert {result.metric_type for result in data.eval_results} == {"bleu", "meteor", "rouge", "cider"}
+
+
+def test_nothing_hides_the_folder_from_the_hub():
+    """A models/.gitignore, which DVC writes unless Git ignores the folder, would keep `hf upload` from its files."""
+    assert "/models/" in (ROOT / ".gitignore").read_text().splitlines()

@@ -26,7 +26,7 @@ def test_ticks_stand_where_their_values_do():
 def test_a_missing_value_is_left_out_and_the_best_epoch_marked():
     (line,) = line_chart("t", "epoch", {"a": ("frozen", {0: math.nan, 1: 1.0, 2: 2.0})}, mark=2).lines
     assert [point.marked for point in line.points] == [False, True]
-    assert line.points[1].says == "a, epoch 2: 2.0"
+    assert line.points[1].label == "a, epoch 2: 2.0"
 
 
 def test_one_point_and_none_are_charts_too():

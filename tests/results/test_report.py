@@ -25,6 +25,7 @@ from tests.support.worlds import encoded, jpeg, some_examples, zipped
 
 NASTY = '</script><script>document.title = "run"</script> "><img src=x onerror=alert(1)> & dog .'
 WORDS = ("a", "dog", "cat", "runs", "<b>", "black")
+SEARCH = {"beam": 3, "length_penalty": 1.0, "consensus": 2.5}
 IMAGE = {"size": 64, "fit": "squash"}
 COUNT = 30  # more than the gallery shows at once
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -107,9 +108,7 @@ def make_world(folder, attention=True):
         "generated": folder / "test.csv",
         "curves": {"train": folder / "curve.csv", "finetune": folder / "curve.csv"},
         "summaries": {name: folder / f"{name}.json" for name in facts},
-        "beam": 3,
-        "length_penalty": 1.0,
-        "consensus": 2.5,
+        "search": SEARCH,
     }
 
 
@@ -143,12 +142,12 @@ def test_the_same_inputs_give_the_same_bytes(world, tmp_path):
     assert (tmp_path / "report.html").read_bytes() == (world[0] / "report.html").read_bytes()
 
 
-def test_the_search_is_told(world, html, tmp_path):
-    write_report(tmp_path / "report.html", **world[1] | {"consensus": 0.0})
+def test_the_page_shows_the_search_settings(world, html, tmp_path):
+    write_report(tmp_path / "report.html", **world[1] | {"search": SEARCH | {"consensus": 0.0}})
     likeliest = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "weight of the consensus 2.5" in html
     assert "weight of the consensus 0.0" in likeliest
-    counts = [" ".join(page.split()).count("photos that look alike help to choose") for page in (html, likeliest)]
+    counts = [" ".join(page.split()).count("similar training images help to choose") for page in (html, likeliest)]
     assert counts == [1, 0]
 
 
@@ -200,6 +199,22 @@ def test_an_image_without_references_is_refused_by_name(world, tmp_path):
     (tmp_path / "captions.jsonl").write_text("".join(world[1]["captions"].read_text().splitlines(True)[1:]))
     with pytest.raises(CaptionerError, match=r"no captions of 00\.jpg"):
         write_report(tmp_path / "report.html", **world[1] | {"captions": tmp_path / "captions.jsonl"})
+
+
+def test_scores_and_their_difference_have_intervals_where_the_run_has_them(world, html, tmp_path):
+    assert "bootstrap" not in html
+    ends = {"frozen": [0.41, 0.61], "finetuned": [0.42, 0.62], "finetuned - frozen": [-0.03, 0.04]}
+    measured = {"frozen": SCORES, "finetuned": SCORES | {"CIDEr": 0.51, "agreed words found": 0.4}}
+    intervals = {name: {"CIDEr": both} for name, both in ends.items()}
+    (tmp_path / "evaluate.json").write_text(json.dumps({"images": COUNT, **measured, "intervals": intervals}))
+    given = world[1] | {"summaries": world[1]["summaries"] | {"evaluate": tmp_path / "evaluate.json"}}
+    write_report(tmp_path / "report.html", **given)
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "95 % intervals by bootstrap" in page
+    assert '<td>51.0<small class="interval">42.0 to 62.0</small></td>' in page
+    assert '<td>+1.0<small class="interval">\N{MINUS SIGN}3.0 to 4.0</small></td>' in page
+    assert "95 % interval 42.0 to 62.0" in page
+    assert '<th scope="row">agreed words found</th><td>\N{EN DASH}</td><td>40.0 %</td><td>\N{EN DASH}</td>' in page
 
 
 def test_only_official_data_and_weights_are_comparable_with_published_systems():
@@ -347,12 +362,12 @@ def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
         assert page.locator("#count").inner_text().startswith(f"{found} of {COUNT} images"), query
 
 
-def test_the_gaze_shows_on_hover_and_by_keyboard(visit):
+def test_attention_shows_on_hover_and_by_keyboard(visit):
     page = visit()
     card = page.locator(".card").nth(3)
     card.locator("[data-attention] > span").nth(2).hover()
     assert card.locator("canvas").count() == 1
-    assert re.fullmatch(r"dog: \d+ % \(even: 25 %\)", card.locator(".gaze").inner_text())
+    assert re.fullmatch(r"dog: \d+ % \(even: 25 %\)", card.locator(".attention").inner_text())
     alphas = card.locator("canvas").evaluate(
         "canvas => [...canvas.getContext('2d').getImageData(0, 0, 2, 2).data].filter((_, at) => at % 4 == 3)"
     )
@@ -369,12 +384,12 @@ def test_the_gaze_shows_on_hover_and_by_keyboard(visit):
     for key, word in (("ArrowRight", "black"), ("End", "runs"), ("ArrowRight", "a"), ("ArrowLeft", "runs")):
         page.keyboard.press(key)
         assert first.locator(".looking").inner_text() == word
-    assert page.locator("#told").inner_text().startswith("runs: most at the ")
+    assert page.locator("#announcement").inner_text().startswith("runs: most at the ")
     page.keyboard.press("Escape")
     assert page.locator("canvas").count() == 0
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_shows_the_gaze(visit):
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_tap_shows_attention(visit):
     page = visit(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     page.locator("[data-attention] > span").nth(1).tap()

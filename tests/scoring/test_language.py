@@ -2,7 +2,13 @@
 
 import pytest
 
-from captioner.scoring.language import length_shares, never_said, repeated, said_in_vain, share_of_commonest
+from captioner.scoring.language import (
+    hallucinated_words,
+    length_shares,
+    missing_words,
+    repeated_captions,
+    top_words_share,
+)
 
 CAPTIONS = {"1": "a dog runs", "2": "a dog runs", "3": "a cat", "4": "A dog runs ."}
 REFERENCES = {
@@ -17,22 +23,22 @@ def test_lengths_are_shares_of_the_captions_without_punctuation():
     assert length_shares(CAPTIONS.values()) == {2: 0.25, 3: 0.75}
 
 
-def test_the_commonest_words_are_a_part_of_all_that_was_said():
-    assert share_of_commonest(CAPTIONS.values(), 1) == pytest.approx(4 / 11)
-    assert share_of_commonest(CAPTIONS.values(), 99) == 1
-    assert share_of_commonest([""], 1) == 0
+def test_the_most_frequent_words_are_a_share_of_all_words():
+    assert top_words_share(CAPTIONS.values(), 1) == pytest.approx(4 / 11)
+    assert top_words_share(CAPTIONS.values(), 99) == 1
+    assert top_words_share([""], 1) == 0
 
 
 def test_captions_are_the_same_when_their_words_are():
-    assert repeated(CAPTIONS) == [("a dog runs", 3, 4)]
-    assert repeated({"1": "a", "2": "b"}) == []
+    assert repeated_captions(CAPTIONS) == [("a dog runs", 3, 4)]
+    assert repeated_captions({"1": "a", "2": "b"}) == []
 
 
-def test_a_word_is_in_vain_where_no_reference_has_it():
-    assert said_in_vain(CAPTIONS, REFERENCES) == [("runs", 2, 3), ("dog", 1, 3)]
+def test_a_word_that_no_reference_of_the_image_has_is_hallucinated():
+    assert hallucinated_words(CAPTIONS, REFERENCES) == [("runs", 2, 3), ("dog", 1, 3)]
 
 
-def test_a_word_never_said_counts_an_image_once():
-    found = never_said(CAPTIONS, REFERENCES)
-    assert found[:2] == [("man", 2, 4), ("the", 2, 4)]
-    assert {tally.text for tally in found} == {"man", "the", "is", "running", "walks", "sits", "and"}
+def test_a_missing_word_counts_each_image_once():
+    tallies = missing_words(CAPTIONS, REFERENCES)
+    assert tallies[:2] == [("man", 2, 4), ("the", 2, 4)]
+    assert {tally.text for tally in tallies} == {"man", "the", "is", "running", "walks", "sits", "and"}

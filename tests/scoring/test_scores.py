@@ -183,3 +183,25 @@ def test_a_table_has_what_either_model_has():
         ["CIDEr", "125.0", "-"],
         ["METEOR", "-", "20.0"],
     ]
+
+
+ABROAD = {
+    "tr": ("IŞIK altında İKİ köpek koşuyor.", "ışık altında iki köpek koşuyor"),  # noqa: RUF001
+    "fr": ("L’homme « court », dit-il !", "l'homme court dit-il"),  # noqa: RUF001
+    "zh": ("一只狗在草地上。", "一只狗在草地上"),
+    "ar": ("كلب بني، يركض؟", "كلب بني يركض"),
+    "bn": ("একটি মেয়ে বসে আছে।", "একটি মেয়ে বসে আছে"),
+    "de": ("Hund & Katze 🐕\u200d🦺 im T-Shirt", "hund katze im t-shirt"),
+}
+
+
+@pytest.mark.parametrize("language", ABROAD)
+def test_other_languages_have_the_scores_that_hold_for_them(language: str, caplog: pytest.LogCaptureFixture) -> None:
+    raw, said = ABROAD[language]
+    with caplog.at_level(logging.INFO):
+        found, _ = scores.score({"a": [raw], "b": ["x y z w"]}, {"a": said, "b": "x y z w"}, language=language)
+    assert list(found) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
+    assert found["BLEU-1"] == pytest.approx(1)
+    assert found["ROUGE-L"] == pytest.approx(1)
+    assert f"METEOR is left out: it is for English, and captions.language is {language}" in caplog.text
+    assert scores.diversity({"a": said}, [raw], language)["copied from training"] == 1

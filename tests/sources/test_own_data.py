@@ -1,6 +1,6 @@
 """One's own folder to the archives that the stages read."""
 
-import io
+import json
 import os
 import shutil
 import tarfile
@@ -9,9 +9,10 @@ import zipfile
 import pytest
 
 from captioner.base.errors import CaptionerError
-from captioner.sources.archives import Archive
+from captioner.sources import archives
+from captioner.sources.archives import MANIFEST, Archive
 from captioner.sources.own_data import provide_own
-from tests.support.worlds import zipped
+from tests.support.worlds import tarred, zipped
 
 
 @pytest.fixture
@@ -36,15 +37,6 @@ def refused(folder, captions="captions.csv"):
     with pytest.raises(CaptionerError) as caught:
         provide(folder, captions)
     return str(caught.value)
-
-
-def tarred(path, members, mode="w"):
-    with tarfile.open(path, mode) as tar:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return path
 
 
 def test_photos_and_captions_come_as_stored_archives(mine):
@@ -177,7 +169,8 @@ def test_a_folder_without_photos_is_refused(tmp_path):
     [
         ("text.csv", "own.captions is text.csv: no such file in"),
         ("text.csv", "there are captions.csv"),
-        ("captions.txt", "expected a name ending in .csv or .json"),
+        (["captions.csv", "captions.csv"], "own.captions: captions.csv, captions.csv names a file twice"),
+        (None, "own.captions is empty: no text file beside a photo"),
         ("../captions.csv", "expected a file in own.folder, so that DVC watches it"),
         ("/captions.csv", "expected a file in own.folder, so that DVC watches it"),
     ],
@@ -188,4 +181,110 @@ def test_a_captions_file_that_cannot_be_is_named(mine, name, said):
 
 def test_without_any_captions_file_the_docs_are_named(mine):
     (mine / "captions.csv").unlink()
+    (mine / "readme.txt").unlink()
     assert "write one, as docs/own-data.md says" in refused(mine)
+
+
+def test_the_manifest_says_what_is_captions_and_what_lists_of_splits(mine):
+    (mine / "Flickr_8k.trainImages.txt").write_text("b.jpg\n")
+    (mine / "more.json").write_text("[]")
+    out, _ = provide(mine, ["more.json", "captions.csv"])
+    archive = Archive(out / "captions.zip")
+    assert json.loads(archive.read(MANIFEST)) == {
+        "captions": ["more.json", "captions.csv"],
+        "sidecars": [],
+        "splits": ["Flickr_8k.trainImages.txt"],
+    }
+    assert set(archive.names()) == {MANIFEST, "more.json", "captions.csv", "Flickr_8k.trainImages.txt"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_captions_in_an_archive_are_found(mine, kind):
+    members = {"annotations/captions_train2017.json": b"[]", "p.jpg": b"p"}
+    if kind == "zip":
+        zipped(mine / "a.zip", members)
+    else:
+        tarred(mine / "a.tar", members)
+    out, _ = provide(mine, "captions_train2017.json")
+    assert "annotations/captions_train2017.json" in Archive(out / "captions.zip").names()
+    zipped(mine / "b.zip", members | {"q.jpg": b"q"})
+    assert "may be annotations/captions_train2017.json or annotations/captions_train2017.json in" in refused(
+        mine, "captions_train2017.json"
+    )
+
+
+def test_sidecars_lie_beside_photos_and_nothing_else_is_taken(mine):
+    for name in ("b.txt", "dogs/a.caption", "c.txt", "dogs/b.json"):
+        (mine / name).write_text("{}")
+    out, _ = provide(mine, None)
+    manifest = json.loads(Archive(out / "captions.zip").read(MANIFEST))
+    assert manifest["sidecars"] == ["b.txt", "dogs/a.caption", "dogs/b.json"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_member_over_the_limit_is_refused_before_it_is_read(mine, mode, monkeypatch):
+    tarred(mine / "p.tar", {"p.jpg": bytes(1000), "bomb.jpg": bytes(1001)}, mode)
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 1000)
+    assert "p.tar: bomb.jpg unpacks to 1001 bytes, over 1000" in refused(mine)
+    assert not list((mine.parent / "out").rglob("*.zip"))
+
+
+def test_a_large_file_is_refused(mine, monkeypatch):
+    (mine / "large.jpg").write_bytes(bytes(1001))
+    monkeypatch.setattr(archives, "LARGEST_MEMBER", 1000)
+    assert "large.jpg: has 1001 bytes, over 1000" in refused(mine)
+
+
+def test_the_list_of_a_tars_members_is_not_kept(mine, monkeypatch):
+    kept = []
+    whole = tarfile.TarFile.extractfile
+
+    def counting(tar, member):
+        kept.append(len(tar.members))
+        return whole(tar, member)
+
+    tarred(mine / "p.tar", {f"{at}.jpg": b"p" for at in range(50)})
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", counting)
+    provide(mine)
+    assert len(kept) == 50
+    assert max(kept) <= 1
+
+
+@pytest.mark.parametrize("place", ["file", "zip", "tar"])
+@pytest.mark.parametrize(("name", "advice"), [("p.HEIC", r"captioner[heic]"), ("p.avif", "Pillow 11.3")])
+def test_photos_of_a_kind_whose_reader_is_missing_are_refused_with_advice(mine, monkeypatch, place, name, advice):
+    if place == "file":
+        (mine / name).write_bytes(b"p")
+    elif place == "zip":
+        zipped(mine / "p.zip", {name: b"p"})
+    else:
+        tarred(mine / "p.tar", {name: b"p"})
+    monkeypatch.setattr(archives.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(archives.features, "check", lambda _: False)
+    said = refused(mine)
+    assert name in said
+    assert advice in said
+
+
+def test_photos_of_such_kinds_are_taken_where_the_reader_is_there(mine, monkeypatch):
+    for name in ("p.HEIC", "q.heif", "r.avif"):
+        (mine / name).write_bytes(b"p")
+    monkeypatch.setattr(archives.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(archives.features, "check", lambda _: True)
+    assert {"p.HEIC", "q.heif", "r.avif"} <= set(Archive(provide(mine)[0] / "images").photos())
+
+
+def test_folders_that_cannot_be_are_refused_with_advice(mine, monkeypatch):
+    project = mine.parent
+    (project / "data/mine").mkdir(parents=True)
+    monkeypatch.chdir(project)
+    for folder, said in (
+        ("~/photos", "~ is not understood here, nor by DVC; write /"),
+        (".", "own.folder is .: holds the project itself"),
+        ("..", "own.folder is ..: holds the project itself"),
+        ("data/mine", "own.folder is data/mine: lies in data/, which belongs to the project"),
+        ("gone", "own.folder is gone: no such folder (looked up from"),
+    ):
+        with pytest.raises(CaptionerError) as caught:
+            provide_own(folder, "captions.csv", images="out/images", captions="out/captions.zip")
+        assert said in str(caught.value)

@@ -1,6 +1,7 @@
 """Tiny photos, archives in Flickr8k's layout and models, for the tests to build and to break."""
 
 import io
+import tarfile
 import zipfile
 
 import torch
@@ -33,6 +34,16 @@ def zipped(path, members, compression=zipfile.ZIP_DEFLATED):
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items() if isinstance(members, dict) else members:
             archive.writestr(name, content)
+    return path
+
+
+def tarred(path, members, mode="w"):
+    """Write a tar of {name: bytes}; return its path."""
+    with tarfile.open(path, mode) as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
     return path
 
 

@@ -879,6 +879,9 @@ def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_en
     unfrozen = {*blocks_between(boundary)} | ({"bn1"} if boundary == "conv1" else set())
     assert changed == {name for name in parameters if name.split(".")[0] in unfrozen}
     assert not torch.equal(captioner.decoder.embedding.weight, frozen.decoder.embedding.weight)
+    for name in ("feature_mean", "feature_scale"):
+        assert torch.equal(getattr(captioner.decoder, name), getattr(frozen.decoder, name))
+    assert frozen.decoder.feature_mean.ne(0).any()
     require_examples_of_the_training_images(world, captioner, FeatureStore(world / f"{boundary}.h5"))
 
     rows = curve_of(tmp_path / "finetune.csv")

@@ -38,7 +38,12 @@ def shown(monkeypatch):
     """What is drawn: the panels and the lines of text."""
     seen = []
     draw = captioner.use.explain._draw
-    monkeypatch.setattr(captioner.use.explain, "_draw", lambda *given: (seen.extend(given[1:]), draw(*given)))
+
+    def spy(picture, panels, lines):
+        seen.extend([panels, ["".join(line) for line in lines]])
+        draw(picture, panels, lines)
+
+    monkeypatch.setattr(captioner.use.explain, "_draw", spy)
     return seen
 
 
@@ -58,10 +63,11 @@ def test_there_is_a_panel_a_word_and_the_beams_from_the_chosen_one_on(models, ph
     text = explain(describe, photo, tmp_path / "out.png", beam=4, consensus=consensus)
     assert [text] == describe([photo], beam=4, consensus=consensus)
     panels, lines = shown
-    words = [title.split("  ")[1] for title in list(panels)[1:]]
+    words = [title.split("  ")[1] for title, _ in panels[1:]]
     assert [word for word in words if word != "(end)"] == text.split()
-    assert panels["the photo"].shape == (64, 64, 3)
-    assert all((panel <= panels["the photo"]).all() for panel in panels.values())
+    assert panels[0][0] == "the photo"
+    assert panels[0][1].shape == (64, 64, 3)
+    assert all((pixels <= panels[0][1]).all() for _, pixels in panels)
     start = next(place for place, line in enumerate(lines) if "probability" in line) + 1
     beams = [line.split(maxsplit=4) for line in lines[start : start + 4]]
     totals = [float(total) for *_, total, _ in beams]
@@ -75,26 +81,36 @@ def test_there_is_a_panel_a_word_and_the_beams_from_the_chosen_one_on(models, ph
     assert lines[start + 4].startswith("score: ")
 
 
-def test_the_captions_of_the_nearest_training_images_are_told(models, photo, tmp_path, shown):
+def test_the_captions_of_the_nearest_training_images_are_shown(models, photo, tmp_path, shown):
     describe = PhotoCaptioner(models[True])
     explain(describe, photo, tmp_path / "out.png")
     features = describe.captioner.features(torch.tensor(describe.read(photo)[None])).mean(1)
     near, shares = describe.consensus.nearest(features.detach().numpy())
     vocabulary = describe.card.vocabulary
-    told = shown[1][-3:]
-    for line, image, share in zip(told, near[0], shares[0], strict=False):
+    last = shown[1][-3:]
+    for line, image, share in zip(last, near[0], shares[0], strict=False):
         captions = describe.captioner.examples.captions[image].tolist()
         said = " / ".join(vocabulary.decode(caption) for caption in captions if any(caption))
         assert line.split(maxsplit=1) == [f"{share:.1%}", said]
 
 
+def test_a_model_without_training_captions_takes_the_likeliest_and_the_picture_says_so(models, photo, tmp_path, shown):
+    describe = PhotoCaptioner(models[True])
+    likeliest = describe([photo], consensus=0.0)
+    describe.captioner.examples = None
+    assert [explain(describe, photo, tmp_path / "out.png")] == likeliest
+    lines = shown[1]
+    assert any("holds no training captions" in line for line in lines)
+    assert not any("agreement" in line or "similar" in line for line in lines)
+
+
 def test_a_decoder_without_attention_is_said_to_have_none(models, photo, tmp_path, shown):
     explain(PhotoCaptioner(models[False]), photo, tmp_path / "out.png")
     panels, lines = shown
-    assert list(panels) == ["the photo"]
+    assert [title for title, _ in panels] == ["the photo"]
     assert any("no attention" in line for line in lines)
     assert sum("probability" in line for line in lines) == 2  # the beams are there
-    assert sum("agreement" in line for line in lines) == 3
+    assert sum("agreement" in line for line in lines) == 2
 
 
 def test_without_training_captions_the_likeliest_beam_is_chosen(models, photo, tmp_path, shown):

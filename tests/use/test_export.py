@@ -15,7 +15,7 @@ from PIL import Image
 import captioner.use.export
 from captioner.base.params import read_values
 from captioner.captions.vocabulary import EOS, SPECIAL
-from captioner.model.captioner import without_examples
+from captioner.model.captioner import load_model, save_model, without_examples
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main
 from captioner.use.runtime import OnnxCaptioner
@@ -28,6 +28,10 @@ def exported(request, tmp_path_factory):
     """A model file and the folder it was exported to."""
     folder = tmp_path_factory.mktemp("export")
     model = captioner_file(folder / "captioner.safetensors", attention=request.param)
+    network, metadata = load_model(model)
+    network.decoder.feature_mean += 0.01 * torch.arange(512).remainder(7)  # it must not be lost
+    network.decoder.feature_scale *= 1 + 0.1 * torch.arange(512).remainder(5)
+    save_model(model, network, metadata)
     assert main(["export", "--model", str(model), "--out", str(folder / "onnx")]) == 0
     return model, folder / "onnx"
 
@@ -72,8 +76,8 @@ def test_the_folder_needs_neither_torch_nor_this_package(exported, photos):
 def test_the_folder_says_what_it_is(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "caption.py", "captioner.json", "consensus.py", "encode.onnx", "examples.npz", "photos.py",
-        "step.onnx",
+        "README.md", "caption.py", "captioner.json", "cider.py", "consensus.py", "encode.onnx",
+        "examples.npz", "photos.py", "step.onnx", "text.py",
     }  # fmt: skip
     settings = json.loads((folder / "captioner.json").read_text())
     assert settings["tokens"][4:] == list(WORDS.words)

@@ -127,7 +127,7 @@ def _explain(error: ValidationError) -> str:
         "multipleOf": lambda rule: f"must be a multiple of {rule}",
         "minLength": lambda rule: "must not be empty",
         "minItems": lambda rule: "must not be empty",
-        "pattern": lambda rule: f"must match {rule}",
+        "pattern": lambda rule: f"must be {error.schema['description']}",
     }[error.validator](error.validator_value)
     return f"{here or 'the file'}: is {json.dumps(error.instance, default=str)}, {expected}"
 

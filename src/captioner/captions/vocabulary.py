@@ -1,7 +1,8 @@
 """The words a decoder knows.
 
-`data/vocabulary.json`: {"max_length": int, "words": [str, ...]}, the words by falling count, ties in
-alphabetical order. A word's id is its place in the list plus four, after the special tokens.
+`data/vocabulary.json`: {"language": str, "max_length": int, "words": [str, ...]}, the words by falling count, ties in
+alphabetical order. A word's id is its place in the list plus four, after the special tokens. `language` is
+`captions.language`; files without it are English.
 """
 
 from collections.abc import Iterable
@@ -9,31 +10,37 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from captioner.captions.text import ENGLISH, join_tokens
+
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Word ids; `max_length` is the most words a caption has, in training and when generated."""
+    """Word ids; `max_length` is the most words a caption has, in training and when generated; `language` decides how
+    captions are scored (`captioner.captions.tokens`)."""
 
     words: tuple[str, ...]
     max_length: int
+    language: str = ENGLISH
 
     @classmethod
-    def from_counts(cls, counts: dict[str, int], *, min_count: int, max_length: int) -> "Vocabulary":
+    def from_counts(
+        cls, counts: dict[str, int], *, min_count: int, max_length: int, language: str = ENGLISH
+    ) -> "Vocabulary":
         """Take the words that stand `min_count` times or more in the training captions."""
         kept = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
-        return cls(words=tuple(word for _, word in kept), max_length=max_length)
+        return cls(words=tuple(word for _, word in kept), max_length=max_length, language=language)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "Vocabulary":
         """Take back what `as_dict` gave."""
-        return cls(words=tuple(value["words"]), max_length=value["max_length"])
+        return cls(tuple(value["words"]), value["max_length"], value.get("language", ENGLISH))
 
     def as_dict(self) -> dict[str, Any]:
         """Return what data/vocabulary.json and a model file hold."""
-        return {"max_length": self.max_length, "words": list(self.words)}
+        return {"language": self.language, "max_length": self.max_length, "words": list(self.words)}
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -52,11 +59,12 @@ class Vocabulary:
         return [BOS, *ids] + [EOS] * (len(words) <= self.max_length)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the words up to the first `<eos>`, joined by spaces; `<bos>` and `<pad>` are left out."""
+        """Return the words up to the first `<eos>`, as `captioner.captions.text.join_tokens` joins them; `<bos>` and
+        `<pad>` are left out."""
         words = []
         for id in ids:
             if id == EOS:
                 break
             if id not in (PAD, BOS):
                 words.append(self.words[id - len(SPECIAL)] if id >= len(SPECIAL) else SPECIAL[id])
-        return " ".join(words)
+        return join_tokens(words)

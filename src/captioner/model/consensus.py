@@ -1,34 +1,41 @@
-"""The choice among the beams by what was written about training images that look alike.
+"""The choice among beams by the captions of similar training images.
 
-The consensus caption of the nearest neighbours (Devlin et al. 2015, "Exploring nearest neighbor approaches for image
-captioning"), taken from what the decoder found (as m-RNN does, Mao et al. 2015): CIDEr against the captions of the
-nearest training images, here weighted by how much they look alike and beside the decoder's own score. An exported
-captioner has a copy of this file, so it imports NumPy and nothing of the package.
+This is the consensus caption of the nearest neighbours (Devlin et al. 2015, "Exploring nearest neighbor approaches for
+image captioning"), chosen among the captions that beam search returned (as in m-RNN, Mao et al. 2015). The agreement of
+a beam is its CIDEr against the captions of the nearest training images, weighted by their similarity. It is added to
+the decoder's score.
+
+An exported captioner has a copy of this file, so it imports only NumPy and what is copied too.
 
 Dimensions: N training images, C captions of an image, L their tokens, D features; B images, K beams, T tokens of a
 beam, R neighbours.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
+from captioner.scoring.cider import References
+
 NEIGHBOURS = 60
-SHARPNESS = 12.0  # a neighbour counts exp(SHARPNESS * cosine)
-PAD = 0  # its id, which only stands after the others
-FLAT = 1e-3  # of the mean deviation: a feature that varies less among the training images tells nothing
-ORDERS = range(1, 5)  # the lengths of the n-grams counted
-SIGMA = 6.0  # tokens, of the penalty for another length than the reference's
-BASE = np.uint64(1 << 16)  # n-grams are numbers to this base; of more words some would share one, which costs little
+SHARPNESS = 12.0  # a neighbour's weight is exp(SHARPNESS * cosine)
+PAD = 0  # the id that fills captions up
+CONSTANT = 1e-3  # a feature with a smaller share of the mean deviation is left out: it carries no information
+ROWS = 4096  # of features whose lengths are computed at once; bounds the memory
+BLOCK = 64  # training images that are ruled out together in the search for the nearest
 
 
 class Consensus:
-    """What the `neighbours` nearest of the training images say of a caption, and the choice of beams by it.
+    """The agreement of captions with those of the `neighbours` nearest training images, and the choice of beams by it.
 
-    `features` [N, D] are theirs, averaged over positions, and `captions` [N, C, L] their captions as token ids with
-    the end of the sentence, `PAD` where there are no more: arrays, or tensors of the CPU. Near is what has a high
-    cosine, of features that are standardised by the mean and deviation of the training images. Agreement is CIDEr, 0 to
-    10 (Vedantam et al. 2015, the variant with clipping and a length penalty), of token ids, where the end of a caption
-    is a word.
+    `features` [N, D] are the training images' features, averaged over positions. `captions` [N, C, L] int are their
+    captions as token ids with the end of the sentence, then `PAD`; an image may have fewer than C. Both are arrays, or
+    tensors on the CPU. The nearest images are those with the highest cosine between features, standardised by mean and
+    deviation of the training images. Agreement is CIDEr, 0 to 10, on token ids (`captioner.scoring.cider`); the end of
+    a caption is a word.
+
+    What the constructor computes can be stored: `arrays` returns it, `from_arrays` takes it.
     """
 
     def __init__(
@@ -39,98 +46,99 @@ class Consensus:
         neighbours: int = NEIGHBOURS,
         sharpness: float = SHARPNESS,
     ):
-        known, self.captions = np.asarray(features, np.float32), np.asarray(captions)
+        self.captions = np.asarray(captions)
+        words = self.captions != PAD
+        lengths = words.sum(2)  # [N, C]
+        self._references = References(self.captions[words], lengths[lengths > 0], (lengths > 0).sum(1))
+        known = np.asarray(features, np.float32)
+        deviation = known.std(0)
+        self._mean = known.mean(0)
+        self._deviation = np.where(deviation > CONSTANT * deviation.mean(), deviation, np.inf).astype(np.float32)
+        self._directions = self._standardised(known)
         self.sharpness, self.neighbours = sharpness, min(neighbours, len(known))
-        self._mean, deviation = known.mean(0), known.std(0)
-        told_apart = deviation > FLAT * deviation.mean()
-        self._deviation = np.where(told_apart, deviation, np.inf).astype(np.float32)
-        self._known = self._directions(known)
-        self._frequencies = [_document_frequencies(self.captions, order) for order in ORDERS]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return, by name, the arrays that `from_arrays` restores a consensus from, but for `captions`."""
+        references = {f"references.{name}": array for name, array in self._references.arrays().items()}
+        return {"mean": self._mean, "deviation": self._deviation, "directions": self._directions} | references
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        captions: npt.ArrayLike,
+        *,
+        neighbours: int = NEIGHBOURS,
+        sharpness: float = SHARPNESS,
+    ) -> "Consensus":
+        """Restore the consensus that `arrays` is from; `captions` are those that it was made of.
+
+        Nothing is copied or computed, so the arrays may be memory maps.
+        """
+        consensus = cls.__new__(cls)
+        consensus._mean, consensus._deviation = arrays["mean"], arrays["deviation"]
+        consensus._directions, consensus.captions = arrays["directions"], np.asarray(captions)
+        prefix = "references."
+        consensus._references = References.from_arrays(
+            {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        )
+        consensus.sharpness, consensus.neighbours = sharpness, min(neighbours, len(consensus._directions))
+        return consensus
 
     def choose(self, features: np.ndarray, tokens: np.ndarray, scores: np.ndarray, *, weight: float) -> list[int]:
-        """Return, for each image, the place of the beam with the highest score + `weight` * agreement, of equals the
-        first.
+        """Return, for each image, the place of the beam with the highest score + `weight` * agreement, the first if
+        several are equal.
 
-        `features` [B, D] are the images', `tokens` [B, K, T] int their beams and `scores` [B, K] the decoder's of
-        them, -inf where there is no such beam.
+        `features` [B, D] are the images' features, `tokens` [B, K, T] int their beams and `scores` [B, K] the decoder's
+        scores, -inf where there is no such beam.
         """
-        agreements = [
-            self.agreement(beams, *near) for *near, beams in zip(*self.nearest(features), tokens, strict=True)
-        ]
-        return total(scores, np.stack(agreements), weight).argmax(1).tolist()
+        return total(scores, self.agreements(tokens, *self.nearest(features)), weight).argmax(1).tolist()
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return, for features [B, D], the places of the nearest training images [B, R], the nearest first, and the
-        share that each has in the agreement [B, R]."""
-        cosines = self._directions(features.astype(np.float32)) @ self._known.T  # [B, N]
-        near = np.argpartition(-cosines, self.neighbours - 1, axis=1)[:, : self.neighbours]
-        order = np.argsort(-np.take_along_axis(cosines, near, 1), axis=1, kind="stable")
-        near = np.take_along_axis(near, order, 1)
+        weight of each [B, R]; the weights of an image sum to 1."""
+        cosines = self._standardised(features.astype(np.float32)) @ self._directions.T  # [B, N]
+        near = np.stack([_highest(row, self.neighbours) for row in cosines])
         cosines = np.take_along_axis(cosines, near, 1)
         shares = np.exp(self.sharpness * (cosines - cosines[:, :1]))
         return near, shares / shares.sum(1, keepdims=True)
 
+    def agreements(self, tokens: np.ndarray, near: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return the CIDEr [B, K], 0 to 10, of beams [B, K, T] against the training images at `near` [B, R], weighted
+        by `shares` [B, R]; for one image it is the mean over its captions."""
+        words = tokens != PAD
+        return self._references.score(tokens[words], words.sum(2), near, shares)
+
     def agreement(self, beams: np.ndarray, near: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """Return the CIDEr [K], 0 to 10, of beams [K, T] against the training images at `near` [R], each with its
-        share [R]; of one image it is the mean over its captions."""
-        captions = self.captions[near]
-        there = (captions != PAD).any(2)  # [R, C]
-        weights = (there * (shares / np.maximum(1, there.sum(1)))[:, None])[there]  # [M]
-        known = captions[there]  # [M, L]
-        told = np.zeros((len(beams), len(known)))
-        for order, frequencies in zip(ORDERS, self._frequencies, strict=True):
-            mine, theirs = _ngrams(beams, order), _ngrams(known, order)
-            kinds = np.unique(mine[mine > 0])  # [U]
-            counts = (mine[:, :, None] == kinds).sum(1, dtype=np.float32)  # [K, U]
-            others = (theirs[:, :, None] == kinds).sum(1, dtype=np.float32)  # [M, U]
-            squares = self._idf(kinds, frequencies) ** 2
-            shared = (np.minimum(counts[:, None], others) * others) @ squares  # [K, M]
-            norms = np.sqrt(counts**2 @ squares)[:, None] * self._norms(theirs, frequencies)
-            told += np.divide(shared, norms, out=np.zeros_like(told), where=norms > 0)
-        lengths = [(tokens != PAD).sum(1) for tokens in (beams, known)]
-        penalty = np.exp(-((lengths[0][:, None] - lengths[1]) ** 2) / (2 * SIGMA**2))
-        return 10 / len(ORDERS) * (told * penalty) @ weights
+        """Return `agreements` of one image: [K] of beams [K, T], training images [R] and shares [R]."""
+        return self.agreements(beams[None], near[None], shares[None])[0]
 
-    def _directions(self, features: np.ndarray) -> np.ndarray:
-        standard = (features - self._mean) / self._deviation
-        return standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), np.float32(1e-12))
-
-    def _idf(self, ngrams: np.ndarray, frequencies: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Return the log of the training images to those with an n-gram, of one that none has to one."""
-        known, images = frequencies
-        at = np.minimum(np.searchsorted(known, ngrams), len(known) - 1)
-        return np.log(len(self._known)) - np.where(known[at] == ngrams, np.log(images[at]), 0.0)
-
-    def _norms(self, ngrams: np.ndarray, frequencies: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Return the length [M] of the tf-idf vectors of captions, of their n-grams [M, L']."""
-        times = (ngrams[:, :, None] == ngrams[:, None]).sum(2)  # a kind that stands c times is met c times
-        squares = np.where(ngrams > 0, times * self._idf(ngrams, frequencies) ** 2, 0.0)
-        return np.sqrt(squares.sum(1))
+    def _standardised(self, features: np.ndarray) -> np.ndarray:
+        """Return the standardised features, each vector of length 1."""
+        standard = features - self._mean
+        standard /= self._deviation
+        for begin in range(0, len(standard), ROWS):
+            part = standard[begin : begin + ROWS]
+            part /= np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-12))
+        return standard
 
 
 def total(scores: np.ndarray, agreements: np.ndarray, weight: float) -> np.ndarray:
-    """Return what the beams are chosen by."""
+    """Return the sum by which beams are chosen."""
     return scores + weight * agreements
 
 
-def _ngrams(captions: np.ndarray, order: int) -> np.ndarray:
-    """Return the n-grams [..., L - order + 1] of captions [..., L] as numbers, 0 where the caption has ended."""
-    places = captions.shape[-1] - order + 1
-    if places < 1:
-        return np.zeros((*captions.shape[:-1], 0), np.uint64)
-    ngrams = np.zeros((*captions.shape[:-1], places), np.uint64)
-    for offset in range(order):
-        ngrams *= BASE
-        ngrams += captions[..., offset : offset + places].astype(np.uint64)
-    ngrams[captions[..., order - 1 :] == PAD] = 0
-    return ngrams
+def _highest(values: np.ndarray, count: int) -> np.ndarray:
+    """Return the places [count] of the highest of `values` [N], the highest first, equal ones in order.
 
-
-def _document_frequencies(captions: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the n-grams of captions [N, C, L], sorted, and in how many images each stands; 0 is the first of them."""
-    ngrams = _ngrams(captions, order).reshape(len(captions), -1)
-    ngrams.sort(axis=1)
-    first = np.ones(ngrams.shape, bool)
-    first[:, 1:] = ngrams[:, 1:] != ngrams[:, :-1]
-    known, images = np.unique(np.append(ngrams[first], np.uint64(0)), return_counts=True)
-    return known, images
+    They are in the `count` blocks with the highest maxima, so the values of the others are not looked at again.
+    """
+    blocks = len(values) // BLOCK
+    if blocks <= count:
+        return np.argsort(-values, kind="stable")[:count]
+    highest = values[: blocks * BLOCK].reshape(blocks, BLOCK).max(1)
+    least = np.partition(highest, blocks - count)[blocks - count]  # the rest, if any, is always looked at
+    candidates = (np.flatnonzero(highest >= least)[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+    candidates = np.append(candidates, np.arange(blocks * BLOCK, len(values)))
+    candidates = candidates[values[candidates] >= least]
+    return candidates[np.argsort(-values[candidates], kind="stable")[:count]]

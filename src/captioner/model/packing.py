@@ -20,6 +20,10 @@ class Packed(NamedTuple):
     Each step has a multiple of PACKED_BY captions, or all of them. All steps together have a multiple of TOKENS_BY
     tokens where there is room. Some captions have ended there, and padding takes their place. So few shapes of matrix
     products occur, and they occur again and again. A CPU prepares a product once for each shape.
+
+    The multiples and `captioner.model.lstm.run_packed` belong together: on an AMD CPU without AMX the multiples cost
+    a little more than `run_packed` gains, and with AMX a step without both took nearly twice as long
+    (docs/performance.md).
     """
 
     places: Tensor  # [T] int64: the place of each token in B*K*L

@@ -1,18 +1,29 @@
-"""The model card, `models/MODEL_CARD.md`: Markdown with the YAML head of Hugging Face's model cards.
+"""The model card and the configuration that the Hugging Face Hub shows, for a folder that is published as it is.
 
-All figures are read from the metrics and model files of the run.
+Files
+    models/README.md      Markdown with the YAML head of the Hub's model cards
+    models/config.json    {"model_type": "captioner", "image": {"size": pixels, "fit": str}, "vocab_size": int,
+                          "max_length": tokens, "decoder": its arguments, "trained_from": the first trained block of the
+                          encoder, "parameters": int, "dataset": str, "search": {"beam", "length_penalty", "consensus"},
+                          "scores": {"split": "test", "images": int, and by name each score x100}}
+
+All figures are read from the metrics and the model files of the run.
 """
 
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ruamel.yaml import YAML
 
-from captioner.base.files import read_json, write_text
+from captioner.base.files import read_json, write_json, write_text
 from captioner.model.captioner import load_model
+from captioner.results.intervals import DIFFERENCE, score_intervals
 
+MODELS = ("frozen", "finetuned")  # as metrics/evaluate.json calls them
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 NAMES = {"flickr8k": "Flickr8k", "shapes": "coloured shapes, drawn by the pipeline", "own": "a dataset of the user's"}
 SOURCES = {
@@ -24,24 +35,27 @@ SOURCES = {
     "own": "files of the user's",
 }
 LEARNED_FROM = {
-    "shapes": "It learned from pictures drawn by a program and sentences made by it, and knows nothing else."
+    "shapes": "A program drew its training pictures and wrote their captions. The model knows nothing else."
 }
 PEOPLE = (
-    "It learned from one kind of picture and what some annotators said of it, with their mistakes and their guesses "
-    "about people; do not use it to describe or judge people, nor where an error could hurt."
+    "It learned from one kind of photo and from what a few annotators wrote, with their mistakes and their guesses "
+    "about people. Do not use it to describe or judge people, or where an error could do harm."
 )
 TERMS = {
-    "flickr8k": "Flickr8k is for research use, which goes for weights trained on it and for its captions in the file.",
-    "shapes": "The pictures and their sentences are made by the same code.",
-    "own": "The photos and captions keep their own terms, which may go for weights trained on them and go for the "
-    "captions in the file.",
+    "flickr8k": "Flickr8k is for research use. The same holds for weights trained on it and for its captions in the "
+    "model file.",
+    "shapes": "The pictures and their captions are made by the same code.",
+    "own": "The photos and captions keep their own terms. The terms may hold for weights trained on them, and they "
+    "hold for the captions in the model file.",
 }
-IMAGENET = "torchvision's ResNet-18 was trained on ImageNet, for non-commercial research."
-PARTS = {"images": "photos", "captions": "captions", "weights": "ResNet-18's first weights"}
+IMAGENET = "torchvision trained its ResNet-18 on ImageNet, which is for non-commercial research."
+OFFICIAL = {True: "yes", False: "NO", None: "-"}  # None: there is no official file
+PARTS = {"images": "photos", "captions": "captions", "weights": "ResNet-18 weights"}
 
 
 def write_card(
     card: str | Path,
+    config: str | Path,
     *,
     model: str | Path,
     decoder: str | Path,
@@ -50,170 +64,161 @@ def write_card(
     length_penalty: float,
     consensus: float,
 ) -> None:
-    """Write the card of the fine-tuned `model` and the `decoder` it began from, captioned with these search settings.
+    """Write the card and the configuration of the fine-tuned `model`, which started from `decoder`.
 
-    `metrics` are the files of the stages download, weights, captions, train, finetune and evaluate, by these names.
+    `metrics` maps the names of the stages download, weights, captions, train, finetune and evaluate to their metrics
+    files. `beam`, `length_penalty` and `consensus` are the settings of the search that wrote the test captions.
     Raises CaptionerError where a model file cannot be read.
     """
-    found = {name: read_json(path) for name, path in metrics.items()}
+    records = {name: read_json(path) for name, path in metrics.items()}
     captioner, tuned = load_model(model)
     _, frozen = load_model(decoder)
-    scores, download = found["evaluate"], found["download"]
-    data = NAMES.get(download["dataset"], download["dataset"])
-    files = {part: download[part] for part in ("images", "captions") if isinstance(download.get(part), dict)}
-    files["weights"] = found["weights"]
-    given = {part: record for part, record in files.items() if record["official"] is not None}
-    foreign = [PARTS[part] for part, record in given.items() if not record["official"]]
-    note = ""  # of own or drawn images, whatever the weights are
-    if "images" in given:
-        note = f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)"
+    scores, download = records["evaluate"], records["download"]
+    files = _input_files(download, records["weights"])
+    foreign = [PARTS[part] for part, record in files.items() if record["official"] is False]
     measured = [name for name in METRICS if name in scores["finetuned"]]
+    dataset = NAMES.get(download["dataset"], download["dataset"])
+    search = {"beam": beam, "length_penalty": length_penalty, "consensus": consensus}
+    parameters = sum(parameter.numel() for parameter in captioner.parameters())
+    text = _template().render(
+        **_tables(scores, files, measured, frozen.provenance["params"] | tuned.provenance["params"]),
+        **search,
+        head=_head(
+            dataset + _origin(files, foreign),
+            download["dataset"],
+            tuned.vocabulary.language,
+            scores["finetuned"],
+            measured,
+        ),
+        kind=_kind(frozen.decoder),
+        parameters=parameters,
+        foreign=foreign,
+        metrics=records,
+        scores=scores,
+        share=records["finetune"]["interpolation"]["share"],
+        dataset=dataset,
+        tuned=tuned,
+        examples=captioner.examples is not None,
+        counts=_counts,
+        learned_from=LEARNED_FROM.get(download["dataset"], PEOPLE),
+        terms=TERMS[download["dataset"]] + (f" {IMAGENET}" if records["weights"]["official"] is not None else ""),
+    )
+    settings = {
+        "model_type": "captioner",
+        "image": tuned.image,
+        "vocab_size": len(tuned.vocabulary),
+        "max_length": tuned.vocabulary.max_length,
+        "decoder": tuned.decoder,
+        "trained_from": tuned.start,
+        "parameters": parameters,
+        "dataset": download["dataset"],
+        "search": search,
+        "scores": {"split": "test", "images": scores["images"]} | _hundredfold(scores["finetuned"], measured),
+    }
+    write_text(card, text)
+    write_json(config, settings)
+
+
+def _tables(
+    scores: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]], measured: list[str], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the cells of the card's tables."""
+    intervals = score_intervals(scores)
+
+    def cell(model: str, metric: str) -> str:
+        if model == DIFFERENCE:
+            ends = [scores[name].get(metric) for name in MODELS]
+            value = "-" if None in ends else f"{100 * (ends[1] - ends[0]):+.1f}".replace("-", "\N{MINUS SIGN}")
+        else:
+            value = f"{100 * scores[model][metric]:.1f}" if metric in scores[model] else "-"
+        return value + (f" ({intervals[model][metric].text()})" if metric in intervals[model] else "")
+
+    language = [name for name in scores["finetuned"] if name not in METRICS]
+    return {
+        "measured": measured,
+        "intervals": any(intervals.values()),
+        "score_rows": [[name, *(cell(name, metric) for metric in measured)] for name in (*MODELS, DIFFERENCE)],
+        "language_rows": [
+            [name, *(f"{scores[model][name]:g}" if name in scores[model] else "-" for model in MODELS)]
+            for name in language
+        ],
+        "file_rows": [
+            [
+                PARTS[part],
+                SOURCES.get(record["source"], record["source"]),
+                OFFICIAL[record["official"]],
+                f"`{record['md5']}`",
+            ]
+            for part, record in files.items()
+        ],
+        "param_rows": [[f"`{key}`", f"`{value}`"] for key, value in params.items()],
+    }
+
+
+def _template() -> Template:
+    environment = Environment(  # the card is Markdown: nothing is escaped
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.j2")
+
+
+def _input_files(download: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the record of each input file that the stages know, by the keys of PARTS."""
+    records = {part: download.get(part) for part in ("images", "captions")} | {"weights": weights}
+    return {part: record for part, record in records.items() if isinstance(record, dict)}
+
+
+def _origin(files: Mapping[str, Mapping[str, Any]], foreign: list[str]) -> str:
+    """Return what the name of the dataset says about its files; nothing for drawn photos and the user's own."""
+    if "images" not in files or files["images"]["official"] is None:
+        return ""
+    return f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)"
+
+
+def _head(data: str, dataset: str, language: str, scores: Mapping[str, float], measured: list[str]) -> str:
+    """Return the YAML that the Hugging Face Hub reads, without the lines `---` around it."""
+    results = {
+        "task": {"type": "image-to-text", "name": "Image captioning"},
+        "dataset": {"name": data, "type": dataset, "split": "test"},
+        "metrics": [
+            {"type": re.split("[- ]", name)[0].lower(), "name": name, "value": value}
+            for name, value in _hundredfold(scores, measured).items()
+        ],
+    }
     head = {
         "license": "mit",
         "library_name": "captioner",
         "pipeline_tag": "image-to-text",
-        "language": "en",
+        "language": language,
         "tags": ["image-captioning", "resnet18", "lstm", "pytorch", "dvc"],
-        "datasets": [download["dataset"]],
+        "datasets": [dataset],
         "metrics": [name.lower() for name in ("BLEU", "METEOR", "ROUGE", "CIDEr") if any(name in m for m in measured)],
-        "model-index": [
-            {
-                "name": "captioner",
-                "results": [
-                    {
-                        "task": {"type": "image-to-text", "name": "Image captioning"},
-                        "dataset": {
-                            "name": data + note,
-                            "type": download["dataset"],
-                            "split": "test",
-                        },
-                        "metrics": [
-                            {
-                                "type": name.split("-")[0].lower(),
-                                "name": f"{name} x100",
-                                "value": round(100 * scores["finetuned"][name], 1),
-                            }
-                            for name in measured
-                        ],
-                    }
-                ],
-            }
-        ],
+        "model-index": [{"name": "captioner", "results": [results]}],
     }
-    share = found["finetune"]["interpolation"]["share"]
-    way = f", its weights {share} % of the way from where the last part of it began" if share < 100 else ""
-    lines = [
-        "# Captioner: ResNet-18 and an LSTM",
-        "",
-        f"Writes an English sentence about a photo. The decoder {_kind(frozen.decoder)}; "
-        f"{sum(p.numel() for p in captioner.parameters()):,} parameters with the encoder. Written by the stage `card`; "
-        "every figure is this run's.",
-        "",
-    ]
-    if foreign:
-        lines += [
-            f"> **NOT MADE FROM THE OFFICIAL FILES ({', '.join(foreign)}).** The scores cannot be compared with "
-            "published ones.",
-            "",
-        ]
-    lines += [
-        "## Scores",
-        "",
-        f"{scores['images']} test images, beam search (beam {beam}, length penalty {length_penalty:g}, weight of the "
-        f"consensus {consensus:g}), generated captions against all raw references; x100.",
-        "",
-        *_table(
-            ["", *measured],
-            [
-                [n, *(f"{100 * scores[n][m]:.1f}" if m in scores[n] else "-" for m in measured)]
-                for n in ("frozen", "finetuned")
-            ],
-        ),
-        "",
-        f"`finetuned` is this model, from epoch {found['finetune']['best epoch']} of fine-tuning{way}"
-        + (
-            " (epoch 0: no epoch was better than the frozen encoder, so it is the frozen model)"
-            if found["finetune"]["best epoch"] == 0
-            else ""
-        )
-        + f"; `frozen` is the decoder on the frozen encoder, from epoch {found['train']['best epoch']}. The "
-        f"epochs were chosen by CIDEr on {found['captions']['images']['dev']} dev images.",
-        "",
-        *_table(
-            ["language of the test captions", "frozen", "finetuned"],
-            [
-                [name, *(f"{scores[model][name]:g}" for model in ("frozen", "finetuned"))]
-                for name in scores["finetuned"]
-                if name not in METRICS
-            ],
-        ),
-        "",
-        "## Data",
-        "",
-        f"{data}: {_counts(found['captions']['images'])} images, {_counts(found['captions']['captions'])} captions "
-        f"(training, dev, test), as the form `{found['captions']['form']}`.",
-        "",
-        "The model file carries the training captions, as word ids, and a feature vector of each training image"
-        + (": captions were chosen among the beams by those of the images that look alike." if consensus else "."),
-        "",
-        *_table(
-            ["file", "from", "official", "md5"],
-            [
-                [
-                    PARTS[part],
-                    SOURCES.get(record["source"], record["source"]),
-                    {True: "yes", False: "NO", None: "-"}[record["official"]],
-                    f"`{record['md5']}`",
-                ]
-                for part, record in files.items()
-            ],
-        ),
-        "",
-        "## Training",
-        "",
-        f"Photos are seen at {tuned.image['size']} x {tuned.image['size']} pixels ({tuned.image['fit']}). The "
-        f"decoder was trained on the stored output of the frozen encoder, then fine-tuned with the blocks from "
-        f"{tuned.start} on.",
-        "",
-        *_table(
-            ["param", "value"],
-            [[f"`{k}`", f"`{v}`"] for k, v in (frozen.provenance["params"] | tuned.provenance["params"]).items()],
-        ),
-        "",
-        "With " + ", ".join(f"{name} {version}" for name, version in tuned.provenance["versions"].items()) + ".",
-        "",
-        "## Limits",
-        "",
-        f"- It knows {len(tuned.vocabulary)} tokens, those of its training captions, and writes "
-        f"{tuned.vocabulary.max_length} at most. It does not read text, count reliably or know names, and says "
-        "something about any picture.",
-        f"- {LEARNED_FROM.get(download['dataset'], PEOPLE)}",
-        f"- {100 * scores['finetuned']['copied from training']:.1f}% of its test captions stand word by word among its "
-        "training captions.",
-        "",
-        "## Licence",
-        "",
-        f"The code is under the MIT licence. {TERMS[download['dataset']]}"
-        + (f" {IMAGENET}" if "weights" in given else ""),
-    ]
     yaml = YAML()
     yaml.width = 1000
     text = io.StringIO()
     yaml.dump(head, text)
-    write_text(card, f"---\n{text.getvalue()}---\n\n" + "\n".join(lines) + "\n")
+    return text.getvalue()
+
+
+def _hundredfold(scores: Mapping[str, float], measured: list[str]) -> dict[str, float]:
+    """Return the measured scores as they are shown: x100, with one digit."""
+    return {f"{name} x100": round(100 * scores[name], 1) for name in measured}
 
 
 def _kind(decoder: Mapping[str, Any]) -> str:
     how = (
-        f"attends over the image's grid ({decoder['heads']} heads)"
+        f"attends to the image's grid with {decoder['heads']} heads"
         if decoder["attention"]
-        else "starts from the image's mean feature"
+        else ("starts from the image's mean feature")
     )
-    return f"{how} and is {decoder['width']} wide"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return f"of width {decoder['width']} that {how}"
 
 
 def _counts(by_split: Mapping[str, int]) -> str:

@@ -4,26 +4,25 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from matplotlib.ticker import MaxNLocator
-
 WIDTH, HEIGHT = 360, 220  # units of the SVG
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 12, 38  # margins, which hold the labels
-TICKS = 6  # at most, less one, an axis
+ROUNDING = 1e-9  # steps; a number this near to a tick is on it
+STEPS, WHOLE_STEPS = 5, 7  # between the ticks of an axis, at most; of whole numbers
 
 
 class Tick(NamedTuple):
-    """A mark on an axis: where, and what it says."""
+    """A mark on an axis: its position and its label."""
 
     at: float
     label: str
 
 
 class Point(NamedTuple):
-    """A point of a line, and what it says when pointed at."""
+    """A point of a line, and its text when the pointer is on it."""
 
     x: float
     y: float
-    says: str
+    label: str
     marked: bool
 
 
@@ -62,14 +61,14 @@ def line_chart(
 ) -> Chart:
     """Lay out the series, {name: (kind, {x: y})}, over whole-numbered x.
 
-    A y that is not a number is left out. `digits` are those of a y that is told, followed by `unit`; the points
-    at x = `mark` are marked; `from_zero` lets the y axis begin at 0.
+    A y that is not finite is left out. A point's label shows y with `digits` digits, followed by `unit`. The points
+    at x = `mark` are marked. `from_zero` lets the y axis begin at 0.
     """
-    kept = {
+    finite = {
         name: (kind, {x: y for x, y in points.items() if math.isfinite(y)}) for name, (kind, points) in series.items()
     }
-    xs = [x for _, points in kept.values() for x in points]
-    ys = [y for _, points in kept.values() for y in points.values()]
+    xs = [x for _, points in finite.values() for x in points]
+    ys = [y for _, points in finite.values() for y in points.values()]
     x_values = _ticks(xs, whole=True)
     y_values = _ticks([*ys, 0.0] if from_zero else ys)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
@@ -89,7 +88,7 @@ def line_chart(
                 for x, y in sorted(points.items())
             ],
         )
-        for name, (kind, points) in kept.items()
+        for name, (kind, points) in finite.items()
     ]
     return Chart(
         title,
@@ -101,11 +100,21 @@ def line_chart(
 
 
 def _ticks(values: Sequence[float], whole: bool = False) -> list[float]:
+    """Return round numbers at equal distances, the first and the last beyond or at the ends of `values`."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    return [round(float(tick), 10) for tick in MaxNLocator(TICKS - 1, integer=whole).tick_values(low, high)]
+    if low == high:
+        low, high = low - 1, high + 1
+    steps = WHOLE_STEPS if whole else STEPS
+    least = math.floor(math.log10((high - low) / steps))
+    powers = range(max(least, 0) if whole else least, least + 3)
+    for step in (factor * 10.0**power for power in powers for factor in (1, 2, 2.5, 5)):
+        first, last = math.floor(low / step + ROUNDING), math.ceil(high / step - ROUNDING)
+        if last - first <= steps and (not whole or step.is_integer()):
+            break
+    return [round(number * step, 10) for number in range(first, last + 1)]
 
 
 def _between(value: float, low: float, high: float, start: float, end: float) -> float:
-    """Where `value` lies from `start` to `end`, as it lies from `low` to `high`; in the middle of nothing."""
+    """Map `value` from the range `low` to `high` to the range `start` to `end`; of an empty range to the middle."""
     part = (value - low) / (high - low) if high > low else 0.5
     return round(start + part * (end - start), 1)

@@ -80,9 +80,9 @@ def evaluate(
             device=device,
             choose=partial(chooser.choose, weight=consensus) if chooser else None,
         )
-        corpus, each = score({item.image: item.raw for item in shown}, found)
+        corpus, each = score({item.image: item.raw for item in shown}, found, language=words.language)
         training = [words.decode(ids) for item in items if item.split == "train" for ids in item.ids]
-        results |= {"images": len(shown), name: {**corpus, **diversity(found, training)}}
+        results |= {"images": len(shown), name: {**corpus, **diversity(found, training, words.language)}}
         columns |= {name: found, f"{name} CIDEr": {image: round(value, 5) for image, value in each.items()}}
     table = pd.DataFrame(columns)[sorted(columns, key=lambda column: "CIDEr" in column)]
     write_text(generated, table.sort_index().to_csv(index_label="image", lineterminator="\n"))

@@ -1,34 +1,45 @@
-"""Draws test images with what was said about them: `pictures/samples.png`."""
+"""Draws test images with their captions and references: `pictures/samples.png`."""
 
 import math
-import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from PIL import Image
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import whole
 from captioner.captions.dataset import read_captions
+from captioner.results.drawing import Fonts, Style
 from captioner.sources.archives import Archive
 from captioner.vision.photos import load_photo
 
 KINDS = {"good": 0.90, "typical": 0.45, "bad": 0.0}  # where each tenth of the ranking begins
 TENTH = 0.1
 COLUMNS = 2
-SIDE, TEXT, LINE_HEIGHT = 2.6, 3.6, 0.155  # inches: of a photo, of the text beside it, of a line
-REFERENCES = 5  # for more there is no room
-LETTERS = 50  # of a line, beside a photo
-DPI = 100
+CELL, PHOTO, TEXT = 260, 244, 360  # pixels: the height of a row, the side of a photo, the width of the text beside it
+MARGIN = (CELL - PHOTO) // 2
+LINE, GAP, INDENT = 15.5, 4.0, 8.0  # pixels: from line to line, between captions, of a caption's further lines
+PLAIN, BOLD = Style("DejaVuSans.ttf", 11.8), Style("DejaVuSans-Bold.ttf", 11.8)
+CAPTION_LINES, REFERENCE_LINES = 3, 2  # of one text, at most
+
+
+class Paragraph(NamedTuple):
+    """A text beside a photo, and how it looks."""
+
+    text: str
+    style: Style
+    colour: str
+    lines: int  # at most
 
 
 def choose(ciders: pd.Series, each: int) -> dict[str, list[str]]:
-    """Choose `each` images of each kind by the CIDEr of their fine-tuned caption, evenly from the tenth of the
-    ranking that is best (good), in the middle (typical) and worst (bad).
+    """Choose `each` images of each kind by the CIDEr of their fine-tuned caption: from the best tenth of the ranking
+    (good), from the tenth in the middle (typical) and from the worst (bad), evenly spaced.
 
-    No image is chosen by eye. Ties go by name; from a short list fewer than `each` may come.
+    No image is chosen by eye. Images with the same CIDEr are ordered by name. A short ranking may have fewer than
+    `each` images of a kind.
     """
     ranking = ciders.rename_axis("image").reset_index(name="CIDEr").sort_values(["CIDEr", "image"])["image"].tolist()
     window = min(len(ranking), max(each, round(TENTH * len(ranking))))
@@ -43,42 +54,65 @@ def choose(ciders: pd.Series, each: int) -> dict[str, list[str]]:
 def draw_samples(
     path: str | Path, *, images: str | Path, captions: str | Path, generated: str | Path, size: int, fit: str, each: int
 ) -> None:
-    """Write the picture: `each` test images of each kind, good ones first, and beside each the frozen and the
-    fine-tuned caption with their CIDEr (x100) and the first references."""
+    """Write the picture, a PNG: `each` test images of each kind, good ones first.
+
+    Beside an image are the frozen and the fine-tuned caption with their CIDEr (x100), and as many references as there
+    is room for. Photos are shown as the encoder sees them (`size` in pixels, `fit`). Text is drawn as
+    `captioner.results.drawing` says; where a font is missing, the picture says so at its lower edge. Raises
+    CaptionerError where a photo cannot be read.
+    """
     table = pd.read_csv(generated, index_col="image", keep_default_na=False, dtype={"frozen": str, "finetuned": str})
     references = {item.image: item.raw for item in read_captions(captions)}
     archive = Archive(images)
     chosen = [(kind, name) for kind, names in choose(table["finetuned CIDEr"], each).items() for name in names]
-    rows = math.ceil(len(chosen) / COLUMNS)
-    with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 8.5}):
-        figure = Figure(figsize=(COLUMNS * (SIDE + TEXT), rows * SIDE), dpi=DPI, facecolor="white")
-        for place, (kind, name) in enumerate(chosen):
-            row, column = divmod(place, COLUMNS)
-            left, bottom = column / COLUMNS, 1 - (row + 1) / rows
-            wide, high = SIDE / (COLUMNS * (SIDE + TEXT)), 1 / rows
-            axis = figure.add_axes((left + 0.03 * wide, bottom + 0.03 * high, 0.94 * wide, 0.94 * high))
-            axis.set_axis_off()
-            try:
-                axis.imshow(load_photo(archive.read(name), size=max(size, int(DPI * SIDE)), fit=fit))
-            except ValueError as error:
-                raise CaptionerError(f"{images}: {name} is not a photo that can be read ({error})") from None
-            said = table.loc[name]
-            blocks = [
-                (f"{kind}   {name}", "black", "bold"),
-                (_wrap("frozen", said["frozen"], said["frozen CIDEr"]), "#a04000", "normal"),
-                (_wrap("fine-tuned", said["finetuned"], said["finetuned CIDEr"]), "#0b5394", "bold"),
-                ("\n".join(_wrap("-", text) for text in references[name][:REFERENCES]), "#444444", "normal"),
-            ]
-            top = bottom + 0.96 * high
-            for text, colour, weight in blocks:
-                figure.text(left + wide * 1.02, top, text, color=colour, weight=weight, va="top", parse_math=False)
-                top -= (text.count("\n") + 1) * LINE_HEIGHT / (rows * SIDE) + 0.015 * high
-        with whole(path) as beside:
-            figure.savefig(beside, metadata={"Software": None})
+    texts = [_paragraphs(kind, name, table.loc[name], references[name]) for kind, name in chosen]
+    fonts = Fonts(paragraph.text for paragraphs in texts for paragraph in paragraphs)
+    width = COLUMNS * (CELL + TEXT)
+    notes = [line for note in fonts.notes() for line in fonts.wrap(note, PLAIN, width - 2 * MARGIN)]
+    height = math.ceil(len(chosen) / COLUMNS) * CELL
+    picture = Image.new("RGB", (width, height + math.ceil(len(notes) * LINE) + (MARGIN if notes else 0)), "white")
+    for place, ((_, name), paragraphs) in enumerate(zip(chosen, texts, strict=True)):
+        row, column = divmod(place, COLUMNS)
+        left, top = column * (CELL + TEXT), row * CELL
+        try:
+            photo = Image.fromarray(load_photo(archive.read(name), size=max(size, PHOTO), fit=fit))
+        except ValueError as error:
+            raise CaptionerError(f"{images}: {name} is not a photo that can be read ({error})") from None
+        picture.paste(photo.resize((PHOTO, PHOTO), Image.Resampling.LANCZOS), (left + MARGIN, top + MARGIN))
+        _draw_paragraphs(picture, (left + CELL, top + MARGIN), paragraphs, fonts)
+    for number, note in enumerate(notes, 1):
+        fonts.draw(picture, (MARGIN, height + number * LINE), note, PLAIN, "black")
+    with whole(path) as temporary:
+        picture.save(temporary, "PNG")
 
 
-def _wrap(who: str, text: str, cider: float | None = None) -> str:
-    # a reference's full stop is a word of its own, and would stand on a line of its own
-    start, lines = (who, 2) if cider is None else (f"{who} (CIDEr {100 * cider:.0f}):", 3)
-    kept = text.replace(" .", "\N{NO-BREAK SPACE}.")
-    return "\n".join(textwrap.wrap(f"{start} {kept}", LETTERS, subsequent_indent="  ", max_lines=lines))
+def _paragraphs(kind: str, name: str, row: pd.Series, references: list[str]) -> list[Paragraph]:
+    def scored(label: str, column: str) -> str:
+        return f"{label} (CIDEr {100 * row[f'{column} CIDEr']:.0f}): {row[column]}"
+
+    return [
+        Paragraph(f"{kind}   {name}", BOLD, "black", 1),
+        Paragraph(scored("frozen", "frozen"), PLAIN, "#a04000", CAPTION_LINES),
+        Paragraph(scored("fine-tuned", "finetuned"), BOLD, "#0b5394", CAPTION_LINES),
+        # A reference may end in a full stop with a space before it, which would stand on a line of its own.
+        *(
+            Paragraph(f"- {text.replace(' .', chr(0xA0) + '.')}", PLAIN, "#444444", REFERENCE_LINES)
+            for text in references
+        ),
+    ]
+
+
+def _draw_paragraphs(picture: Image.Image, at: tuple[float, float], paragraphs: list[Paragraph], fonts: Fonts) -> None:
+    """Draw paragraphs below one another from `at`, the upper left corner; leave out those that need more room."""
+    left, top = at
+    bottom = top + PHOTO
+    for paragraph in paragraphs:
+        width = TEXT - 2 * MARGIN
+        lines = fonts.wrap(paragraph.text, paragraph.style, width, indent=INDENT, most=paragraph.lines)
+        if top + len(lines) * LINE > bottom:
+            break
+        for number, line in enumerate(lines):
+            start = left + (INDENT if number else 0)
+            fonts.draw(picture, (start, top + 0.8 * LINE), line, paragraph.style, paragraph.colour)
+            top += LINE
+        top += 0 if paragraph.text.startswith("- ") else GAP

@@ -1,17 +1,19 @@
 "use strict";
-// The gallery: filter, sort, show in pages, and the decoder's gaze over the photo.
+// The gallery: filters, sorting, pages, and the decoder's attention over the photo.
 (() => {
   const PAGE = 24;
   const byId = (id) => document.getElementById(id);
   const [gallery, query, where, order, count, more] = ["cards", "query", "where", "sort", "count", "more"].map(byId);
 
-  // words between single spaces, so that a whole word is " word " and the beginning of one " wor"
+  // Each character of these scripts is a word.
+  const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}ー][\p{M}\uff9e\uff9f]*/gu;
+  // Words are between single spaces: a whole word is " word ", the beginning of one is " wor".
   const apart = (text) => text.replace(/[\u2018\u2019]/g, "'").replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
   const bare = (word) => (/^'(s|re|ve|ll|d|m)$/.test(word) ? word : word.replace(/^'+|'+$/g, ""));
-  const words = (text) => ` ${apart(text.toLowerCase()).split(/[^\p{L}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
+  const words = (text) => ` ${apart(text.toLowerCase()).replace(UNSPACED, " $& ").split(/[^\p{L}\p{M}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
   const cards = [...gallery.children].map((element, at) => {
     const text = (selector) => words([...element.querySelectorAll(selector)].map((one) => one.textContent).join(" "));
-    const texts = { finetuned: text(".finetuned .said"), frozen: text(".frozen .said"), references: text("li") };
+    const texts = { finetuned: text(".finetuned .caption"), frozen: text(".frozen .caption"), references: text("li") };
     texts.all = texts.finetuned + texts.frozen + texts.references;
     const { cider, frozenCider, gain } = element.dataset;
     return { element, at, texts, cider: +cider, frozen: +frozenCider, gain: +gain };
@@ -21,10 +23,10 @@
   const matches = (card) => {
     if (where.value === "exact") return !query.value.trim() || card.texts.finetuned === words(query.value);
     const wanted = words(query.value).trimStart();
-    if (!wanted) return !query.value.trim(); // signs alone are in no caption
-    const open = /\s$/.test(query.value) ? wanted : wanted.trimEnd(); // the last word may go on
+    if (!wanted) return !query.value.trim(); // a query of signs alone matches nothing
+    const open = /\s$/.test(query.value) ? wanted : wanted.trimEnd(); // the last word may be longer
     const every = (text) => open.split(/(?<= )/).every((word) => text.includes(` ${word}`));
-    if (where.value === "vain") return every(card.texts.finetuned) && !every(card.texts.references);
+    if (where.value === "hallucinated") return every(card.texts.finetuned) && !every(card.texts.references);
     return every(card.texts[where.value]);
   };
 
@@ -32,15 +34,15 @@
     const [key, direction] = [order.value.slice(0, -1), order.value.endsWith("-") ? -1 : 1];
     const sorted = [...cards].sort(
       (a, b) => (order.value === "name" ? 0 : direction * (a[key] - b[key])) || a.at - b.at);
-    const found = sorted.filter(matches);
+    const matching = sorted.filter(matches);
     cards.forEach((card) => { card.element.hidden = true; });
-    found.slice(0, shown).forEach((card) => { card.element.hidden = false; });
+    matching.slice(0, shown).forEach((card) => { card.element.hidden = false; });
     gallery.append(...sorted.map((card) => card.element));
-    more.hidden = found.length <= shown;
-    more.textContent = `Show ${Math.min(PAGE, found.length - shown)} more`;
-    const mean = (name) => (found.reduce((sum, card) => sum + card[name], 0) / found.length).toFixed(1);
-    count.textContent = `${found.length} of ${cards.length} images` +
-      (found.length ? `, mean CIDEr ${mean("frozen")} frozen, ${mean("cider")} fine-tuned` : "");
+    more.hidden = matching.length <= shown;
+    more.textContent = `Show ${Math.min(PAGE, matching.length - shown)} more`;
+    const mean = (name) => (matching.reduce((sum, card) => sum + card[name], 0) / matching.length).toFixed(1);
+    count.textContent = `${matching.length} of ${cards.length} images` +
+      (matching.length ? `, mean CIDEr ${mean("frozen")} frozen, ${mean("cider")} fine-tuned` : "");
   };
   const restart = () => { shown = PAGE; update(); };
 
@@ -51,7 +53,7 @@
     shown += PAGE;
     update();
     const next = gallery.querySelectorAll(".card:not([hidden])")[first];
-    next.tabIndex = -1; // so that the keyboard goes on where the new ones begin
+    next.tabIndex = -1; // the keyboard continues at the first new card
     next.focus({ preventScroll: true });
   });
   document.addEventListener("click", (event) => {
@@ -66,14 +68,14 @@
   query.form.hidden = false;
   update();
 
-  // The gaze: a canvas of one pixel a place, enlarged smoothly over the photo.
+  // Attention: a canvas with one pixel a place, enlarged smoothly over the photo.
   const DARKEST = 0.8;
   const veil = document.createElement("canvas");
   const label = document.createElement("p");
-  label.className = "gaze";
-  const levelsOf = (said) => {
-    const bytes = Uint8Array.from(atob(said.dataset.attention), (letter) => letter.charCodeAt(0));
-    return { bytes, places: bytes.length / said.children.length };
+  label.className = "attention";
+  const levelsOf = (caption) => {
+    const bytes = Uint8Array.from(atob(caption.dataset.attention), (letter) => letter.charCodeAt(0));
+    return { bytes, places: bytes.length / caption.children.length };
   };
   let looking = null;
   const hide = () => {
@@ -87,9 +89,9 @@
     hide();
     looking = word;
     word.classList.add("looking");
-    const said = word.parentElement;
-    const { bytes, places } = levelsOf(said);
-    const first = [...said.children].indexOf(word) * places;
+    const caption = word.parentElement;
+    const { bytes, places } = levelsOf(caption);
+    const first = [...caption.children].indexOf(word) * places;
     const weights = [...bytes.subarray(first, first + places)].map((level) => (level / 255) ** 2);
     const most = Math.max(...weights);
     const side = Math.sqrt(places);
@@ -97,7 +99,7 @@
     const context = veil.getContext("2d");
     const picture = context.createImageData(side, side);
     weights.forEach((weight, place) => {
-      picture.data[4 * place + 3] = 255 * DARKEST * (1 - (most ? weight / most : 1)); // black, more or less opaque
+      picture.data[4 * place + 3] = 255 * DARKEST * (1 - (most ? weight / most : 1)); // black; the less attention, the more opaque
     });
     context.putImageData(picture, 0, 0);
     const part = (at) => Math.min(2, Math.floor((3 * (at + 0.5)) / side));
@@ -105,7 +107,7 @@
     const place = `${["top", "middle", "bottom"][part(Math.floor(at / side))]} ${["left", "centre", "right"][part(at % side)]}`;
     label.textContent = `${word.textContent}: ${(100 * most).toFixed(0)} % (even: ${(100 / places).toFixed(0)} %)`;
     word.closest(".card").querySelector(".photo > div").append(veil, label);
-    byId("told").textContent = `${word.textContent}: most at the ${place}, ${(100 * most).toFixed(0)} %`;
+    byId("announcement").textContent = `${word.textContent}: most at the ${place}, ${(100 * most).toFixed(0)} %`;
   };
   const wordAt = (target) => target.closest?.("[data-attention] > span");
 
@@ -121,19 +123,19 @@
     else hide();
   });
   gallery.addEventListener("focusin", (event) => {
-    const said = event.target;
-    if (said.matches("[data-attention]:focus-visible") && said.firstElementChild) show(said.firstElementChild);
+    const caption = event.target;
+    if (caption.matches("[data-attention]:focus-visible") && caption.firstElementChild) show(caption.firstElementChild);
   });
   gallery.addEventListener("focusout", hide);
   gallery.addEventListener("keydown", (event) => {
-    const said = event.target;
-    if (!said.matches("[data-attention]") || !said.firstElementChild) return;
-    const now = looking?.parentElement === said ? looking : null;
+    const caption = event.target;
+    if (!caption.matches("[data-attention]") || !caption.firstElementChild) return;
+    const now = looking?.parentElement === caption ? looking : null;
     const steps = {
-      ArrowRight: () => show(now?.nextElementSibling ?? said.firstElementChild),
-      ArrowLeft: () => show(now?.previousElementSibling ?? said.lastElementChild),
-      Home: () => show(said.firstElementChild),
-      End: () => show(said.lastElementChild),
+      ArrowRight: () => show(now?.nextElementSibling ?? caption.firstElementChild),
+      ArrowLeft: () => show(now?.previousElementSibling ?? caption.lastElementChild),
+      Home: () => show(caption.firstElementChild),
+      End: () => show(caption.lastElementChild),
       Escape: hide,
     };
     if (!(event.key in steps)) return;

@@ -1,16 +1,17 @@
-"""The report of a run: one HTML page that holds all it shows and needs no network.
+"""The report of a run: one HTML page that holds everything it shows and needs no network.
 
-Layout, style and behaviour stand beside this file in report.html (a Jinja2 template that escapes everything but
-these two files), report.css and report.js. The page's own security policy forbids it to load anything and to run any
-script but that one.
+Layout, style and behaviour are beside this file: report.html (a Jinja2 template), report.css and report.js. The
+template escapes all values except the style and the script. The page's security policy forbids it to load anything and
+to run any other script.
 
 Scores are shown x100, as in papers. The attention of a caption is in the page as base64 of words x positions bytes,
-each 255 * sqrt(weight): the root keeps the small weights of an even gaze apart.
+each 255 * sqrt(weight). The root keeps small weights apart, which even attention has.
 """
 
 import base64
 import hashlib
 import io
+import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,11 +28,13 @@ from captioner.base.device import make_deterministic, select_device, to_device
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_text
 from captioner.captions.dataset import CaptionedImage, read_captions
+from captioner.captions.text import join_tokens, split_tokens
 from captioner.captions.vocabulary import PAD, Vocabulary
 from captioner.model.attention import attention_weights
 from captioner.model.captioner import Captioner, load_model
 from captioner.results import published
 from captioner.results.charts import Chart, line_chart
+from captioner.results.intervals import DIFFERENCE, score_intervals
 from captioner.scoring import language
 from captioner.scoring.scores import diversity
 from captioner.sources.archives import Archive
@@ -39,13 +42,13 @@ from captioner.vision.photos import load_photo, upright_size
 from captioner.vision.store import FeatureStore
 
 HERE = Path(__file__).parent
-MODELS = {"frozen": "frozen", "finetuned": "fine-tuned"}  # as metrics/ calls them, and as the page does
+MODELS = {"frozen": "frozen", "finetuned": "fine-tuned"}  # names in metrics/, and on the page
 PHOTO_PIXELS = 320 * 240  # of a photo in the page, at most
 ALL_PIXELS = 36_000_000  # of all photos together, which makes about 7 MB
 QUALITY = 60  # of WebP
 STRIDE = 32  # pixels of what the encoder sees to a grid position
 BATCH = 100  # images
-COMMONEST = 10  # words
+TOP_WORDS = 10  # the most frequent words, whose share is shown
 
 log = logging.getLogger(__name__)
 
@@ -61,53 +64,52 @@ def write_report(
     generated: str | Path,
     curves: Mapping[str, str | Path],
     summaries: Mapping[str, str | Path],
-    beam: int,
-    length_penalty: float,
-    consensus: float,
+    search: Mapping[str, float],
 ) -> None:
-    """Write the page from what the stages left.
+    """Write the page from the outputs of the earlier stages.
 
-    `decoder` and `model` are the files of the frozen and the fine-tuned captioner, `generated` the table of test
-    captions; `curves` ("train", "finetune") and `summaries` (these and "download", "weights", "captions", "features",
-    "evaluate") are the stages' metrics by name; `beam`, `length_penalty` and `consensus` are those of the search.
-    Raises CaptionerError that names the file where two of them do not belong together or a photo cannot be read.
+    `decoder` and `model` are the files of the frozen and the fine-tuned captioner. `generated` is the table of test
+    captions. `curves` maps "train" and "finetune" to the tables of their epochs, `summaries` maps the stages
+    "download", "weights", "captions", "features", "train", "finetune" and "evaluate" to their metrics. `search` holds
+    beam, length_penalty and consensus, as the test captions were generated. Raises CaptionerError that names the file
+    where two files do not belong together or a photo cannot be read.
     """
     make_deterministic(seed=0)
     table = pd.read_csv(generated, index_col="image", keep_default_na=False, dtype=dict.fromkeys(MODELS, str))
     items = {item.image: item for item in read_captions(captions)}
-    missing = [name for name in table.index if name not in items]
-    if missing:
-        raise CaptionerError(f"{captions}: no captions of {missing[0]}, which {generated} names; run `dvc repro`")
+    unknown = [name for name in table.index if name not in items]
+    if unknown:
+        raise CaptionerError(f"{captions}: no captions of {unknown[0]}, which {generated} names; run `dvc repro`")
     references = {name: items[name].raw for name in table.index}
-    told = {name: table[name].to_dict() for name in MODELS}
-    facts = {name: read_json(file) for name, file in summaries.items()}
+    predictions = {name: table[name].to_dict() for name in MODELS}
+    metrics = {name: read_json(file) for name, file in summaries.items()}
     _, frozen = load_model(decoder)
     captioner, card = load_model(model)
     store = FeatureStore(boundary_store, layer=card.start, encoder=card.encoder, **card.image)
-    gaze = _attention(captioner, card.vocabulary, store, told["finetuned"]) if captioner.decoder.attention else {}
-    gallery = list(_gallery(table, references, gaze, Archive(images), card.image["fit"]))
-    style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    spoken = card.vocabulary.language
+    attention = {}
+    if captioner.decoder.attention:
+        attention = _attention(captioner, card.vocabulary, store, predictions["finetuned"])
+    gallery = list(_gallery(table, references, attention, Archive(images), card.image["fit"]))
     page = _template().render(
-        style=style,
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_assets(),
+        **search,
         models=MODELS,
-        facts=facts,
+        metrics=metrics,
         card=card,
         grid=card.image["size"] // STRIDE,
-        beam=beam,
-        length_penalty=length_penalty,
-        consensus=consensus,
+        intervals=score_intervals(metrics["evaluate"]),
+        difference=DIFFERENCE,
         published=published.PUBLISHED,
-        incomparable=_incomparable(facts),
+        incomparable=_incomparable(metrics),
         change=_change(table),
-        curves={name: _curve_charts(name, file, facts[name]["best epoch"]) for name, file in curves.items()},
-        lengths=_length_chart(told, references),
-        variety=_variety(facts["evaluate"], told, references, items.values()),
-        commonest=COMMONEST,
-        repeated=language.repeated(told["finetuned"]),
-        in_vain=language.said_in_vain(told["finetuned"], references),
-        never=language.never_said(told["finetuned"], references),
+        curves={name: _curve_charts(name, file, metrics[name]["best epoch"]) for name, file in curves.items()},
+        lengths=_length_chart(predictions, references, spoken),
+        variety=_variety(metrics["evaluate"], predictions, references, items.values(), spoken),
+        top_words=TOP_WORDS,
+        repeated=language.repeated_captions(predictions["finetuned"], spoken),
+        hallucinated=language.hallucinated_words(predictions["finetuned"], references, spoken),
+        missing=language.missing_words(predictions["finetuned"], references, spoken),
         known=set(card.vocabulary.words),
         gallery=gallery,
         box=min(4 / 3, max([1.0, *(image["width"] / image["height"] for image in gallery)])),
@@ -119,29 +121,36 @@ def write_report(
     log.info("%s: %d test images, %.1f MB", path, len(table), Path(path).stat().st_size / 1e6)
 
 
+def _assets() -> dict[str, str]:
+    """Return the style, the script and the script's hash, which the page's security policy names."""
+    style, script = (HERE.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"style": style, "script": script, "script_hash": script_hash}
+
+
 def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.tests["sought"] = _is_sought
+    environment.tests["searchable"] = _is_searchable
     return environment.get_template("report.html")
 
 
-def _is_sought(text: str) -> bool:
-    """Tell whether the page's search finds a token: brackets and other signs it does not."""
+def _is_searchable(text: str) -> bool:
+    """Tell whether the page's search can find a token; it ignores brackets and other signs."""
     return any(letter.isalnum() for letter in text) and not re.fullmatch(r"-[a-z]{3}-", text)
 
 
 def _attention(
     captioner: Captioner, vocabulary: Vocabulary, store: FeatureStore, captions: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """Return where the decoder looked at each word of each image's caption: uint8 [words, P] by image.
+    """Return the attention at each word of each image's caption: uint8 [words, P] by image.
 
     Raises CaptionerError for an image that is not in the store, or a word that the model does not know.
     """
-    words = {image: text.split() for image, text in captions.items()}
-    for image, said in words.items():
-        unknown = [word for word in said if word not in vocabulary]
+    words = {image: split_tokens(text) for image, text in captions.items()}
+    for image, caption in words.items():
+        unknown = [word for word in caption if word not in vocabulary]
         if unknown:
             raise CaptionerError(
                 f"{image}: its test caption has a word that the model does not know, {unknown[0]!r}; "
@@ -153,24 +162,28 @@ def _attention(
     log.info("on %s: where the decoder looked in %d test images", device, len(words))
     captioner.to(device)
     names = list(words)
-    found: dict[str, np.ndarray] = {}
+    levels: dict[str, np.ndarray] = {}
     for at in range(0, len(names), BATCH):
-        chosen = names[at : at + BATCH]
-        tokens = torch.full((len(chosen), 1, max(1, *(len(words[name]) for name in chosen))), PAD)
-        for row, name in enumerate(chosen):
-            read = vocabulary.encode(words[name])[: len(words[name])]  # what was read before each word
-            tokens[row, 0, : len(read)] = torch.tensor(read, dtype=torch.long)
+        batch = names[at : at + BATCH]
+        tokens = torch.full((len(batch), 1, max(1, *(len(words[name]) for name in batch))), PAD)
+        for row, name in enumerate(batch):
+            previous = vocabulary.encode(words[name])[: len(words[name])]  # <bos> and all words but the last
+            tokens[row, 0, : len(previous)] = torch.tensor(previous, dtype=torch.long)
         with torch.inference_mode():
-            rows = to_device(store.read([store.rows[name] for name in chosen]), device)
+            rows = to_device(store.read([store.rows[name] for name in batch]), device)
             memory = captioner.encode(rows)
             weights = attention_weights(captioner.decoder, memory, to_device(tokens, device))[:, 0]  # [B, L, P]
-        levels = np.rint(255 * np.sqrt(weights.cpu().numpy())).astype(np.uint8)
-        found |= {name: levels[row, : len(words[name])] for row, name in enumerate(chosen)}
-    return found
+        stored = np.rint(255 * np.sqrt(weights.cpu().numpy())).astype(np.uint8)
+        levels |= {name: stored[row, : len(words[name])] for row, name in enumerate(batch)}
+    return levels
 
 
 def _gallery(
-    table: pd.DataFrame, references: Mapping[str, list[str]], gaze: Mapping[str, np.ndarray], photos: Archive, fit: str
+    table: pd.DataFrame,
+    references: Mapping[str, list[str]],
+    attention: Mapping[str, np.ndarray],
+    photos: Archive,
+    fit: str,
 ) -> Iterator[dict[str, Any]]:
     """Yield what the page shows of each test image, in the table's order."""
     pixels = min(PHOTO_PIXELS, ALL_PIXELS // max(1, len(table)))
@@ -185,12 +198,20 @@ def _gallery(
             "photo": base64.b64encode(photo).decode(),
             "width": width,
             "height": height,
-            "said": {model: row[model] for model in MODELS},
+            "captions": {model: row[model] for model in MODELS},
+            "words": _spaced(row["finetuned"]),
             "ciders": ciders,
             "gain": ciders["finetuned"] - ciders["frozen"],
             "references": references[str(name)],
-            "attention": base64.b64encode(gaze[str(name)].tobytes()).decode() if name in gaze else None,
+            "attention": base64.b64encode(attention[str(name)].tobytes()).decode() if name in attention else None,
         }
+
+
+def _spaced(caption: str) -> list[tuple[str, str]]:
+    """Return each token of a caption with what stands after it: a space or nothing."""
+    tokens = split_tokens(caption)
+    gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]
+    return list(zip(tokens, [*gaps, ""], strict=False))
 
 
 def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
@@ -210,26 +231,26 @@ def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
     return file_like.getvalue(), width, height
 
 
-def _incomparable(facts: Mapping[str, Any]) -> list[str]:
-    """Return why this run's scores cannot be set beside the published ones; nothing if they can."""
-    dataset = facts["download"]["dataset"]
+def _incomparable(metrics: Mapping[str, Any]) -> list[str]:
+    """Return the reasons why this run's scores are not comparable with published ones; none if they are."""
+    dataset = metrics["download"]["dataset"]
     if dataset != "flickr8k":
         return [f"the dataset is {dataset}, not Flickr8k"]
     reasons = [
         f"the {what} are not the official files"
         for what in ("images", "captions")
-        if not facts["download"][what]["official"]
+        if not metrics["download"][what]["official"]
     ]
-    count = facts["evaluate"]["images"]
+    count = metrics["evaluate"]["images"]
     if count != published.TEST_IMAGES:
         reasons.append(f"{count} test images were scored, not the official {published.TEST_IMAGES}")
-    if not facts["weights"]["official"]:
+    if not metrics["weights"]["official"]:
         reasons.append("the encoder did not start from torchvision's ImageNet weights")
     return reasons
 
 
 def _change(table: pd.DataFrame) -> dict[str, int]:
-    """Return what fine-tuning did, in numbers of images."""
+    """Return the numbers of images whose captions fine-tuning changed, made better and made worse by CIDEr."""
     gain = table["finetuned CIDEr"] - table["frozen CIDEr"]
     return {
         "images": len(table),
@@ -257,13 +278,15 @@ def _curve_charts(stage: str, path: str | Path, best: float) -> list[Chart]:
     ]
 
 
-def _length_chart(told: Mapping[str, Mapping[str, str]], references: Mapping[str, list[str]]) -> Chart:
+def _length_chart(
+    predictions: Mapping[str, Mapping[str, str]], references: Mapping[str, list[str]], spoken: str
+) -> Chart:
     texts = {"references": [text for each in references.values() for text in each]}
-    texts |= {label: list(told[model].values()) for model, label in MODELS.items()}
+    texts |= {label: list(predictions[model].values()) for model, label in MODELS.items()}
     kinds = dict(zip(texts, ("other", *MODELS), strict=True))
-    shares = {name: language.length_shares(each) for name, each in texts.items()}
+    shares = {name: language.length_shares(each, spoken) for name, each in texts.items()}
     lengths = [length for each in shares.values() for length in each]
-    every = range(min(lengths), max(lengths) + 1)  # also those that a speaker has no caption of
+    every = range(min(lengths), max(lengths) + 1)  # also lengths that occur in one series only
     return line_chart(
         "Captions by length in words, %",
         "words",
@@ -278,16 +301,17 @@ def _length_chart(told: Mapping[str, Mapping[str, str]], references: Mapping[str
 
 def _variety(
     scores: Mapping[str, Any],
-    told: Mapping[str, Mapping[str, str]],
+    predictions: Mapping[str, Mapping[str, str]],
     references: Mapping[str, list[str]],
     items: Iterable[CaptionedImage],
+    spoken: str,
 ) -> dict[str, dict[str, float]]:
-    """Return the language figures of the models, and of people who say one caption an image too: its first."""
+    """Return the language figures of the models and of a person: the first reference of each image."""
     first = {image: texts[0] for image, texts in references.items()}
     training = [text for item in items if item.split == "train" for text in item.raw]
-    figures = {MODELS[model]: (scores[model], told[model]) for model in MODELS}
-    figures["a person"] = (diversity(first, training), first)
+    figures = {MODELS[model]: (scores[model], predictions[model]) for model in MODELS}
+    figures["a person"] = (diversity(first, training, spoken), first)
     return {
-        who: {**each, "commonest": language.share_of_commonest(captions.values(), COMMONEST)}
+        who: {**each, "top words": language.top_words_share(captions.values(), TOP_WORDS, spoken)}
         for who, (each, captions) in figures.items()
     }

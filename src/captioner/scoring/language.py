@@ -1,67 +1,83 @@
-"""What can be said of captions by counting words: lengths, variety, and the commonest errors.
+"""Counts words in captions: lengths, variety, and the most frequent errors.
 
-Captions and references are compared as the tokens of `captioner.captions.ptb`, like the scores. References are given by
-image, one caption an image; word forms are words of their own ("walks" is not "walking").
+Captions and references are compared as `captioner.captions.tokens.scored_tokens`, like the scores. Captions are given
+as one caption an image, references as a list of captions an image. Each word form counts as a word of its own: "walks"
+is not "walking".
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from captioner.captions.ptb import tokenise
+from captioner.captions.text import ENGLISH
+from captioner.captions.tokens import scored_tokens
 
 
 class Tally(NamedTuple):
-    """A word or a caption, and how often it was found."""
+    """A word or a caption and the number of images where it occurs."""
 
     text: str
-    times: int
-    of: int  # what `times` is a part of
+    images: int
+    total: int  # the largest number possible
 
 
-def length_shares(captions: Iterable[str]) -> dict[int, float]:
+def length_shares(captions: Iterable[str], language: str = ENGLISH) -> dict[int, float]:
     """Return the share of the captions that has each length in words, by length, from the shortest on."""
-    lengths = Counter(len(tokenise(text)) for text in captions)
+    lengths = Counter(len(scored_tokens(text, language)) for text in captions)
     return {length: count / lengths.total() for length, count in sorted(lengths.items())}
 
 
-def share_of_commonest(captions: Iterable[str], words: int) -> float:
-    """Return the part of all words said that the `words` most frequent ones make up; 0 where nothing was said."""
-    counts = Counter(word for text in captions for word in tokenise(text))
+def top_words_share(captions: Iterable[str], words: int, language: str = ENGLISH) -> float:
+    """Return the share of all words in the captions that are one of the `words` most frequent; 0 without any word."""
+    counts = Counter(word for text in captions for word in scored_tokens(text, language))
     return sum(count for _, count in counts.most_common(words)) / max(1, counts.total())
 
 
-def repeated(captions: Mapping[str, str]) -> list[Tally]:
-    """Return the captions that more than one image got, with how many got them of all; most frequent first."""
-    counts = Counter(" ".join(tokenise(text)) for text in captions.values())
+def repeated_captions(captions: Mapping[str, str], language: str = ENGLISH) -> list[Tally]:
+    """Return the captions that several images have.
+
+    A tally has the number of images with the caption; its total is the number of all images. The most frequent come
+    first.
+    """
+    counts = Counter(" ".join(scored_tokens(text, language)) for text in captions.values())
     return _ranked(Tally(text, count, len(captions)) for text, count in counts.items() if count > 1)
 
 
-def said_in_vain(captions: Mapping[str, str], references: Mapping[str, list[str]]) -> list[Tally]:
-    """Return the words that stand in captions of images none of whose references has them: in how many captions,
-    of all that have the word; most frequent first."""
-    said, vain = Counter[str](), Counter[str]()
+def hallucinated_words(
+    captions: Mapping[str, str], references: Mapping[str, list[str]], language: str = ENGLISH
+) -> list[Tally]:
+    """Return the words of captions that no reference of the same image has.
+
+    A tally has the number of images where that is so; its total is the number of captions with the word. The most
+    frequent come first.
+    """
+    used, hallucinated = Counter[str](), Counter[str]()
     for image, text in captions.items():
-        words = set(tokenise(text))
-        said.update(words)
-        vain.update(words - _words_of(references[image]))
-    return _ranked(Tally(word, count, said[word]) for word, count in vain.items())
+        words = set(scored_tokens(text, language))
+        used.update(words)
+        hallucinated.update(words - _words_of(references[image], language))
+    return _ranked(Tally(word, count, used[word]) for word, count in hallucinated.items())
 
 
-def never_said(captions: Mapping[str, str], references: Mapping[str, list[str]]) -> list[Tally]:
-    """Return the words of the references that stand in no caption at all: in the references of how many images, of
-    all images; most frequent first."""
-    said = {word for text in captions.values() for word in tokenise(text)}
+def missing_words(
+    captions: Mapping[str, str], references: Mapping[str, list[str]], language: str = ENGLISH
+) -> list[Tally]:
+    """Return the words of the references that no caption of any image has.
+
+    A tally has the number of images whose references have the word; its total is the number of all images. The most
+    frequent come first.
+    """
+    used = {word for text in captions.values() for word in scored_tokens(text, language)}
     images: defaultdict[str, int] = defaultdict(int)
     for image in captions:
-        for word in _words_of(references[image]) - said:
+        for word in _words_of(references[image], language) - used:
             images[word] += 1
     return _ranked(Tally(word, count, len(captions)) for word, count in images.items())
 
 
-def _words_of(texts: Iterable[str]) -> set[str]:
-    return {word for text in texts for word in tokenise(text)}
+def _words_of(texts: Iterable[str], language: str) -> set[str]:
+    return {word for text in texts for word in scored_tokens(text, language)}
 
 
 def _ranked(tallies: Iterable[Tally]) -> list[Tally]:
-    return sorted(tallies, key=lambda tally: (-tally.times, tally.of, tally.text))
+    return sorted(tallies, key=lambda tally: (-tally.images, tally.total, tally.text))

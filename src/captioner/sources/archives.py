@@ -1,14 +1,25 @@
 """Zip archives read in place: nothing is ever extracted, so no member's name becomes a path."""
 
+import importlib.util
+import shutil
 import stat
 import unicodedata
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import IO
+
+from PIL import features
 
 from captioner.base.errors import CaptionerError
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+HEIF_SUFFIXES = (".heic", ".heif")
+AVIF_SUFFIXES = (".avif",)
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", *HEIF_SUFFIXES, *AVIF_SUFFIXES)
 LARGEST_MEMBER = 512 << 20  # bytes a member may unpack to; more is a zip bomb
+MANIFEST = "captioner.json"
+"""The file in the archive of captions that says what the others are: {"captions", "sidecars", "splits"}, each a list of
+their names. The official archive of Flickr8k has none."""
 
 
 class Archive:
@@ -104,6 +115,28 @@ class Archive:
             raise CaptionerError(f"{self.path}: {name} cannot be unpacked ({error})") from None
 
 
+class Files:
+    """Plain files that are read as those of an archive are."""
+
+    def __init__(self, paths: Iterable[str | Path]):
+        self._paths = {str(path): Path(path) for path in paths}
+        self.path = Path(next(iter(self._paths), ""))
+
+    def names(self) -> list[str]:
+        """Return the paths as they were given, in that order."""
+        return list(self._paths)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes; raises CaptionerError that names it where it cannot be read or is too large."""
+        path = self._paths[name]
+        try:
+            if path.stat().st_size > LARGEST_MEMBER:
+                raise CaptionerError(f"{name}: has {path.stat().st_size} bytes, over {LARGEST_MEMBER}; split the file")
+            return path.read_bytes()
+        except OSError as error:
+            raise CaptionerError(f"{name}: cannot be read ({error.strerror}); expected a file of captions") from None
+
+
 def zips_in(folder: Path) -> list[Path]:
     """Return the zip archives of a folder, at any depth, sorted; .ZIP is one too."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".zip" and path.is_file())
@@ -116,10 +149,44 @@ def is_junk(path: PurePosixPath) -> bool:
 
 def add_stored(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     """Add a file, uncompressed; the same names and bytes in the same order give the same archive."""
+    archive.writestr(_entry(name), data)
+
+
+def add_stream(archive: zipfile.ZipFile, name: str, source: IO[bytes], size: int) -> None:
+    """Add a file of `size` bytes as `add_stored` does, read in pieces."""
+    entry = _entry(name)
+    entry.file_size = size
+    with archive.open(entry, "w") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
     # the defaults would write the time and the machine's kind into the bytes
     entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     entry.create_system, entry.external_attr = 3, 0o644 << 16
-    archive.writestr(entry, data)
+    return entry
+
+
+def unread_kind(name: str) -> str | None:
+    """Return what is missing to read a photo of this suffix, None where nothing is."""
+    if name.lower().endswith(HEIF_SUFFIXES) and importlib.util.find_spec("pillow_heif") is None:
+        return "HEIC photos are read with pillow-heif: pip install 'captioner[heic]', or convert them to JPEG"
+    if name.lower().endswith(AVIF_SUFFIXES) and not features.check("avif"):
+        return "AVIF photos are read by Pillow 11.3 or newer: pip install -U pillow, or convert them to JPEG"
+    return None
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without its last suffix."""
+    return str(PurePosixPath(path).with_suffix(""))
+
+
+def visible(text: str) -> str:
+    """Return text with all that is invisible or no character escaped, for messages."""
+    return "".join(
+        letter if letter == " " or unicodedata.category(letter)[0] in "LMNPS" else ascii(letter)[1:-1]
+        for letter in text
+    )
 
 
 def _same(name: str) -> str:

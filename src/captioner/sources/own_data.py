@@ -1,22 +1,26 @@
-"""A dataset of one's own, brought into the archives that all later stages read.
+"""Your own dataset, brought into the archives that all later stages read.
 
-The folder holds the photos, as files or in zip or tar archives, at any depth, and the captions file that
-`captioner.captions.formats` reads. What comes out:
+The folder holds photos and captions, at any depth, as files or in zip or tar archives. The outputs are:
 
-    <images>/files.zip                     the photos that lie as files, stored, under their paths in the folder
-    <images>/archives/<path>[.zip]         each archive that holds photos: a zip as it is, the photos of a tar
-                                           packed into a zip, since nothing in a compressed tar can be read alone
-    <captions>                             a zip of the captions file
+    <images>/files.zip               the photos that are plain files, stored, under their paths in the folder
+    <images>/archives/<path>[.zip]   each archive that holds photos: a zip as it is; the photos of a tar are packed
+                                     into a zip, since nothing in a compressed tar can be read alone
+    <captions>                       a zip of the captions, of the lists of splits beside them, and of the manifest that
+                                     `captioner.sources.archives.MANIFEST` describes
 
 The same files give the same bytes.
 """
 
 import hashlib
+import json
 import logging
 import os
+import re
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,48 +28,127 @@ from tqdm import tqdm
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, whole
-from captioner.sources.archives import PHOTO_SUFFIXES, Archive, add_stored, is_junk, zips_in
+from captioner.sources import archives
+from captioner.sources.archives import (
+    MANIFEST,
+    PHOTO_SUFFIXES,
+    Archive,
+    add_stored,
+    add_stream,
+    is_junk,
+    unread_kind,
+    visible,
+    without_suffix,
+    zips_in,
+)
 
 log = logging.getLogger(__name__)
 
-CAPTION_SUFFIXES = (".csv", ".json")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+SIDECAR_SUFFIXES = (".txt", ".caption", ".json")
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+_SPLIT_LIST = re.compile(r"flickr_8k\.(?:train|dev|test)images\.txt|dataset(?:_\w+)?\.json", re.IGNORECASE)
+_OUTPUTS = ("data", "metrics", "models", "src", "stages")
 
 
-def provide_own(folder: str | Path, captions_name: str, *, images: str | Path, captions: str | Path) -> dict[str, Any]:
+@dataclass
+class _Folder:
+    """The files of a folder by kind, each sorted by their path."""
+
+    photos: list[Path] = field(default_factory=list)
+    zips: list[Path] = field(default_factory=list)
+    tars: list[Path] = field(default_factory=list)
+    texts: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class _Texts:
+    """The texts that are wanted, and those that were read, by their names."""
+
+    asked: list[str]  # the names of own.captions; none: sidecars and metadata files
+    metadata: dict[str, bytes] = field(default_factory=dict)
+    sidecars: dict[str, bytes] = field(default_factory=dict)
+    splits: dict[str, bytes] = field(default_factory=dict)
+    captions: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """By the name that own.captions gives: (path, content)."""
+    exact: set[str] = field(default_factory=set)  # names of own.captions that are the very path of a plain file
+
+    def wants(self, name: str) -> bool:
+        """Tell whether a text file may belong to the dataset."""
+        end = PurePosixPath(name).name
+        if _SPLIT_LIST.fullmatch(end) or self.asked_as(name):
+            return True
+        return not self.asked and (end.lower() in METADATA or name.lower().endswith(SIDECAR_SUFFIXES))
+
+    def asked_as(self, name: str) -> str | None:
+        """Return the name in own.captions that means this path, None where none does."""
+        left = (each for each in self.asked if each not in self.exact)
+        return next((each for each in left if name == each or name.endswith(f"/{each}")), None)
+
+    def add(self, found: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
+        """Sort in the texts of one folder or archive that holds these photos."""
+        stems = {without_suffix(photo).casefold() for photo in photos}
+        texts = {}
+        for name, content in found:
+            end = PurePosixPath(name).name
+            asked = self.asked_as(name)
+            if asked:
+                if asked in self.captions:
+                    other = self.captions[asked][0]
+                    raise CaptionerError(
+                        f"own.captions is {asked}: may be {other} or {name} in {place}; name it with its folder"
+                    )
+                self.captions[asked] = name, content
+            elif _SPLIT_LIST.fullmatch(end):
+                self.splits.setdefault(name, content)
+            elif end.lower() in METADATA:
+                self.metadata[name] = content
+            elif without_suffix(name).casefold() in stems:
+                texts[name] = content
+        lower = {name.lower() for name in texts}
+        for name, content in texts.items():
+            # img2dataset writes the caption into both; its text file is the caption alone
+            stem = without_suffix(name).lower()
+            if name.lower().endswith(".json") and not {f"{stem}.txt", f"{stem}.caption"}.isdisjoint(lower):
+                continue
+            self.sidecars[name] = content
+
+
+def provide_own(
+    folder: str | Path, captions_names: str | Sequence[str] | None, *, images: str | Path, captions: str | Path
+) -> dict[str, Any]:
     """Write the folder `images` and the zip `captions` from `folder`, return what is known of the photos.
 
-    The record has the keys of `captioner.sources.download`; its `md5` is that of the sorted lines `md5  path` of the
-    archives. Raises CaptionerError that names what is missing or cannot be read.
+    `captions_names` names the captions: a file, a list of files, or nothing where sidecars, or metadata files of an
+    imagefolder, are meant. A file may be in a zip or a tar of the folder. The record has the keys of
+    `captioner.sources.download`; its `md5` is that of the sorted lines `md5  path` of the archives. Raises
+    CaptionerError that names what is missing or cannot be read.
     """
-    source = Path(folder)
-    if not source.is_dir():
-        raise CaptionerError(f"own.folder is {folder}: no such folder (looked up from {Path.cwd()})")
-    texts = _captions_file(source, captions_name)
-    files, zips, tars = _find(source)
+    source = _checked_folder(folder)
+    texts = _Texts(_checked_names(captions_names))
+    content = _find(source)
+    _read_texts(source, content, texts)
     images = Path(images)
-    for path in tqdm(zips + tars, desc="archives", unit="archive", disable=None):
+    for path in tqdm(content.zips + content.tars, desc="archives", unit="archive", disable=None):
         target = images / "archives" / path.relative_to(source)
-        if path in tars:
-            if path.with_name(f"{path.name}.zip") in zips:
+        if path in content.tars:
+            if path.with_name(f"{path.name}.zip") in content.zips:
                 raise CaptionerError(
                     f"{path}: {path.name}.zip stands beside it and would be mixed up with it; rename one"
                 )
-            _pack_tar(path, target.with_name(f"{target.name}.zip"))
-        elif any(name.lower().endswith(PHOTO_SUFFIXES) for name in Archive(path).names()):
-            _copy(path, target)
-    if files:
-        with whole(images / "files.zip") as beside, zipfile.ZipFile(beside, "w") as archive:
-            for path in tqdm(files, desc="photos", unit="photo", disable=None):
-                add_stored(archive, path.relative_to(source).as_posix(), path.read_bytes())
+            _pack_tar(path, target.with_name(f"{target.name}.zip"), texts)
+        else:
+            _take_zip(path, target, texts)
+    if content.photos:
+        _pack_files(source, content.photos, images / "files.zip")
     made = zips_in(images)
     if not made:
         raise CaptionerError(
             f"own.folder is {folder}: no photos in it; expected files ending in {', '.join(PHOTO_SUFFIXES)}, or zip "
             f"or tar archives of such (links to folders are not followed)"
         )
-    with whole(captions) as beside, zipfile.ZipFile(beside, "w") as archive:
-        add_stored(archive, texts.name, texts.read_bytes())
+    _write_captions(Path(captions), source, texts, content)
     lines = "".join(f"{digest(path)}  {path.relative_to(images).as_posix()}\n" for path in made)
     return {
         "source": "own",
@@ -75,69 +158,197 @@ def provide_own(folder: str | Path, captions_name: str, *, images: str | Path, c
     }
 
 
-def _captions_file(folder: Path, name: str) -> Path:
-    path = folder / name
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts:
-        raise CaptionerError(f"own.captions is {name}: expected a file in own.folder, so that DVC watches it")
-    if path.suffix.lower() not in CAPTION_SUFFIXES:
-        raise CaptionerError(f"own.captions is {name}: expected a name ending in {' or '.join(CAPTION_SUFFIXES)}")
-    if not path.is_file():
-        there = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in CAPTION_SUFFIXES)
+def _checked_folder(folder: str | Path) -> Path:
+    """Return the folder; raises CaptionerError where it is missing or where the project's own files are."""
+    said = f"own.folder is {folder}"
+    source = Path(folder)
+    if str(folder).startswith("~"):
+        raise CaptionerError(f"{said}: ~ is not understood here, nor by DVC; write {source.expanduser()}")
+    if not source.is_dir():
         raise CaptionerError(
-            f"own.captions is {name}: no such file in {folder}; "
-            + (f"there are {', '.join(there[:5])}" if there else "write one, as docs/own-data.md says")
+            f"{said}: no such folder (looked up from {Path.cwd()}); expected the folder with your photos and captions"
         )
-    return path
+    here, there = Path.cwd().resolve(), source.resolve()
+    if here == there or there in here.parents:
+        raise CaptionerError(f"{said}: holds the project itself; expected a folder with nothing but the dataset")
+    if here in there.parents and there.relative_to(here).parts[0] in _OUTPUTS:
+        raise CaptionerError(
+            f"{said}: lies in {there.relative_to(here).parts[0]}/, which belongs to the project; move it elsewhere"
+        )
+    return source
 
 
-def _find(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return the photos, the zips and the tars of a folder, each sorted by their path."""
-    found: tuple[list[Path], list[Path], list[Path]] = [], [], []
+def _checked_names(names: str | Sequence[str] | None) -> list[str]:
+    """Return the names of own.captions as a list."""
+    listed = [names] if isinstance(names, str) else list(names or ())
+    listed = [str(PurePosixPath(name)) for name in listed if name.strip()]
+    for name in listed:
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise CaptionerError(f"own.captions is {name}: expected a file in own.folder, so that DVC watches it")
+    if len(set(listed)) < len(listed):
+        raise CaptionerError(f"own.captions: {', '.join(listed)} names a file twice; expected each once")
+    return listed
+
+
+def _find(folder: Path) -> _Folder:
+    found = _Folder()
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
         for name in names:
-            kinds = (PHOTO_SUFFIXES, (".zip",), TAR_SUFFIXES)
-            kind = next((at for at, ends in enumerate(kinds) if name.lower().endswith(ends)), None)
-            path = Path(here, name)
-            if kind is None or is_junk(PurePosixPath(name)):
+            if is_junk(PurePosixPath(name)):
                 continue
+            path = Path(here, name)
+            kinds = ((PHOTO_SUFFIXES, found.photos), ((".zip",), found.zips), (TAR_SUFFIXES, found.tars))
+            kind = next((paths for ends, paths in kinds if name.lower().endswith(ends)), found.texts)
             try:
                 str(path).encode()
             except UnicodeEncodeError:
+                if kind is found.texts:
+                    continue
                 raise CaptionerError(f"own.folder: the name {os.fsencode(path)!r} is not UTF-8; rename it") from None
-            found[kind].append(path)
-    for paths in found:
+            kind.append(path)
+    for paths in (found.photos, found.zips, found.tars, found.texts):
         paths.sort(key=lambda path: path.relative_to(folder).as_posix())
     return found
 
 
-def _pack_tar(path: Path, target: Path) -> None:
-    """Write the photos of a tar into a zip, in the tar's order; none where there is no photo."""
-    packed = 0
+def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
+    """Read the plain files that are captions. A file with the very path that own.captions gives goes first."""
+    for name in texts.asked:
+        path = source / name
+        if path.is_file():
+            texts.captions[name] = name, _read(path)
+            texts.exact.add(name)
+
+    def found() -> Iterator[tuple[str, bytes]]:
+        for path in content.texts:
+            name = path.relative_to(source).as_posix()
+            if name not in texts.exact and texts.wants(name):
+                yield name, _read(path)
+
+    texts.add(found(), (path.relative_to(source).as_posix() for path in content.photos), source)
+
+
+def _read(path: Path) -> bytes:
+    _check_size(path, "", path.stat().st_size)
+    return path.read_bytes()
+
+
+def _check_size(path: Path, member: str, size: int) -> None:
+    if size > archives.LARGEST_MEMBER:
+        what = f"{path}: {visible(member)} unpacks to" if member else f"{path}: has"
+        raise CaptionerError(f"{what} {size} bytes, over {archives.LARGEST_MEMBER}; leave the file out")
+
+
+def _check_kind(path: Path, name: str) -> None:
+    missing = unread_kind(name)
+    if missing:
+        raise CaptionerError(f"{path}{': ' + visible(name) if name != path.name else ''}: {missing}")
+
+
+def _pack_files(source: Path, photos: list[Path], target: Path) -> None:
+    with whole(target) as beside, zipfile.ZipFile(beside, "w") as archive:
+        for path in tqdm(photos, desc="photos", unit="photo", disable=None):
+            _check_kind(path, path.name)
+            size = path.stat().st_size
+            _check_size(path, "", size)
+            with path.open("rb") as file:
+                add_stream(archive, path.relative_to(source).as_posix(), file, size)
+
+
+def _take_zip(path: Path, target: Path, texts: _Texts) -> None:
+    """Read the texts of a zip, and copy it where it holds photos."""
+    archive = Archive(path)
+    photos = [name for name in archive.names() if name.lower().endswith(PHOTO_SUFFIXES)]
+    for name in photos:
+        _check_kind(path, name)
+    texts.add(((name, archive.read(name)) for name in archive.names() if texts.wants(name)), photos, path)
+    if photos:
+        _copy(path, target)
+
+
+def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
+    """Write the photos of a tar into a zip, in the tar's order; none where there is no photo. Read its texts."""
+    found: list[tuple[str, bytes]] = []
+    photos: list[str] = []
     try:
         with tarfile.open(path) as tar, whole(target) as beside, zipfile.ZipFile(beside, "w") as archive:
-            for member in tqdm(tar, desc=path.name, unit="file", disable=None):
-                name = PurePosixPath(member.name)
-                if (
-                    (member.isfile() or member.islnk())
-                    and name.name.lower().endswith(PHOTO_SUFFIXES)
-                    and not is_junk(name)
-                ):
+            for member in tqdm(_members(tar), desc=path.name, unit="file", disable=None):
+                name = str(PurePosixPath(member.name))
+                _check_size(path, name, member.size)
+                if name.lower().endswith(PHOTO_SUFFIXES):
+                    _check_kind(path, name)
+                    _pack_member(tar, member, archive, name)
+                    photos.append(name)
+                elif member.isfile() and texts.wants(name):
                     content = tar.extractfile(member)
-                    assert content is not None  # a file, or a hard link to one
-                    add_stored(archive, str(name), content.read())
-                    packed += 1
+                    assert content is not None  # a file
+                    found.append((name, content.read()))
+    except CaptionerError:
+        raise
     except Exception as error:  # damaged bytes raise much besides TarError
         if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the archive's
             raise
         raise CaptionerError(f"{path}: not a whole tar archive ({error}); replace it") from None
-    if not packed:
+    if not photos:
         target.unlink()
-    log.info("%s: %s photos packed", path.name, packed)
+    texts.add(found, photos, path)
+    log.info("%s: %s photos packed", path.name, len(photos))
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the files and hard links of a tar, one in memory at a time."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]
+        if (member.isfile() or member.islnk()) and not is_junk(PurePosixPath(member.name)):
+            yield member
+
+
+def _pack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: zipfile.ZipFile, name: str) -> None:
+    """Copy a photo; one that is a hard link has the bytes of an earlier one."""
+    if member.islnk():
+        add_stored(archive, name, archive.read(str(PurePosixPath(member.linkname))))
+        return
+    content = tar.extractfile(member)
+    assert content is not None  # a file
+    add_stream(archive, name, content, member.size)
 
 
 def _copy(path: Path, target: Path) -> None:
     """Copy a file: a link would make the user's own one part of DVC's cache, which may be linked to it in turn."""
     with whole(target) as beside:
         shutil.copyfile(path, beside)
+
+
+def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -> None:
+    """Write the zip of captions, or raise CaptionerError that says which file is missing."""
+    for name in texts.asked:
+        if name not in texts.captions:
+            raise CaptionerError(
+                f"own.captions is {name}: no such file in {source}, nor in an archive in it{_there(content)}"
+            )
+    if texts.asked:
+        captions = dict(texts.captions[name] for name in texts.asked)
+        sidecars: dict[str, bytes] = {}
+    else:
+        captions = texts.metadata
+        sidecars = {} if captions else texts.sidecars
+        if not captions and not sidecars:
+            raise CaptionerError(
+                f"own.captions is empty: no text file beside a photo, and no {' or '.join(METADATA)} in {source}; name "
+                f"the file with the captions{_there(content)}"
+            )
+    splits = {name: text for name, text in texts.splits.items() if name not in captions and not sidecars}
+    manifest = {"captions": list(captions), "sidecars": list(sidecars), "splits": list(splits)}
+    with whole(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+        add_stored(archive, MANIFEST, json.dumps(manifest, ensure_ascii=False).encode())
+        for name, text in (captions | sidecars | splits).items():
+            add_stored(archive, name, text)
+
+
+def _there(content: _Folder) -> str:
+    """Return a part of a sentence that names files that may be captions."""
+    ends = (".csv", ".json", ".jsonl", ".tsv", ".txt", ".token")
+    names = [path.name for path in content.texts if path.name.lower().endswith(ends)]
+    return f"; there are {', '.join(map(visible, names[:5]))}" if names else "; write one, as docs/own-data.md says"

@@ -270,7 +270,7 @@ def fit(
     averaged = copy.deepcopy(captioner)
     optimizer = torch.optim.AdamW(groups, fused=device.type != "mps")
     steps = math.ceil(len(training) / batch)
-    scorer = Cider(dev.references)
+    scorer = Cider(dev.references, vocabulary.language)
     records: list[dict[str, float]] = []
     best: dict[str, Tensor] = {}
     trained = [parameter for group in groups for parameter in group["params"]]
@@ -365,7 +365,7 @@ def dev_scores(captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, de
     """Return BLEU-4 and CIDEr (fractions of 1) of dev captions that a beam of 3 finds: for choosing, so that the
     test split need not be touched."""
     captions = _dev_captions(captioner, dev, vocabulary, DEV_BEAM, device)
-    corpus, _ = score(dev.references, captions, meteor=False)
+    corpus, _ = score(dev.references, captions, meteor=False, language=vocabulary.language)
     return {name: round(corpus[name], 5) for name in ("BLEU-4", "CIDEr")}
 
 

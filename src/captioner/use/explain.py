@@ -1,30 +1,55 @@
-"""A picture of how a caption came about: where the decoder looked at each word, the beams with their scores, and what
-was written about the training images that look alike."""
+"""Draws a picture of how the model arrives at a caption: where the decoder looks at each word, the beams with their
+scores, and the captions of similar training images."""
 
 import math
 import os
-import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from captioner.base.files import whole
-from captioner.captions.vocabulary import BOS, PAD, Vocabulary
+from captioner.captions.vocabulary import BOS, PAD
 from captioner.model.attention import attention_weights
 from captioner.model.consensus import total
+from captioner.model.decoder import Memory
 from captioner.model.search import beam_search
+from captioner.results.drawing import Fonts, Style
 from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
 
 COLUMNS = 6
-SIDE, WORD, LINE, MARGIN = 2.0, 0.3, 0.2, 0.1  # inches: of a panel, of the word over it, of a line of text, around all
-LETTERS = 130  # of a line
-DARKEST = 0.15  # of a panel, where the decoder did not look
-DPI = 120
+CELL, PANEL, TITLE = 240, 233, 36  # pixels: from panel to panel, the side of a panel, the height of the word over it
+LINE, MARGIN = 24, 12  # pixels: of a line of text, around everything
+TEXT, HEADING = Style("DejaVuSansMono.ttf", 15.0), Style("DejaVuSansMono.ttf", 16.5)
+DARKEST = 0.15  # brightness of a panel where the decoder did not look
 SHOWN = 3  # training images
+
+
+class Beams(NamedTuple):
+    """The captions that the search ended with; K beams of T tokens, R similar training images."""
+
+    words: np.ndarray  # [K, T] word ids, then <pad>
+    scores: np.ndarray  # [K] log-probability by length
+    totals: np.ndarray  # [K] what the captions are chosen by
+    order: list[int]  # the beams, best total first
+    agreement: np.ndarray | None  # [K] with the captions of similar training images; None for a model without any
+    near: np.ndarray  # [R] the similar training images
+    shares: np.ndarray  # [R] their weights in the agreement
+
+    @property
+    def best(self) -> list[int]:
+        """The word ids of the chosen caption, with the end."""
+        return [id for id in self.words[self.order[0]].tolist() if id != PAD]
+
+
+class Line(NamedTuple):
+    """A line of the text below the panels: columns of figures, and a text that is wrapped beside them."""
+
+    columns: str
+    text: str = ""
 
 
 @torch.inference_mode()
@@ -39,59 +64,92 @@ def explain(
 ) -> str:
     """Write a PNG about the caption of `photo` and return the caption.
 
-    The first panel is the photo as the model takes it in; then there is one a word, and one for the end of the
-    caption. Bright is where the decoder looked for that word (the mean over its attention heads; the brightest place
-    of each panel is the one it looked at most). Below are the beams that the search ended with, the chosen one first,
-    and captions of the training images whose agreement chose it; a `consensus` of 0 chooses the likeliest. Of a model
-    without attention the picture shows no panels of words, and of a model without training captions no agreement; the
-    picture says so. Raises CaptionerError where the photo cannot be read.
+    The first panel is the photo as the model takes it in. Then there is a panel for each word and one for the end of
+    the caption: bright is where the decoder looked when it chose the word (the mean over its attention heads; each
+    panel is as bright as the photo at its largest weight). Below are the beams that the search ended with, the chosen
+    one first, and captions of the training images whose agreement chose it. A `consensus` of 0 chooses the likeliest
+    caption. The picture says so where the model has no attention or holds no training captions, and where the machine
+    has no font for a script. Raises CaptionerError where the photo cannot be read.
     """
     pixels = describe.read(photo)  # [S, S, 3]
     captioner, vocabulary = describe.captioner, describe.card.vocabulary
     features = captioner.features(torch.tensor(pixels[None]).to(describe.device))
     memory = captioner.decoder.encode(features)
-    result = beam_search(
-        captioner.decoder, memory, beam=beam, max_length=vocabulary.max_length, length_penalty=length_penalty
-    )
-    beams, scores = (part[0].cpu().numpy() for part in result)  # [K, T], [K]
-    known = describe.consensus
-    agreement = np.zeros(len(beams))
-    if known:
-        (near,), (shares,) = known.nearest(features.float().mean(1).cpu().numpy())  # [R] each
-        agreement = known.agreement(beams, near, shares)
-    totals = total(scores, agreement, consensus)
-    order = [place for place in np.argsort(-totals, kind="stable") if scores[place] > -math.inf]
-    best = [id for id in beams[order[0]].tolist() if id != PAD]
-    panels = {"the photo": pixels}
+    beams = _search(describe, features, memory, beam, length_penalty, consensus)
+    panels = [("the photo", pixels)]
     if captioner.decoder.attention:
-        read = torch.tensor([[[BOS, *best[:-1]]]], device=describe.device)
-        looked = attention_weights(captioner.decoder, memory, read)[0, 0].cpu().numpy()  # [L, P]
-        for place, (id, weights) in enumerate(zip(best, looked, strict=True), 1):
-            panels[f"{place}  {vocabulary.decode([id]) or '(end)'}"] = _lit(pixels, weights)
-    lines = [
-        os.fsencode(photo).decode(errors="replace"),
-        "",
-        f"{'score':>8}  {'probability':>11}  {'agreement':>9}  {'total':>8}  caption",
-    ]
-    for place in order:  # a short vocabulary has fewer captions than beams
-        tokens = int((beams[place] != PAD).sum())
-        start = f"{scores[place]:8.3f}  {math.exp(scores[place] * tokens**length_penalty):11.2g}  "
-        start += f"{agreement[place]:9.3f}  {totals[place]:8.3f}  "
-        lines += _wrapped(start, vocabulary.decode(beams[place].tolist()) or "(no word)")
-    score = f"score: log-probability / (tokens with the end) ^ {length_penalty:g}"
-    if known:
-        lines += [
-            f"{score}; agreement: CIDEr, 0 to 10, against the",
-            f"captions of {len(near)} training images that look alike; total: score + {consensus:g} * agreement",
-            *_neighbours(known.captions[near[:SHOWN]], shares, vocabulary),
-        ]
-    else:
-        lines += [score, "The model file has no training captions, so nothing agrees: the likeliest beam is chosen."]
+        inputs = torch.tensor([[[BOS, *beams.best[:-1]]]], device=describe.device)
+        weights = attention_weights(captioner.decoder, memory, inputs)[0, 0].cpu().numpy()  # [L, P]
+        for place, (id, each) in enumerate(zip(beams.best, weights, strict=True), 1):
+            panels.append((f"{place}  {vocabulary.decode([id]) or '(end)'}", _lit(pixels, each)))
+    lines = [Line("", os.fsencode(photo).decode(errors="replace")), Line("")]
+    lines += _beam_lines(describe, beams, length_penalty, consensus)
+    lines += _training_lines(describe, beams)
     if not captioner.decoder.attention:
-        lines.append("This model has no attention (decoder.attention: false): it takes in the photo as one vector, so")
-        lines.append("there is no place where it looked at a word.")
+        lines.append(
+            Line(
+                "",
+                "This model has no attention (decoder.attention: false). It takes in the photo as one vector, so there "
+                "is no place where it looked.",
+            )
+        )
     _draw(picture, panels, lines)
-    return vocabulary.decode(best)
+    return vocabulary.decode(beams.best)
+
+
+def _search(
+    describe: PhotoCaptioner, features: Tensor, memory: Memory, beam: int, length_penalty: float, consensus: float
+) -> Beams:
+    captioner = describe.captioner
+    result = beam_search(
+        captioner.decoder,
+        memory,
+        beam=beam,
+        max_length=describe.card.vocabulary.max_length,
+        length_penalty=length_penalty,
+    )
+    words, scores = (part[0].cpu().numpy() for part in result)  # [K, T], [K]
+    agreement, near, shares, totals = None, np.empty(0, np.int64), np.empty(0), scores
+    if known := describe.consensus:
+        (near,), (shares,) = known.nearest(features.float().mean(1).cpu().numpy())  # [R] each
+        agreement = known.agreement(words, near, shares)
+        totals = total(scores, agreement, consensus)
+    # A short vocabulary has fewer captions than beams.
+    order = [int(place) for place in np.argsort(-totals, kind="stable") if scores[place] > -math.inf]
+    return Beams(words, scores, totals, order, agreement, near, shares)
+
+
+def _beam_lines(describe: PhotoCaptioner, beams: Beams, length_penalty: float, consensus: float) -> list[Line]:
+    agreement = beams.agreement
+    headings = f"{'score':>8}  {'probability':>11}  "
+    lines = [Line(headings + ("" if agreement is None else f"{'agreement':>9}  {'total':>8}  "), "caption")]
+    for place in beams.order:
+        score = beams.scores[place]
+        tokens = int((beams.words[place] != PAD).sum())
+        columns = f"{score:8.3f}  {math.exp(score * tokens**length_penalty):11.2g}  "
+        if agreement is not None:
+            columns += f"{agreement[place]:9.3f}  {beams.totals[place]:8.3f}  "
+        lines.append(Line(columns, describe.card.vocabulary.decode(beams.words[place].tolist()) or "(no word)"))
+    meaning = f"score: log-probability / (tokens with the end) ^ {length_penalty:g}"
+    if agreement is None:
+        meaning += ". This model file holds no training captions, so the caption with the highest score is chosen."
+    else:
+        meaning += (
+            f"; agreement: CIDEr, 0 to 10, against the captions of {len(beams.near)} similar training images; "
+            f"total: score + {consensus:g} * agreement. The caption with the highest total is chosen."
+        )
+    return [*lines, Line("", meaning)]
+
+
+def _training_lines(describe: PhotoCaptioner, beams: Beams) -> list[Line]:
+    known = describe.consensus
+    if known is None:
+        return []
+    lines = [Line(""), Line(f"{'share':>8}  ", "captions of the most similar training images")]
+    for image, share in zip(known.captions[beams.near[:SHOWN]], beams.shares, strict=False):
+        captions = [describe.card.vocabulary.decode(caption.tolist()) for caption in image if caption.any()]
+        lines.append(Line(f"{share:8.1%}  ", " / ".join(captions)))
+    return lines
 
 
 def _lit(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -102,34 +160,27 @@ def _lit(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (pixels * (DARKEST + (1 - DARKEST) * light[..., None])).astype(np.uint8)
 
 
-def _neighbours(captions: np.ndarray, shares: np.ndarray, vocabulary: Vocabulary) -> list[str]:
-    """Return the lines about the nearest training images: their captions [R, C, L] and shares of the agreement."""
-    lines = ["", f"{'share':>8}  the nearest of them"]
-    for image, share in zip(captions, shares, strict=False):
-        said = " / ".join(vocabulary.decode(caption.tolist()) for caption in image if caption.any())
-        lines += _wrapped(f"{share:8.1%}  ", said)
-    return lines
-
-
-def _wrapped(start: str, text: str) -> list[str]:
-    return textwrap.wrap(start + text, LETTERS, subsequent_indent=" " * len(start), drop_whitespace=False)
-
-
-def _draw(picture: str | Path, panels: dict[str, np.ndarray], lines: list[str]) -> None:
-    rows = math.ceil(len(panels) / COLUMNS)
-    wide = COLUMNS * SIDE + 2 * MARGIN
-    high = rows * (SIDE + WORD) + len(lines) * LINE + 3 * MARGIN
-    with matplotlib.rc_context({"font.family": ["DejaVu Sans Mono"], "font.size": 9}):
-        figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white")
-        for place, (word, shown) in enumerate(panels.items()):
-            row, column = divmod(place, COLUMNS)
-            left, top = MARGIN + column * SIDE, high - MARGIN - row * (SIDE + WORD)
-            axis = figure.add_axes((left / wide, (top - WORD - SIDE) / high, 0.97 * SIDE / wide, SIDE / high))
-            axis.set_axis_off()
-            axis.imshow(shown)
-            axis.set_title(word, fontsize=10, parse_math=False)
-        for number, line in enumerate(lines):
-            bottom = (len(lines) - 1 - number) * LINE + MARGIN
-            figure.text(MARGIN / wide, bottom / high, line, va="bottom", parse_math=False)
-        with whole(picture) as beside:
-            figure.savefig(beside, format="png", metadata={"Software": None})
+def _draw(picture: str | Path, panels: list[tuple[str, np.ndarray]], lines: list[Line]) -> None:
+    """Write the PNG: a grid of panels [S, S, 3] with their titles, and the lines below them."""
+    fonts = Fonts([title for title, _ in panels] + [line.text for line in lines])
+    lines = [*lines, *(Line("", note) for note in fonts.notes())]
+    width = COLUMNS * CELL + 2 * MARGIN
+    rows = []  # what is drawn on each line: texts with their left ends
+    for columns, text in lines:
+        left = MARGIN + fonts.length(columns, TEXT)
+        wrapped = fonts.wrap(text, TEXT, width - MARGIN - left)
+        rows += [[(MARGIN, columns), (left, wrapped[0])], *([(left, more)] for more in wrapped[1:])]
+    top = MARGIN + math.ceil(len(panels) / COLUMNS) * (TITLE + CELL)
+    image = Image.new("RGB", (width, top + len(rows) * LINE + MARGIN), "white")
+    for place, (title, pixels) in enumerate(panels):
+        row, column = divmod(place, COLUMNS)
+        x, y = MARGIN + column * CELL, MARGIN + row * (TITLE + CELL)
+        (word,) = fonts.wrap(title, HEADING, PANEL, most=1)
+        middle = x + (PANEL - fonts.length(word, HEADING)) / 2
+        fonts.draw(image, (middle, y + 0.7 * TITLE), word, HEADING, "black")
+        image.paste(Image.fromarray(pixels).resize((PANEL, PANEL), Image.Resampling.BICUBIC), (x, y + TITLE))
+    for number, row_texts in enumerate(rows):
+        for left, text in row_texts:
+            fonts.draw(image, (left, top + (number + 0.75) * LINE), text, TEXT, "black")
+    with whole(picture) as temporary:
+        image.save(temporary, "PNG")

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
+from captioner.captions import text
 from captioner.captions.vocabulary import SPECIAL
 from captioner.model import consensus
 from captioner.model.captioner import Captioner, Examples, Metadata
 from captioner.model.decoder import Decoder, Memory
 from captioner.model.search import beam_search
+from captioner.scoring import cider
 from captioner.sources import shapes
 from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
 from captioner.vision import photos
@@ -144,7 +146,14 @@ def export(model: str | Path, folder: str | Path) -> None:
             ["log_p", "next_state"],
         )
         _write_texts(beside, Path(model).name, card, with_examples=bool(captioner.examples))
-        for source, name in ((runtime, "caption.py"), (photos, "photos.py"), (consensus, "consensus.py")):
+        modules = {
+            "caption.py": runtime,
+            "photos.py": photos,
+            "consensus.py": consensus,
+            "cider.py": cider,
+            "text.py": text,
+        }
+        for name, source in modules.items():
             code = Path(str(source.__file__)).read_text(encoding="utf-8")
             code = re.sub(r"from captioner\.\w+\.", "from ", code)  # in the folder they stand beside each other
             write_text(beside / name, code)

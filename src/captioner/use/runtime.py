@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from captioner.captions.text import join_tokens
 from captioner.model.consensus import Consensus
 from captioner.vision.photos import load_photo
 
@@ -76,7 +77,7 @@ class OnnxCaptioner:
     def words(self, ids: np.ndarray) -> str:
         """Return a caption's words, of its token ids [T]."""
         words = ids.tolist()
-        return " ".join(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
+        return join_tokens(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
 
     def search(
         self, photos: np.ndarray, *, beam: int, length_penalty: float

@@ -1,0 +1,91 @@
+"""Which column of a table, or key of a JSON row, is the photo, the caption and the split."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from captioner.base.errors import CaptionerError
+from captioner.captions.formats.records import Columns
+
+IMAGE = ("image", "file", "filename", "file_name", "path", "photo")
+CAPTION = ("caption", "text", "sentence", "description", "comment")
+# taken where no column has a name of those above; the first one that is there
+OTHER_IMAGE = ("image_name", "filepath", "file_path", "image_path", "img", "image_id")
+OTHER_CAPTION = ("caption_str", "captions", "sentences", "raw", "texts", "comments")
+SPLIT = ("split", "set_name")
+
+_NUMBERED = re.compile(rf"(?:{'|'.join(CAPTION)})[ _-]?\d+")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The names of the columns, as the file spells them."""
+
+    image: str
+    captions: tuple[str, ...]
+    split: str | None
+    ignored: tuple[str, ...]
+
+
+def plain(name: str) -> str:
+    """Return a column's name without case and spaces around it."""
+    return name.strip().casefold()
+
+
+def fits(header: Sequence[str]) -> bool:
+    """Tell whether names of columns hold one for the photo and one for the caption, in whatever spelling."""
+    names = {plain(name) for name in header}
+    image = names & {*IMAGE, *OTHER_IMAGE}
+    return bool(image) and (bool(names & {*CAPTION, *OTHER_CAPTION}) or any(map(_NUMBERED.fullmatch, names)))
+
+
+def choose(header: Sequence[str], columns: Columns, place: str) -> Chosen:
+    """Choose the columns by their names, or as `own.columns` says.
+
+    Raises CaptionerError where a column is missing, and where two could be meant.
+    """
+    image = _one(header, columns.image, "image", IMAGE, OTHER_IMAGE, place)
+    numbered = tuple(name for name in header if _NUMBERED.fullmatch(plain(name)))
+    has_plain = any(plain(name) in CAPTION for name in header)
+    if numbered and not has_plain and columns.caption is None:
+        captions = numbered
+    else:
+        captions = (_one(header, columns.caption, "caption", CAPTION, OTHER_CAPTION, place),)
+    split: str | None = None
+    if columns.split is not None:
+        split = _one(header, columns.split, "split", SPLIT, (), place)
+    else:
+        split = next((name for name in header if plain(name) in SPLIT), None)
+    used = {image, *captions, split}
+    return Chosen(image, captions, split, tuple(name for name in header if name not in used and name.strip()))
+
+
+def _one(
+    header: Sequence[str], asked: str | None, role: str, first: Sequence[str], other: Sequence[str], place: str
+) -> str:
+    if asked is not None:
+        found = [name for name in header if plain(name) == plain(asked)]
+        if len(found) != 1:
+            raise CaptionerError(
+                f"{place}: own.columns.{role} is {asked}, but the columns are {shown(header)}; expected one of them"
+            )
+        return found[0]
+    found = [name for name in header if plain(name) in first]
+    if len(found) > 1:
+        raise CaptionerError(
+            f"{place}: the columns {' and '.join(found)} could both be the {role}; set own.columns.{role} in "
+            "params.yaml to the one that is meant, or rename one"
+        )
+    for name in other:
+        found = found or [each for each in header if plain(each) == name][:1]
+    if not found:
+        raise CaptionerError(
+            f"{place}: the columns are {shown(header)}; expected one for the {role}, named {', '.join(first)}, or "
+            f"the one that own.columns.{role} in params.yaml names"
+        )
+    return found[0]
+
+
+def shown(header: Sequence[str]) -> str:
+    """Return the names of columns for a message."""
+    return ", ".join(header)[:80]

@@ -1,0 +1,145 @@
+"""The forms of JSON: COCO's, Karpathy's, rows, JSON Lines, and an object from names to captions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from captioner.base.errors import CaptionerError
+from captioner.captions.formats.columns import Chosen, choose
+from captioner.captions.formats.json_stream import json_lines, walk
+from captioner.captions.formats.records import Columns, Record, Tally, TextFile, as_json, name_of, value_of
+from captioner.captions.formats.text import captions_of_cell, lines
+
+_MARKED = {
+    "is_precanned": "captions that say a photo cannot be described (is_precanned)",
+    "is_rejected": "rejected captions (is_rejected)",
+}
+
+
+def read_karpathy(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each image of Karpathy's JSON."""
+    seen: dict[str, str] = {}
+    listed = False
+    for key, at, entry in walk(file):
+        if at is None and key != "images":
+            if key == "" and not isinstance(entry, dict):
+                raise CaptionerError(f"{file.shown}: is {as_json(entry)}, expected an object with images")
+            continue
+        if at is None:
+            listed = True
+            if not isinstance(entry, list):
+                raise CaptionerError(f"{file.shown}.images: is {as_json(entry)}, expected a list")
+            continue
+        if key != "images":
+            continue
+        place = f"{file.shown}: images[{at}]"
+        name = value_of(entry, "filename", str, place)
+        folder = value_of(entry, "filepath", str, place, "")
+        image = name_of(f"{folder}/{name}" if folder else name, place)
+        if image in seen:
+            raise CaptionerError(f"{place}: {image} stands there already ({seen[image]}); expected once")
+        seen[image] = place
+        captions = tuple(
+            _sentence(sentence, f"{place}.sentences[{number}]")
+            for number, sentence in enumerate(value_of(entry, "sentences", list, place))
+        )
+        yield Record(image, captions, place, value_of(entry, "split", str, place, ""))
+    if not listed:
+        raise CaptionerError(f"{file.shown}.images: missing; expected a list")
+
+
+def _sentence(sentence: Any, place: str) -> str:
+    raw = value_of(sentence, "raw", str, place, "")
+    if not raw.strip() and "tokens" in sentence:
+        return " ".join(map(str, value_of(sentence, "tokens", list, place)))
+    if "raw" not in sentence:
+        raise CaptionerError(f"{place}: neither raw nor tokens; expected the caption in one of them")
+    return raw
+
+
+def read_coco(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each image of a file of COCO's form that has captions."""
+    names: dict[Any, tuple[str, str]] = {}  # by id
+    captions: dict[Any, list[str]] = {}  # by id
+    places: dict[Any, str] = {}
+    for key, at, entry in walk(file):
+        if at is None or key not in ("images", "annotations"):
+            continue
+        place = f"{file.shown}: {key}[{at}]"
+        if key == "images":
+            names[_id(entry, "id", place)] = name_of(value_of(entry, "file_name", str, place), place), place
+            continue
+        image = _id(entry, "image_id", place)
+        mark = next((mark for mark in _MARKED if entry.get(mark)), None)
+        if mark:
+            tally.left_out[_MARKED[mark]] += 1
+            continue
+        if "caption" not in entry:
+            raise CaptionerError(
+                f"{place}.caption: missing; expected captions_*.json, not the file of objects or people"
+            )
+        captions.setdefault(image, []).extend(captions_of_cell(entry["caption"], f"{place}.caption", tally))
+        places.setdefault(image, place)
+    for image, place in places.items():
+        if image not in names:
+            raise CaptionerError(f"{place}: image_id is {image}, but no image of the file has that id; expected one")
+    for image, (name, place) in names.items():
+        if image in captions:
+            yield Record(name, tuple(captions.pop(image)), place)
+        else:
+            tally.left_out["images that the captions file lists without captions"] += 1
+
+
+def _id(entry: Any, key: str, place: str) -> int | str:
+    if not isinstance(entry, dict):
+        raise CaptionerError(f"{place}: is {as_json(entry)}, expected an object with {key}")
+    found = entry.get(key)
+    if not isinstance(found, int | str):
+        raise CaptionerError(f"{place}.{key}: is {as_json(found)}, expected a number or text")
+    return found
+
+
+def read_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each object of a list: the file's own, or the one under `data` or `annotations`."""
+    rows = (
+        (f"{file.shown}: {key}[{at}]", entry)
+        for key, at, entry in walk(file)
+        if at is not None and key in ("", "data", "annotations")
+    )
+    yield from _records(rows, tally, columns)
+
+
+def read_json_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each line of JSON Lines."""
+    yield from _records(json_lines(file, lines(file.content, file.shown)), tally, columns)
+
+
+def read_mapping(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each key of an object from names to a caption or a list of captions."""
+    found: dict[str, list[str]] = {}
+    for key, _, value in walk(file):
+        found.setdefault(key, [])
+        if value != []:
+            found[key].extend(captions_of_cell(value, f"{file.shown}: {key[:80]}", tally))
+    for name, captions in found.items():
+        place = f"{file.shown}: {name[:80]}"
+        yield Record(name_of(name, place), tuple(captions), place)
+
+
+def _records(rows: Iterator[tuple[str, Any]], tally: Tally, columns: Columns) -> Iterator[Record]:
+    chosen: Chosen | None = None
+    keys: frozenset[str] = frozenset()
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise CaptionerError(f"{place}: is {as_json(row)}, expected an object with a photo's name and its caption")
+        if chosen is None or (row.keys() != keys and not {chosen.image, *chosen.captions} <= row.keys()):
+            keys = frozenset(row)
+            chosen = choose(list(row), columns, place)
+            tally.ignored_columns += [name for name in chosen.ignored if name not in tally.ignored_columns]
+        captions = tuple(
+            text
+            for name in chosen.captions
+            if row.get(name) is not None or len(chosen.captions) == 1
+            for text in captions_of_cell(row.get(name), f"{place}.{name}", tally)
+        )
+        split = value_of(row, chosen.split, str, place, "") if chosen.split else ""
+        yield Record(name_of(row.get(chosen.image), f"{place}.{chosen.image}"), captions, place, split)

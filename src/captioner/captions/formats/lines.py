@@ -1,0 +1,56 @@
+"""Files without a header: a line is a photo's name and a caption."""
+
+import re
+from collections.abc import Iterator
+
+from captioner.captions.formats.records import Columns, Record, Tally, TextFile, name_of
+from captioner.captions.formats.text import captions_of_cell, lines
+from captioner.sources.archives import PHOTO_SUFFIXES, visible
+
+# 1.jpg#0<TAB>text, 1.jpg#0,text, 1.jpg#zhc#0 text; the name has a suffix, so that a caption with a # is none
+_TOKEN = re.compile(r"(\S[^\t#]*?)#(?:[a-z]{2,4}#)?(\d+)[ ]*([\t, ])[ ]*(.*)", re.DOTALL)
+_PHOTO = re.compile(
+    rf"\s*([^\t,;|]*?(?:{'|'.join(map(re.escape, PHOTO_SUFFIXES))}))\"?\s*[\t,;|]\s*(.*)", re.DOTALL | re.IGNORECASE
+)
+_NAMED = re.compile(r"(\S{1,255})[ ]*\t\s*(.*)", re.DOTALL)
+
+
+def is_token_line(line: str) -> bool:
+    """Tell whether a line is of the form `name.jpg#0<TAB>caption`, or of its variants with a comma or a blank."""
+    return bool(_TOKEN.fullmatch(line))
+
+
+def is_named_line(line: str) -> bool:
+    """Tell whether a line is a name and a caption behind a tab, or behind any delimiter where the name has a suffix."""
+    return bool(_PHOTO.fullmatch(line) or _NAMED.fullmatch(line))
+
+
+def read_token_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each line `name.jpg#0<TAB>caption`."""
+    yield from _read(file, tally, (_TOKEN,), "name.jpg#0<TAB>caption")
+
+
+def read_named_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each line `name<TAB>caption` or `name.jpg,caption`."""
+    yield from _read(file, tally, (_PHOTO, _NAMED), "name<TAB>caption")
+
+
+def _read(file: TextFile, tally: Tally, forms: tuple[re.Pattern[str], ...], expected: str) -> Iterator[Record]:
+    for number, line in lines(file.content, file.shown):
+        place = f"{file.shown}, line {number}"
+        match = next(filter(None, (form.fullmatch(line) for form in forms)), None)
+        if match is None:
+            message = f"{place}: {visible(line[:80])} is not of the form {expected}"
+            tally.fault("lines of another form", lambda message=message: message)  # type: ignore[misc]
+            continue
+        text = _unquoted(match.groups()[-1])
+        yield Record(name_of(match[1], place), captions_of_cell(text, place, tally), place)
+
+
+def _unquoted(text: str) -> str:
+    """Return a caption without the quotes that CSV puts around one with a comma or a quote in it."""
+    text = text.strip()
+    inside = text[1:-1]
+    if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside.replace('""', ""):
+        return inside.replace('""', '"')
+    return text

@@ -1,0 +1,327 @@
+"""From the archive of texts to one listing: every photo's captions and split, whichever form they are in."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from captioner.base.errors import CaptionerError
+from captioner.captions.dataset import SPLITS
+from captioner.captions.formats.flickr8k import CAPTION_FILES, read_official, read_split_lists
+from captioner.captions.formats.forms import recognise
+from captioner.captions.formats.json_files import read_karpathy
+from captioner.captions.formats.names import PhotoNames
+from captioner.captions.formats.records import Columns, Record, Tally, TextFile
+from captioner.captions.formats.sidecars import read_sidecars
+from captioner.captions.formats.splits import (
+    SPLIT_FILES,
+    draw_from_train,
+    draw_splits,
+    split_in,
+    split_of,
+    split_of_folders,
+)
+from captioner.captions.formats.text import caption_text, decode
+from captioner.sources.archives import MANIFEST, Archive, Files, visible
+
+log = logging.getLogger(__name__)
+
+NO_PHOTO = "split entries without a photo"
+NO_COLUMNS = Columns()
+
+
+@dataclass
+class Listing:
+    """The splits and captions as they are written, before anything is left out."""
+
+    file: str  # with the captions, for messages
+    split_files: dict[str, str]  # that name each split's photos, for messages
+    splits: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    """(photo, the place that names it) of each split, in the files' order."""
+    captions: dict[str, list[str]] = field(default_factory=dict)
+    """The captions of each photo, in their order, as `captioner.captions.formats.text.caption_text` returns them."""
+    lemmas: dict[str, list[str]] = field(default_factory=dict)
+    """The lemmas of each caption, in the same order, where they were asked for."""
+    tokenised: bool = False  # the captions are PTB tokens already
+    all_named: bool = False  # every photo should be named
+    renamed: int = 0  # captions that name their photo by a duplicate's name
+    orphans: int = 0  # captions of photos that are not there
+    tally: Tally = field(default_factory=Tally)
+    summary: str = ""  # one line that says what was recognised
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """Which files of the archive of texts are captions, and which are lists of splits."""
+
+    captions: list[str]
+    sidecars: list[str]
+    splits: list[str]
+
+
+@dataclass
+class _Image:
+    """What is known of an image besides its captions."""
+
+    place: str
+    file: str  # the captions file, its path
+    split: str
+
+
+def read_listing(
+    texts: Archive | Files,
+    photos: Archive | None,
+    *,
+    form: str = "raw",
+    dev: float = 0.1,
+    test: float = 0.1,
+    seed: int = 1,
+    columns: Columns = NO_COLUMNS,
+) -> Listing:
+    """Read captions in any form of this package, with the splits of the photos.
+
+    `form` is "raw" or "lemma", which only the official files of Flickr8k have. `dev` and `test` are shares of the
+    images, for captions that give no such split: `seed` and the names of the images draw it. `columns` are those that
+    `own.columns` names. Without `photos` names stay as they are written, and splits are those that are given.
+
+    Raises CaptionerError that names the file and line, or the key, and what was expected there. What
+    `dataset.on_bad: skip` allows is counted in `tally.faults` of the listing instead.
+    """
+    contents = _contents(texts)
+    if contents is None:
+        return _official(texts, photos, form)
+    if form != "raw":
+        shown = (contents.captions + contents.sidecars + ["the dataset"])[0]
+        raise CaptionerError(f"captions.form is {form}: {shown} has raw captions only; set it to raw in params.yaml")
+    return _Reading(texts, photos, contents, columns).listing(dev=dev, test=test, seed=seed)
+
+
+def read_references(paths: Iterable[str | Path]) -> dict[str, list[str]]:
+    """Return the captions of each photo out of plain files of any form; names stay as they are written."""
+    return read_listing(Files(paths), None).captions
+
+
+def _contents(texts: Archive | Files) -> _Contents | None:
+    """Return what the archive holds, None where it holds the official files of Flickr8k."""
+    names = texts.names()
+    if MANIFEST in names:
+        manifest = json.loads(texts.read(MANIFEST))
+        return _Contents(manifest["captions"], manifest["sidecars"], manifest["splits"])
+    if isinstance(texts, Archive) and texts.find(CAPTION_FILES["raw"]) is not None:
+        return None
+    lists = [name for name in names if name.endswith(tuple(SPLIT_FILES.values()))]
+    return _Contents([name for name in names if name not in lists], [], lists)
+
+
+def _official(texts: Archive | Files, photos: Archive | None, form: str) -> Listing:
+    tally = Tally()
+    splits, captions, lemmas, renamed, orphans = read_official(texts, photos, form, tally)
+    count = sum(map(len, captions.values()))
+    return Listing(
+        file=f"{texts.path}: {CAPTION_FILES['raw']}",
+        split_files={split: f"{texts.path}: {name}" for split, name in SPLIT_FILES.items()},
+        splits=splits,
+        captions=captions,
+        lemmas=lemmas,
+        tokenised=True,
+        renamed=renamed,
+        orphans=orphans,
+        tally=tally,
+        summary=f"Flickr8k's official captions: 1 file, {len(captions):,} photos, {count:,} captions, splits as given",
+    )
+
+
+class _Reading:
+    """Reads the files of one archive of texts into a listing."""
+
+    def __init__(self, texts: Archive | Files, photos: Archive | None, contents: _Contents, columns: Columns):
+        self.texts, self.photos, self.contents, self.columns = texts, photos, contents, columns
+        self.tally = Tally()
+        self.names = PhotoNames(photos, self.tally)
+        file = (contents.captions or contents.sidecars[:1] or ["the captions"])[0]
+        self.result = Listing(file=file, split_files=dict.fromkeys(SPLITS, file), tally=self.tally)
+        self.images: dict[str, _Image] = {}
+        self.missing: dict[str, None] = {}
+        self.forms: Counter[str] = Counter()
+
+    def listing(self, *, dev: float, test: float, seed: int) -> Listing:
+        for file in map(self._file, self.contents.captions):
+            form = recognise(file, (self.columns.image, self.columns.caption, self.columns.split))
+            self.forms[form.name] += 1
+            self.result.all_named |= form.all_named
+            for record in form.read(file, self.tally, self.columns):
+                self._add(record, file)
+        if self.contents.sidecars:
+            self.forms["sidecar captions"] += len(self.contents.sidecars)
+            self.result.all_named = True
+            for record in read_sidecars(self.texts, self.contents.sidecars, self.tally, self.columns):
+                self._add(record, None)
+        self._check()
+        said = self._split(dev, test, seed)
+        count = sum(map(len, self.result.captions.values()))
+        forms = " and ".join(self.forms)
+        files = sum(self.forms.values())
+        self.result.summary = (
+            f"{forms}: {files:,} file{'s' * (files != 1)}, {len(self.images):,} photos, {count:,} captions, {said}"
+        )
+        log.info("%s", self.result.summary)
+        return self.result
+
+    def _file(self, name: str) -> TextFile:
+        return TextFile(name, name, decode(self.texts.read(name), name))
+
+    def _add(self, record: Record, file: TextFile | None) -> None:
+        place = record.place
+        named = record.image
+        image = self.names.find(named, place, file.folder) if file else self.names.beside(named)
+        if image is None:
+            self._add_missing(record)
+            return
+        split = split_of(record.split, place)
+        known = self.images.get(image)
+        if known is not None and known.split != split:
+            raise CaptionerError(
+                f"{place}: {visible(image)} is in the {known.split or 'empty'} split already ({known.place}); "
+                "expected in one split"
+            )
+        if known is None:
+            self.images[image] = _Image(place, file.name if file else "", split)
+        elif file is not None and known.file != file.name and split_in(known.file) != split_in(file.name):
+            raise CaptionerError(
+                f"{place}: {visible(image)} is in {known.file} already ({known.place}); expected in one split"
+            )
+        texts = self.result.captions.setdefault(image, [])
+        texts.extend(caption_text(text, place, self.tally) for text in record.captions)
+
+    def _add_missing(self, record: Record) -> None:
+        self.tally.left_out["captions of photos that are not there"] += len(record.captions)
+        if record.image in self.missing:
+            return
+        self.missing[record.image] = None
+        archive = self.photos.path if self.photos else ""
+
+        def message() -> str:
+            name = visible(record.image)
+            return f"{record.place}: no photo {name} in {archive}{self.names.nearest(record.image)}"
+
+        self.tally.fault(NO_PHOTO, message)
+
+    def _check(self) -> None:
+        if self.images:
+            return
+        if self.missing:
+            here = ", ".join(visible(name) for name in list(self.missing)[:2])
+            there = ", ".join(visible(name) for name in self.names.examples())
+            raise CaptionerError(
+                f"{self.result.file}: none of its {len(self.missing):,} names is that of a photo. The captions name "
+                f"{here}; the photos are {there}. Expected the photos that the captions describe, in own.folder"
+            )
+        raise CaptionerError(f"{self.result.file}: no image in it; expected one or more")
+
+    def _split(self, dev: float, test: float, seed: int) -> str:
+        """Put each image into its split; return a part of a sentence that says where the splits come from."""
+        said = self._given() or self._listed() or self._named_by_files() or self._named_by_folders()
+        if self.photos is None:
+            said = said or "no splits"
+        elif not said:
+            drawn = draw_splits(list(self.images), dev=dev, test=test, seed=seed)
+            for image, split in drawn.items():
+                self.images[image].split = split
+            said = "splits drawn"
+        else:
+            said += self._draw_the_missing(dev=dev, test=test, seed=seed)
+        for image, known in self.images.items():
+            if known.split:
+                self.result.splits[known.split].append((image, known.place))
+        return said
+
+    def _given(self) -> str:
+        without = next((image for image, known in self.images.items() if not known.split), None)
+        if without is None:
+            return "splits as given"
+        if any(known.split for known in self.images.values()):
+            raise CaptionerError(
+                f"{self.images[without].place}: {visible(without)} has no split, though others have; give all images "
+                "one, or none"
+            )
+        return ""
+
+    def _listed(self) -> str:
+        """Take the splits of the lists that lie beside the captions."""
+        lists = {split: name for name in self.contents.splits for split in SPLITS if name.endswith(SPLIT_FILES[split])}
+        if "train" in lists:
+            for split, entries in read_split_lists(self.texts, lists).items():
+                self._take(split, entries)
+            said = "splits from Flickr_8k.*Images.txt"
+        else:
+            said = self._listed_by_karpathy()
+        if said:
+            self.result.all_named = False
+            self.tally.left_out["photos that the lists of splits do not name"] += sum(
+                not known.split for known in self.images.values()
+            )
+        return said
+
+    def _take(self, split: str, entries: list[tuple[str, str]]) -> None:
+        for name, place in entries:
+            image = self.names.find(name, place)
+            if image is None:
+                self._add_missing(Record(name, (), place))
+            elif self.images.setdefault(image, _Image(place, "", split)).split not in ("", split):
+                raise CaptionerError(
+                    f"{place}: {visible(image)} is in the {self.images[image].split} split already; "
+                    "expected in one split"
+                )
+            else:
+                self.images[image].split = split
+
+    def _listed_by_karpathy(self) -> str:
+        for file in map(self._file, self.contents.splits):
+            if file.name.endswith(tuple(SPLIT_FILES.values())):
+                continue
+            found = 0
+            for record in read_karpathy(file, Tally(), NO_COLUMNS):
+                image = self.names.find(record.image, record.place)
+                if image in self.images and record.split:
+                    self.images[image].split = split_of(record.split, record.place)
+                    found += 1
+            if found:
+                return f"splits from {file.name}"
+        return ""
+
+    def _named_by_files(self) -> str:
+        files = {known.file for known in self.images.values()}
+        by_name = {file: split_in(file.rpartition("/")[2]) for file in files}
+        by_folder = {file: split_of_folders(file) for file in files}
+        for splits, said in ((by_name, "splits from file names"), (by_folder, "splits from folder names")):
+            if all(splits.values()) and len(set(splits.values())) > 1:
+                for known in self.images.values():
+                    known.split = splits[known.file]
+                return said
+        return ""
+
+    def _named_by_folders(self) -> str:
+        found = {image: split_of_folders(self._path(image)) for image in self.images}
+        if all(found.values()) and "train" in found.values() and len(set(found.values())) > 1:
+            for image, split in found.items():
+                self.images[image].split = split
+            return "splits from folder names"
+        return ""
+
+    def _path(self, image: str) -> str:
+        return (self.photos.find(image) if self.photos else None) or image
+
+    def _draw_the_missing(self, *, dev: float, test: float, seed: int) -> str:
+        """Draw a dev and a test split out of train where the captions give none."""
+        given = {known.split for known in self.images.values()}
+        said = ""
+        for split, share in (("dev", dev), ("test", test)):
+            training = [image for image, known in self.images.items() if known.split == "train"]
+            if split in given or not training:
+                continue
+            for image in draw_from_train(training, split, share=share, seed=seed):
+                self.images[image].split = split
+            said += f", {split} drawn from train"
+        return said

@@ -1,0 +1,151 @@
+"""The photo that a name in a captions file means."""
+
+import difflib
+import re
+import unicodedata
+from collections import defaultdict
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from captioner.base.errors import CaptionerError
+from captioner.captions.formats.records import Tally
+from captioner.sources.archives import PHOTO_SUFFIXES, Archive, visible, without_suffix
+
+_DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
+_COCO_2014 = re.compile(r"coco_(?:train|val|test)20\d\d_(?=\d{12})")
+
+
+class PhotoNames:
+    """Finds photos by the names that captions give them.
+
+    A name is a photo's path in its archive or any end of that path, as `Archive.find` says. Where that finds nothing,
+    a name also fits a photo when they differ in case, folder, suffix, Windows backslashes, percent-encoding or COCO's
+    `COCO_val2014_` in front, and a number fits the photo of that number. This holds where exactly one photo fits.
+    """
+
+    def __init__(self, photos: Archive | None, tally: Tally):
+        self.archive = photos
+        self._tally = tally
+        self._photos = frozenset(photos.photos()) if photos else frozenset()
+        self._known: dict[tuple[str, str], str | None] = {}
+        self._index: dict[str, list[str]] = {}
+        self._stems: dict[str, str] = {}
+
+    def find(self, name: str, place: str, folder: str = "") -> str | None:
+        """Return the name by which the archive finds the photo, None where no photo fits.
+
+        `folder` is the folder of the captions file: a name that is relative to it goes first. Without an archive the
+        name is returned as it is. Raises CaptionerError where several photos fit equally well.
+        """
+        if self.archive is None:
+            return name
+        key = name, folder
+        if key not in self._known:
+            self._known[key] = self._find(name, place, folder)
+        return self._known[key]
+
+    def beside(self, stem: str) -> str | None:
+        """Return the path of the photo whose path without its suffix is `stem`, None where there is none."""
+        if self.archive is None:
+            return stem
+        if not self._stems:
+            self._stems = {without_suffix(path).casefold(): path for path in sorted(self._photos)}
+        return self._stems.get(stem.casefold())
+
+    def nearest(self, name: str) -> str:
+        """Return a part of a sentence that names the photos with the most similar names."""
+        ends = {PurePosixPath(path).name: path for path in sorted(self._photos)}
+        near = difflib.get_close_matches(_plain(name).rpartition("/")[2], list(ends), n=2, cutoff=0.6)
+        return f"; the nearest names are {', '.join(visible(ends[end]) for end in near)}" if near else ""
+
+    def examples(self) -> list[str]:
+        """Return the paths of two photos."""
+        return sorted(self._photos)[:2]
+
+    def _find(self, name: str, place: str, folder: str) -> str | None:
+        assert self.archive is not None
+        if folder and f"{folder}/{name}" in self._photos:
+            return f"{folder}/{name}"
+        path = str(PurePosixPath(name))
+        try:
+            if self.archive.find(path) in self._photos:
+                return path
+        except CaptionerError as error:
+            raise CaptionerError(f"{place}: {error}") from None
+        twin = _DUPLICATE_SUFFIX.fullmatch(path)
+        if twin and self.archive.find(twin[1]) in self._photos:
+            self._tally.repaired["names with a duplicate's suffix"] += 1
+            return twin[1]
+        return self._loosely(path, place)
+
+    def _loosely(self, name: str, place: str) -> str | None:
+        if not self._index:
+            self._index = _index_of(self._photos)
+        plain = _plain(name)
+        for key in _keys(plain):
+            found = self._index.get(key, [])
+            if len(found) > 1:
+                found = _of_same_folder(plain, found)
+            if len(found) > 1:
+                raise CaptionerError(
+                    f"{place}: {visible(name)} may be {found[0]} or {found[1]}; name it with its folder, or rename one"
+                )
+            if found:
+                self._tally.repaired["names matched without their folder, suffix, case or spelling"] += 1
+                return found[0]
+        return None
+
+
+def _plain(name: str) -> str:
+    """Return a name with slashes, without percent-encoding, in one case and one spelling."""
+    return unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold().strip()
+
+
+def _stem(end: str) -> str:
+    for suffix in PHOTO_SUFFIXES:
+        if end.endswith(suffix):
+            return end[: -len(suffix)]
+    return end
+
+
+def _keys(plain: str) -> list[str]:
+    """Return the keys under which a plain name may be found, the strictest first."""
+    end = plain.rpartition("/")[2]
+    stem = _stem(end)
+    keys = [end, f"{stem}."]
+    if _COCO_2014.match(stem):
+        keys.append(f"{_COCO_2014.sub('', stem)}.")
+    if stem.isdecimal():
+        keys.append(f"#{int(stem[:30])}")
+    return keys
+
+
+def _index_of(photos: frozenset[str]) -> dict[str, list[str]]:
+    """Return photos by end of path, by `stem.` and by `#number`."""
+    index: defaultdict[str, list[str]] = defaultdict(list)
+    for path in sorted(photos):
+        end = _plain(path).rpartition("/")[2]
+        stem = _stem(end)
+        keys = {end, f"{stem}.", f"{_COCO_2014.sub('', stem)}."}
+        number = re.search(r"(?:^|[^0-9])([0-9]{1,30})$", stem)
+        if number:
+            keys.add(f"#{int(number[1])}")
+        for key in keys:
+            index[key].append(path)
+    return index
+
+
+def _of_same_folder(plain: str, photos: list[str]) -> list[str]:
+    """Return those photos whose folders agree with the name's, from the innermost, in the most levels."""
+    folders = plain.split("/")[:-1][::-1]
+
+    def agreeing(path: str) -> int:
+        levels = 0
+        for one, other in zip(folders, _plain(path).split("/")[:-1][::-1], strict=False):
+            if one != other:
+                break
+            levels += 1
+        return levels
+
+    best = max(map(agreeing, photos))
+    return [path for path in photos if agreeing(path) == best]

@@ -7,11 +7,19 @@ import pytest
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import read_captions, read_images
 from captioner.captions.formats import Columns, read_references
-from captioner.captions.tokenise import tokenise
+from captioner.captions.tokenise import tokenise_dataset
 from captioner.sources.own_data import provide_own
 from tests.support.worlds import tarred, zipped
 
-USUAL = {"form": "raw", "lowercase": True, "punctuation": False, "min_count": 1, "max_length": 24, "on_bad": "error"}
+USUAL = {
+    "language": "en",
+    "form": "raw",
+    "lowercase": True,
+    "punctuation": False,
+    "min_count": 1,
+    "max_length": 24,
+    "on_bad": "error",
+}
 USUAL |= {"dev": 0.1, "test": 0.1, "seed": 1}
 
 
@@ -24,7 +32,7 @@ def run(folder, files, captions="captions.txt", **changes):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     provide_own(mine, captions, images=folder / "images", captions=folder / "captions.zip")
     data = folder / "data"
-    summary = tokenise(folder / "images", folder / "captions.zip", folder=data, **{**USUAL, **changes})
+    summary = tokenise_dataset(folder / "images", folder / "captions.zip", folder=data, **{**USUAL, **changes})
     said = {each.image: each.raw for each in read_captions(data / "captions.jsonl")}
     return said, dict(read_images(data / "images.csv")), summary
 

@@ -44,7 +44,9 @@ KEYS = sorted(leaves(YAML(typ="safe").load(ROOT / "params.yaml")))
 
 
 def declaring(key):
-    return {stage for stage, entry in STAGES.items() if {key, key.split(".")[0]} & set(entry["params"])}
+    parts = key.split(".")
+    names = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}  # the key and its sections
+    return {stage for stage, entry in STAGES.items() if names & set(entry["params"])}
 
 
 def following(key):

@@ -75,9 +75,7 @@ def _draw_sheet(rows: pd.DataFrame, photos: Archive, path: Path) -> None:
             try:
                 axis.imshow(load_photo(photos.read(row["image"]), size=int(DPI * SIDE), fit="squash"))
             except ValueError as error:
-                raise CaptionerError(
-                    f"{photos.path}: {row['image']} is not a photo that can be read ({error})"
-                ) from None
+                raise CaptionerError(f"{photos.path}: {row['image']}: {error}") from None
             text = textwrap.fill(f"{number + 1}. {row['caption']}", LETTERS, max_lines=4)
             figure.text(left, top - 0.96 * SIDE / high, text, va="top", parse_math=False)
         with whole(path) as beside:

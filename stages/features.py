@@ -6,18 +6,10 @@ Run by itself with --shard 2/4, it computes the second of four shares and leaves
 import argparse
 from dataclasses import dataclass
 
-import torch
-
-from captioner.base.device import features_dtype, make_deterministic, select_device
-from captioner.base.distributed import distributed, gather, processes, rank
-from captioner.base.files import write_json
-from captioner.base.resume import Resume, stage_provenance
+from captioner.base.distributed import distributed
+from captioner.base.resume import stage_provenance
 from captioner.base.stage import run
-from captioner.captions.dataset import read_images
-from captioner.sources.archives import Archive
-from captioner.vision.encoder import load_encoder, save_encoder
-from captioner.vision.features import calibrate_on, extract, join, share_of
-from captioner.vision.store import View
+from captioner.vision.features import compute_features, share_of
 
 
 @dataclass(frozen=True)
@@ -59,45 +51,21 @@ class Params:
 def main(params: Params) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shard", type=share_of, metavar="I/N", help="compute the I-th of N shares, and no more")
-    share = parser.parse_args().shard
-    make_deterministic(seed=0)
-    device = select_device()
-    computed = {"device": device.type, "dtype": str(features_dtype(device))}  # shards of other machines may come here
-    resume = Resume("features", stage_provenance("features") | computed)
-    photos = Archive("data/raw/images")
-    images = read_images("data/images.csv")
-    trained_on = [name for name, split in images if split == "train"]
-    views = [View(name) for name, _ in images] + [View(name, True) for name in trained_on if params.views.flip]
-    encoder = load_encoder(torch.load("data/raw/resnet18.pth", map_location="cpu", weights_only=True))
-    size, fit = params.image.size, params.image.fit
-    if params.encoder.weights == "random":
-        calibrate_on(encoder, photos, trained_on, size=size, fit=fit)
-    part, parts = share or (0, 1)
-    extract(
-        photos,
-        views,
-        encoder,
+    compute_features(
+        images="data/raw/images",
+        listing="data/images.csv",
+        weights="data/raw/resnet18.pth",
+        folder="data/features",
+        summary="metrics/features.json",
+        made=stage_provenance("features"),
         boundary=params.finetune.unfreeze_from,
+        size=params.image.size,
+        fit=params.image.fit,
+        flip=params.views.flip,
+        calibrated=params.encoder.weights == "random",
         on_bad=params.dataset.on_bad,
-        shards=resume.parts,
-        part=part + parts * rank(),
-        parts=parts * processes(),
-        device=device,
-        size=size,
-        fit=fit,
+        share=parser.parse_args().shard,
     )
-    gather(None)  # wait until all are done
-    if rank() != 0:
-        return
-    if share:
-        print(
-            f"share {part + 1} of {parts} is in {resume.parts}; with all of them there, dvc repro features joins them"
-        )
-        return
-    summary = join(views, resume.parts, grid_path="data/features/grid.h5", boundary_path="data/features/boundary.h5")
-    save_encoder("data/features/encoder.safetensors", encoder)
-    write_json("metrics/features.json", summary)
-    resume.remove()
 
 
 if __name__ == "__main__":

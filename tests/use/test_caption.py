@@ -8,21 +8,24 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import captioner.use.caption
 from captioner.base.errors import CaptionerError
 from captioner.base.params import read_values
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
+from captioner.model.search import beam_search
 from captioner.use.caption import PhotoCaptioner
-from captioner.use.cli import main
+from captioner.use.cli import main, make_parser
 from captioner.use.explain import explain
+from captioner.use.library import find_photos, write_sidecar
+from captioner.use.options import Search
 from tests.support.workspaces import ROOT
 from tests.support.worlds import WORDS, captioner_file
 
@@ -59,22 +62,12 @@ def test_captions_are_those_of_the_whole_network(model, photos):
     assert describe(paths, beam=4, consensus=9.0) == list(chosen.values())
 
 
-def test_the_defaults_are_those_of_params_yaml(model, photos, monkeypatch, capsys):
-    seen = []
-    monkeypatch.setattr(captioner.use.caption, "generate", lambda *given, **options: seen.append(options) or {})
-    monkeypatch.setattr(Consensus, "choose", lambda *given, weight: weight)
-    with pytest.raises(KeyError):  # nothing was generated
-        PhotoCaptioner(model)([photos / "00.png"])
-    with pytest.raises(KeyError):
-        main(["caption", str(photos / "00.png"), "--model", str(model)])
-    defaults = inspect.signature(explain).parameters
-    seen.append({name: defaults[name].default for name in ("beam", "length_penalty")})
-    seen[-1]["choose"] = lambda: defaults["consensus"].default
+def test_the_defaults_are_those_of_params_yaml():
     search = read_values(ROOT / "params.yaml")["search"]
-    for options in seen:
-        found = (options["beam"], options["length_penalty"], options["choose"]())
-        assert found == (search["beam"], search["length_penalty"], search["consensus"])
-    assert len(seen) == 3
+    defaults = inspect.signature(explain).parameters
+    called = vars(make_parser().parse_args(["caption", "a.jpg"]))
+    for name, value in search.items():
+        assert getattr(Search(), name) == defaults[name].default == called[name] == value
 
 
 def test_the_weight_of_the_command_is_that_of_the_choice(model, photos, tmp_path_factory, capsys):
@@ -102,7 +95,7 @@ def test_patterns_json_and_beam(model, photos, capsys):
     assert main(["caption", str(photos / "0*.png"), "--model", str(model), "--json", "--beam", "1"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["photo"] for record in records] == [str(photos / f"0{n}.png") for n in range(10)]
-    assert all(record.keys() == {"photo", "caption"} for record in records)
+    assert all(record.keys() == {"photo", "caption", "score", "agreement"} for record in records)
 
 
 def test_a_broken_photo_is_reported_and_does_not_stop_the_others(model, photos, capsys):
@@ -123,11 +116,11 @@ def test_photos_of_a_kind_that_is_not_read_are_told_of(model, photos, capsys):
     with Image.open(photos / "00.png") as photo:
         for suffix in ("webp", "tif", "bmp"):
             photo.save(photos / f"other.{suffix}")
-    (photos / "phone.HEIC").write_bytes(b"")
+    (photos / "phone.DNG").write_bytes(b"")
     assert main(["caption", str(photos), "--model", str(model)]) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 43
-    assert f"{photos}: left out 1 (phone.HEIC), of kinds that are not looked for" in printed.err
+    assert f"{photos}: left out 1 (phone.DNG), of kinds that are not looked for" in printed.err
 
 
 @pytest.mark.parametrize("argument", ["nowhere.jpg", "*.nothing", "."])
@@ -212,3 +205,330 @@ def test_a_reader_that_goes_away_is_no_error(model, photos):
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+# whole libraries
+
+
+@pytest.fixture
+def library(tmp_path):
+    """A folder with photos at several depths, and what is none of them."""
+    generator = np.random.default_rng(0)
+    for name in ("b.jpg", "a.png", "holiday/c.jpg", "holiday/sea/d.webp", ".hidden/e.jpg", "__MACOSX/f.jpg"):
+        path = tmp_path / "library" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "library/notes.txt").write_text("mine")
+    return tmp_path / "library"
+
+
+PHOTOS = ["a.png", "b.jpg", "holiday/c.jpg", "holiday/sea/d.webp"]
+
+
+def files_of(folder, suffix):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob(f"*.{suffix}"))
+
+
+def test_a_folder_is_read_with_all_folders_in_it_or_without(model, library, capsys):
+    command = ["caption", str(library), "--model", str(model), "--beam", "1"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(library / name) for name in PHOTOS]
+    assert main([*command, "--no-recursive"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[:2]
+
+
+def test_a_link_to_a_folder_above_is_no_endless_library(library):
+    try:
+        (library / "holiday/up").symlink_to(library)
+    except OSError:
+        pytest.skip("no links here")
+    assert find_photos([str(library)]) == [library / name for name in PHOTOS]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "caption"])
+def test_captions_are_written_beside_the_photos(model, library, capsys, suffix):
+    assert main(["caption", str(library), "--model", str(model), "--write", suffix]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"4 captions written to .{suffix} files" in printed.err
+    written = [str(PurePosixPath(name).with_suffix(f".{suffix}")) for name in PHOTOS]
+    mine = ["notes.txt"] if suffix == "txt" else []
+    assert files_of(library, suffix) == sorted(written + mine)
+    describe = PhotoCaptioner(model)
+    for name, file in zip(PHOTOS, written, strict=True):
+        assert (library / file).read_text() == f"{describe(library / name)}\n"
+    assert not list(library.rglob(".part-*"))
+
+
+def test_a_file_that_exists_is_skipped_or_written_over_only_when_asked(model, library, capsys):
+    command = ["caption", str(library), "--model", str(model), "--beam", "2", "--write", "txt"]
+    (library / "b.txt").write_text("by hand")
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert f"error: {library / 'b.txt'}: exists; --skip-existing" in printed.err
+    assert files_of(library, "txt") == ["b.txt", "notes.txt"]  # nothing was written
+    assert main([*command, "--skip-existing"]) == 0
+    assert "3 captions written to .txt files, 1 skipped" in capsys.readouterr().err
+    assert (library / "b.txt").read_text() == "by hand"
+    assert main([*command, "--skip-existing", "--model", "nowhere"]) == 0  # nothing is left to do
+    assert main([*command, "--force"]) == 0
+    assert (library / "b.txt").read_text() == f"{PhotoCaptioner(model)(library / 'b.jpg', beam=2)}\n"
+
+
+def test_a_broken_photo_has_no_file_and_the_others_have(model, library, capsys):
+    (library / "b.jpg").write_bytes(b"broken")
+    assert main(["caption", str(library), "--model", str(model), "--beam", "1", "--write", "caption"]) == 1
+    assert files_of(library, "caption") == ["a.caption", "holiday/c.caption", "holiday/sea/d.caption"]
+    assert f"error: {library / 'b.jpg'}: not a photo" in capsys.readouterr().err
+
+
+def test_photos_that_would_share_a_file_are_named(model, library, capsys):
+    shutil.copy(library / "a.png", library / "b.png")
+    assert main(["caption", str(library), "--model", str(model), "--write", "txt"]) == 1
+    assert f"both would write {library / 'b.txt'}" in capsys.readouterr().err
+    assert files_of(library, "txt") == ["notes.txt"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(library, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    (library / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="No space"):
+        write_sidecar(library / "a.txt", "new")
+    assert (library / "a.txt").read_text() == "old"
+    assert not list(library.glob(".part-*"))
+
+
+# the best captions, with their scores
+
+
+def test_the_best_captions_come_with_their_scores(model, photos, capsys):
+    command = ["caption", str(photos / "0*.png"), "--model", str(model), "--beam", "6"]
+    assert main([*command, "--top", "3"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 30
+    assert main([*command, "--top", "3", "--json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert main(command) == 0
+    best = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    for record, (path, text), three in zip(records, best, zip(*[iter(rows)] * 3, strict=True), strict=True):
+        assert (record["photo"], record["caption"]) == (path, text)
+        first, *_ = record["captions"]
+        assert first == {"caption": text, "score": record["score"], "agreement": record["agreement"]}
+        found = [[path, each["caption"], str(each["score"]), str(each["agreement"])] for each in record["captions"]]
+        assert found == list(three)
+        totals = [each["score"] + 2 * each["agreement"] for each in record["captions"]]
+        assert totals == sorted(totals, reverse=True)
+
+
+def test_a_score_is_the_mean_log_probability_whatever_the_length_penalty(model, photos):
+    describe = PhotoCaptioner(model)
+    path = photos / "00.png"
+    with torch.inference_mode():
+        memory = describe.captioner.decoder.encode(describe.captioner.features(torch.tensor(describe.read(path)[None])))
+        found = beam_search(describe.captioner.decoder, memory, beam=500, max_length=6, length_penalty=1.0)
+    decode = describe.card.vocabulary.decode
+    # a score of the search is a log-probability by length where the penalty is 1
+    wanted = {decode(ids): score for ids, score in zip(found.tokens[0].tolist(), found.scores[0].tolist(), strict=True)}
+    for penalty in (0.0, 0.7, 1.0, 1.5):
+        options = {"beam": 8, "consensus": 0.0, "length_penalty": penalty}
+        ((_, captions),) = describe.ranked(path, top=8, **options)
+        assert {caption.agreement for caption in captions} == {None}
+        known = [(caption.score, wanted[caption.text]) for caption in captions if caption.text in wanted]
+        assert len(known) >= 4
+        assert [mine for mine, _ in known] == pytest.approx([score for _, score in known], abs=1e-4)
+
+
+def test_the_lengths_are_those_asked_for(model, photos, capsys):
+    describe = PhotoCaptioner(model)
+    paths = sorted(photos.glob("*.png"))
+    for least, most in ((0, 2), (3, 3), (5, 9), (0, None)):
+        for weight in (0.0, 2.0):
+            said = describe(paths, beam=4, min_length=least, max_length=most, consensus=weight)
+            lengths = [len(text.split()) for text in said]
+            assert least <= min(lengths) <= max(lengths) <= (most or WORDS.max_length)
+    command = ["caption", str(paths[0]), "--model", str(model), "--min-length", "4", "--max-length", "4"]
+    assert main(command) == 0
+    assert len(capsys.readouterr().out.split("\t")[1].split()) == 4
+    assert main(["caption", str(paths[0]), "--model", str(model), "--min-length", "7"]) == 1
+    assert "min_length: is 7, expected at most the longest caption, 6 words" in capsys.readouterr().err
+
+
+def test_the_batch_changes_no_caption(model, photos, capsys):
+    said = []
+    for batch in ("1", "7", "100"):
+        assert main(["caption", str(photos), "--model", str(model), "--beam", "3", "--batch", batch]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2]
+
+
+# the library's arguments
+
+
+def test_a_path_a_string_and_a_generator_of_photos_work(model, photos):
+    describe = PhotoCaptioner(str(model), device="cpu")
+    path = photos / "00.png"
+    text = describe(path)
+    assert describe(str(path)) == text
+    assert describe([path]) == describe((str(path),)) == describe(each for each in [path]) == [text]
+    assert describe([]) == []
+    assert next(iter(describe.each(path))) == (path, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"beam": 0}, "beam: is 0, expected a whole number from 1 on"),
+        ({"beam": 2.5}, r"beam: is 2\.5"),
+        ({"consensus": -1}, "consensus: is -1, expected a number from 0 on"),
+        ({"length_penalty": float("nan")}, "length_penalty: is nan"),
+        ({"length_penalty": "1"}, "length_penalty: is '1'"),
+        ({"min_length": 5, "max_length": 2}, "min_length: is 5, expected at most max_length, 2"),
+        ({"max_length": 0}, "max_length: is 0"),
+        ({"batch": 0}, "batch: is 0"),
+    ],
+)
+def test_an_option_out_of_range_is_named(model, photos, options, said):
+    with pytest.raises(CaptionerError, match=said):
+        PhotoCaptioner(model)(photos / "00.png", **options)
+
+
+def test_a_device_that_is_none_is_named(model, photos, capsys):
+    with pytest.raises(CaptionerError, match="device: cuda:77 cannot be used here"):
+        PhotoCaptioner(model, device="cuda:77")
+    assert main(["caption", str(photos / "00.png"), "--model", str(model), "--device", "gpu"]) == 1
+    assert "device: gpu cannot be used here" in capsys.readouterr().err
+
+
+def test_photos_are_read_no_further_ahead_than_two_batches(model, photos):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(photos / "00.png")
+            yield taken[-1]
+
+    found = PhotoCaptioner(model).each(endless(), batch=2, beam=1)
+    for _ in range(5):
+        next(found)
+    found.close()
+    assert len(taken) <= 5 + 2 * 2 + 2
+
+
+# the command
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--skip-existing"],
+        ["--force"],
+        ["--write", "json"],
+        ["--write", "txt", "--skip-existing", "--force"],
+        ["--write", "txt", "--json"],
+        ["--top", "0"],
+        ["--top", "5", "--beam", "4"],
+        ["--min-length", "-1"],
+        ["--min-length", "3", "--max-length", "2"],
+        ["--batch", "0"],
+        ["--length-penalty", "x"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_call_of_caption_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["caption", "x.jpg", *arguments])
+    assert stopped.value.code == 2
+    assert "usage: captioner" in capsys.readouterr().err
+
+
+def command(*arguments, **options):
+    """Run `python -m captioner` in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "captioner", *map(str, arguments)], capture_output=True, **options)
+
+
+def test_the_version_and_the_help_of_every_command():
+    done = command("--version", text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("captioner ")
+    for name in ("caption", "explain", "export", "card", "strip", "completion"):
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+
+
+HEAVY = ("torch", "numpy", "PIL", "matplotlib", "requests", "tqdm", "shtab", "platformdirs")
+
+
+def test_the_parser_needs_nothing_heavy_and_caption_no_matplotlib(model, photos):
+    code = (
+        "import sys; from captioner.use.cli import main, make_parser; make_parser()\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+        f"main(['caption', {str(photos / '00.png')!r}, '--model', {str(model)!r}])\n"
+        "print([name for name in ('matplotlib', 'torchvision', 'h5py', 'pandas') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, _, last = done.stdout.splitlines()
+    assert (first, last) == ("[]", "[]")
+
+
+@pytest.mark.parametrize(("shell", "part"), [("bash", "-F _shtab_captioner captioner"), ("zsh", "#compdef captioner")])
+def test_completion_is_a_script_of_the_shell(shell, part, capsys, tmp_path):
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert part in script
+    assert "--skip-existing" in script
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "de_DE.ISO-8859-1", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_stdout_that_is_not_utf_8_gets_what_it_can_show(model, photos, env, form):
+    name = photos / "Hündchen 犬.png"
+    shutil.copy(photos / "00.png", name)
+    env = {key: value for key, value in os.environ.items() if key not in ("LC_ALL", "PYTHONUTF8")} | env
+    done = command("caption", name, photos / "no 犬.png", "--model", model, "--beam", "1", *form, env=env)
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 1  # the second photo is none
+    done = command("caption", name, "--model", model, "--beam", "1", *form, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    if form:
+        assert os.fsencode(json.loads(done.stdout)["photo"]) == os.fsencode(name)
+    elif "PYTHONIOENCODING" in env:
+        assert b"H?ndchen ?.png\t" in done.stdout
+
+
+def test_an_interruption_while_imports_run_is_one_line(model, photos, tmp_path):
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/torch.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(10)\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "slow"), *sys.path])}
+    done = command("caption", photos / "00.png", "--model", model, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"interrupted\n")
+
+
+def test_an_interruption_while_captioning_is_one_line(model, photos, monkeypatch, capsys):
+    def interrupt(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PhotoCaptioner, "search", interrupt)
+    assert main(["caption", str(photos), "--model", str(model)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_model_without_training_captions_says_that_it_takes_the_likeliest(model, photos, monkeypatch, capsys):
+    likeliest = PhotoCaptioner(model)(sorted(photos.glob("*.png")), consensus=0.0)
+    monkeypatch.setattr(PhotoCaptioner, "has_examples", False)
+    assert main(["caption", str(photos), "--model", str(model), "--consensus", "9", "--json"]) == 0
+    printed = capsys.readouterr()
+    records = [json.loads(line) for line in printed.out.splitlines()]
+    assert [record["caption"] for record in records] == likeliest
+    assert {record["agreement"] for record in records} == {None}
+    assert printed.err.count("holds no training captions, so a caption is the likeliest beam") == 1

@@ -1,8 +1,10 @@
 """`captioner export`: the ONNX folder says what the model says, without PyTorch, or is not written."""
 
 import json
+import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -179,3 +181,43 @@ def test_what_cannot_be_exported_is_said(tmp_path, capsys):
         assert main(["export", "--model", str(model), "--out", str(out)]) == 1
         assert problem in capsys.readouterr().err
     assert not (tmp_path / "onnx").exists()
+
+
+def caption_folder(folder, *photos, **options):
+    """Run the folder's program."""
+    return subprocess.run([sys.executable, str(folder / "caption.py"), *map(str, photos)], **options)
+
+
+def test_a_broken_photo_is_reported_and_does_not_stop_the_others(exported, photos, tmp_path):
+    model, folder = exported
+    (tmp_path / "broken.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    given = [photos[0], tmp_path / "broken.jpg", tmp_path / "none.jpg", photos[1]]
+    done = caption_folder(folder, *given, capture_output=True, text=True)
+    assert done.returncode == 1
+    expected = PhotoCaptioner(model)(photos[:2])
+    assert done.stdout.splitlines() == [f"{photo}\t{text}" for photo, text in zip(photos, expected, strict=False)]
+    broken, none = done.stderr.splitlines()
+    assert broken.startswith(f"error: {tmp_path / 'broken.jpg'}: not a photo that can be read (it is PostScript")
+    assert none == f"error: {tmp_path / 'none.jpg'}: cannot be read (No such file or directory)"
+
+
+def test_the_program_without_photos_exits_with_2(exported):
+    done = caption_folder(exported[1], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage: python caption.py PHOTO..." in done.stderr
+
+
+def test_a_reader_of_the_program_that_goes_away_is_no_error(exported, photos):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = caption_folder(exported[1], *photos, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_the_program_prints_what_an_ascii_stdout_can_show(exported, photos, tmp_path):
+    shutil.copy(photos[0], tmp_path / "Hündchen 犬.png")
+    env = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = caption_folder(exported[1], tmp_path / "Hündchen 犬.png", capture_output=True, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"H?ndchen ?.png\t" in done.stdout

@@ -17,8 +17,9 @@ from captioner.base.errors import CaptionerError
 from captioner.sources.archives import Archive
 from captioner.vision import features
 from captioner.vision.encoder import BLOCKS, calibrate, fingerprint, load_encoder
-from captioner.vision.features import calibrate_on, decode_photos, extract, join, shards_of, share_of
+from captioner.vision.features import calibrate_on, extract, join, shards_of, share_of
 from captioner.vision.photos import load_photo
+from captioner.vision.reading import read_archive_photos
 from captioner.vision.store import FeatureStore, StoreWriter, View, new_store
 
 HALF = 2e-3  # half precision of a row, and folded BatchNorm, relative to the row's largest value
@@ -316,7 +317,8 @@ def test_photos_come_in_order_from_many_threads(tmp_path, monkeypatch, ahead):
         photos[f"{grey}.png"] = file.getvalue()
     photos["7.png"] = b"broken"
     names = [*photos, "0.png"]
-    found = list(decode_photos(archive_of(tmp_path / "photos.zip", photos), names, size=8, fit="crop", ahead=ahead))
+    archive = archive_of(tmp_path / "photos.zip", photos)
+    found = list(read_archive_photos(archive, names, size=8, fit="crop", ahead=ahead))
     assert len(found) == len(names)
     for name, pixels in zip(names, found, strict=True):
         grey = int(name.removesuffix(".png"))

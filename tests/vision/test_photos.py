@@ -1,16 +1,16 @@
 """Photos of every kind become the square that the encoder sees, or a ValueError."""
 
+import io
 import struct
-import threading
+import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageCms, features
 
-from captioner.vision import photos
-from captioner.vision.photos import load_photo, upright_size
+from captioner.vision.photos import ORIENTATION, load_photo, upright_size
 from tests.support.worlds import encoded, jpeg
 
 NOISE = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -259,29 +259,269 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(width, height):
         load(header(width, height))
 
 
-def test_a_decompression_bomb_is_refused_while_another_thread_decodes(monkeypatch):
-    """One thread opens a photo, a second a bomb; the first one is done before the second goes on."""
-    photo, bomb, opened = jpeg(), header(12_000, 8_000), Image.open
-    photo_opens, bomb_opens, photo_done = threading.Event(), threading.Event(), threading.Event()
+@pytest.mark.parametrize(("width", "height"), [(12_000, 9_000), (30_000, 30_000)])
+def test_a_bomb_is_refused_without_a_warning(width, height, recwarn):
+    with pytest.raises(ValueError, match=rf"{width} x {height} pixels, more than 80 million; save it smaller"):
+        load(header(width, height))
+    assert not recwarn.list  # Pillow's own warns, by filters that all threads share
 
-    def interleaved(file):
-        if file.getvalue() == bomb:
-            bomb_opens.set()
-            photo_done.wait(1)
-        else:
-            photo_opens.set()
-            bomb_opens.wait(1)
-        return opened(file)
 
-    def decode_photo():
-        load(photo)
-        photo_done.set()
+def as_large(data, width, height):
+    """Return a JPEG whose header says another size."""
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 
-    monkeypatch.setattr(photos.Image, "open", interleaved)
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.submit(decode_photo)
-        assert photo_opens.wait(5)
-        refused = pool.submit(load, bomb)
-        done.result()
-        with pytest.raises(ValueError, match="pixels"):
-            refused.result()
+
+def test_a_photo_of_108_million_pixels_is_decoded_at_a_fraction_of_its_size(recwarn):
+    picture = Image.new("L", (12_000, 9_000), 200)
+    picture.paste(30, (6_000, 0, 12_000, 9_000))
+    data = encoded(picture, "JPEG")
+    found = load(data)
+    assert near(found[:, :14], (200, 200, 200))
+    assert near(found[:, 18:], (30, 30, 30))
+    with pytest.raises(ValueError, match=r"12000 x 9000 pixels, more than 80 million"):
+        load_photo(data, size=9_000, fit="squash")
+    with pytest.raises(ValueError, match=r"60000 x 60000 pixels, more than 300 million; save it smaller"):
+        load(as_large(jpeg(), 60_000, 60_000))
+    assert not recwarn.list
+
+
+def test_a_progressive_photo_is_held_whole_so_its_limit_is_the_usual_one():
+    data = jpeg(64, 64, progressive=True)
+    at = data.index(b"\xff\xc2") + 5
+    with pytest.raises(ValueError, match="more than 80 million"):
+        load(data[:at] + struct.pack(">HH", 9_000, 12_000) + data[at + 4 :])
+
+
+# colour profiles, made by hand: Pillow makes none with other primaries
+
+
+def fixed(value):
+    return struct.pack(">i", round(value * 65536))
+
+
+def matrix_profile(red, green, blue, gamma=2.2):
+    """Return an ICC profile (version 2) of an RGB space by the XYZ of its primaries, adapted to D50."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    tags = {b"wtpt": (0.9642, 1.0, 0.8249), b"rXYZ": red, b"gXYZ": green, b"bXYZ": blue}
+    bodies = {tag: b"XYZ " + bytes(4) + b"".join(map(fixed, xyz)) for tag, xyz in tags.items()}
+    bodies |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve)
+    return profile_of(b"RGB ", bodies)
+
+
+def grey_profile(gamma):
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + b"".join(map(fixed, (0.9642, 1.0, 0.8249)))
+    return profile_of(b"GRAY", {b"wtpt": white, b"kTRC": curve})
+
+
+def profile_of(space, bodies):
+    bodies = {b"desc": b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78 + 1), **bodies}
+    at, table, data = 128 + 4 + 12 * len(bodies), b"", b""
+    for tag, body in bodies.items():
+        body += bytes(-len(body) % 4)
+        table += tag + struct.pack(">II", at + len(data), len(body))
+        data += body
+    head = struct.pack(">I4sI4s4s4s", at + len(data), b"lcms", 0x02400000, b"mntr", space, b"XYZ ")
+    head += struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + b"".join(map(fixed, (0.9642, 1.0, 0.8249)))
+    return head.ljust(128, b"\0") + struct.pack(">I", len(bodies)) + table + data
+
+
+SRGB = [(0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)]  # D50
+DISPLAY_P3 = [(0.5151, 0.2412, -0.0011), (0.2919, 0.6922, 0.0419), (0.1572, 0.0666, 0.7841)]
+SWAPPED = matrix_profile(SRGB[2], SRGB[1], SRGB[0])  # its red is what others call blue
+WIDE = matrix_profile(*DISPLAY_P3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_colours_are_those_that_the_profile_means(kind):
+    options = {"quality": 100} if kind in ("JPEG", "WEBP") else {}
+    blue = load(encoded(Image.new("RGB", (64, 64), RED), kind, icc_profile=SWAPPED, **options))
+    assert near(blue, BLUE, 6)
+
+
+def test_a_photo_of_a_phone_is_less_dull_in_srgb():
+    seen = load(encoded(Image.new("RGB", (64, 64), (200, 60, 60)), icc_profile=WIDE))
+    assert near(seen, (219, 37, 49), 3)  # by hand: gamma 2.2, P3 to XYZ to sRGB, its curve
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_profile_counts_in_every_mode_and_leaves_what_is_transparent(mode):
+    picture = Image.new("RGBA", (32, 32), (*RED, 255))
+    if mode == "RGBA":
+        picture.paste((*RED, 0), (16, 0, 32, 32))
+    found = load(encoded(picture.convert(mode), icc_profile=SWAPPED))
+    assert near(found[:, :16], BLUE, 6)
+    assert near(found[:, 16:], WHITE if mode == "RGBA" else BLUE, 6)
+
+
+def test_grey_and_cmyk_photos_have_profiles_of_their_own():
+    grey = Image.new("L", (32, 32), 128)
+    dark = load(encoded(grey, icc_profile=grey_profile(3.0)))
+    assert near(dark, (100, 100, 100), 2)  # 255 * srgb((128 / 255) ** 3)
+    assert near(load(encoded(grey, icc_profile=SWAPPED)), (128, 128, 128), 0)  # a profile of RGB says nothing of grey
+    cmyk = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
+    assert near(load(encoded(cmyk, "JPEG", icc_profile=SWAPPED)), (0, 255, 255))
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        b"no profile",
+        SWAPPED[:200],
+        SWAPPED[:128] + bytes(len(SWAPPED) - 128),
+        bytes(400),
+        grey_profile(3.0),
+    ],
+    ids=["sRGB", "text", "cut", "without tags", "zeros", "of grey"],
+)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_profile_of_srgb_or_a_broken_one_changes_no_byte(kind, profile):
+    picture = Image.fromarray(NOISE)
+    assert np.array_equal(load(encoded(picture, kind, icc_profile=profile)), load(encoded(picture, kind)))
+
+
+# metadata never decides
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+HUGE = zlib.compress(bytes(70 << 20))
+CHUNKS = {
+    "long text": chunk(b"zTXt", b"a\0\0" + HUGE),
+    "much text": b"".join(chunk(b"tEXt", b"a\0" + bytes(1 << 20)) for _ in range(66)),
+    "many chunks": 70_000 * chunk(b"tEXt", b"key\0some text"),
+    "a profile that unpacks to 70 MB": chunk(b"iCCP", b"a\0\0" + HUGE),
+    "a profile of another compression": chunk(b"iCCP", b"a\0\7" + b"x"),
+    "an empty profile": chunk(b"iCCP", b""),
+    "a gamma of two bytes": chunk(b"gAMA", b"ab"),
+    "an empty resolution": chunk(b"pHYs", b""),
+    "broken chromaticities": chunk(b"cHRM", b"abc"),
+    "an intent of nothing": chunk(b"sRGB", b""),
+    "an animation of nothing": chunk(b"acTL", b"") + chunk(b"fcTL", b"abc"),
+    "a chunk of one's own": chunk(b"prVt", bytes(99)),
+    "a wrong checksum": chunk(b"tEXt", b"a\0b")[:-1] + b"?",
+    "text of no language": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0"),
+    "broken EXIF": chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("added", CHUNKS.values(), ids=list(CHUNKS))
+def test_a_png_is_read_whatever_else_is_in_it(added):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    data = encoded(Image.fromarray(NOISE), exif=exif)
+    wanted = NOISE[::-1, ::-1]
+    if added == CHUNKS["broken EXIF"]:
+        data, wanted = encoded(Image.fromarray(NOISE)), NOISE
+    assert np.array_equal(load(data[:33] + added + data[33:]), wanted)
+    assert upright_size(data[:33] + added + data[33:]) == (32, 32)
+
+
+def segment(marker, body):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+SEGMENTS = {
+    "broken EXIF": segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"),
+    "no EXIF": segment(0xE1, b"Exif\0\0"),
+    "pictures of nothing": segment(0xE2, b"MPF\0II*\0\x08\0\0\0\x01\0\x01\xb0\4\0\1\0\0\0\5\0\0\0\0\0\0\0"),
+    "a profile in two parts of one": segment(0xE2, b"ICC_PROFILE\0\1\2" + SWAPPED[:99]),
+    "a profile of no part": segment(0xE2, b"ICC_PROFILE\0"),
+    "broken Photoshop records": segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\xff\xff"),
+    "XMP that is no XML": segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta <tiff:Orientation>z"),
+    "a comment": segment(0xFE, b"\xff\xd9\xff\xda"),
+    "an empty JFIF": segment(0xE0, b"JFIF"),
+}
+
+
+@pytest.mark.parametrize("added", SEGMENTS.values(), ids=list(SEGMENTS))
+def test_a_jpeg_is_read_whatever_else_is_in_it(added):
+    data = encoded(Image.fromarray(NOISE), "JPEG")
+    assert np.array_equal(load(data[:2] + added + data[2:]), load(data))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_no_byte_of_the_metadata_stops_a_photo_from_being_read(kind):
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[0x010F], exif[0x011A] = 6, "a camera", 72.0
+    options = {"exif": exif, "icc_profile": WIDE}
+    picture = Image.fromarray(NOISE)
+    data, plain = encoded(picture, kind, **options), encoded(picture, kind)
+    assert len(data) > len(plain) + 200
+    starts = [data.index(b"MM\0*"), data.index(b"iCCP" if kind == "PNG" else WIDE[:40])]
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        mutated = bytearray(data)
+        start = int(rng.choice(starts))
+        for at in rng.integers(start + 4, start + 60, 4):
+            mutated[at] = rng.integers(256)
+        assert load(bytes(mutated)).shape == (32, 32, 3)
+
+
+def test_a_tiff_of_broken_exif_is_read_and_turned():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    exif[0x8298] = "a name"
+    data = encoded(Image.new("RGB", (40, 20)), "TIFF", exif=exif)
+    entry = data.index(struct.pack("<HHI", 0x8298, 2, 7))
+    broken = data[:entry] + struct.pack("<HHII", 0x8769, 4, 1, 0xFFFFFFFF) + data[entry + 12 :]  # where EXIF lies
+    assert upright_size(broken) == (20, 40)
+    assert load(broken).shape == (32, 32, 3)
+
+
+# kinds
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 moveto\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (EPS, "it is PostScript"),
+        (b"%PDF-1.7\n", "it is a PDF"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"<svg xmlns=''/>", "it is an SVG drawing"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "it is JPEG XL"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "it is JPEG 2000"),
+        (b"P6 1 1 255\nabc", "no photo"),
+        (b"8BPS\0\1", "it is a Photoshop file"),
+    ],
+)
+def test_a_kind_that_is_not_read_is_refused_before_any_reader_runs(data, said, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *given, **options: pytest.fail("Pillow chose a reader"))
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: pytest.fail("Ghostscript was started"))
+    with pytest.raises(ValueError, match=rf"not a photo that can be read \({said}.*expected JPEG, PNG"):
+        load(data)
+
+
+def heif():
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(Image.new("RGB", (64, 64), (200, 60, 60))).save(file, quality=95)
+    return file.getvalue()
+
+
+def test_a_heic_photo_is_read_where_its_package_is_installed_and_named_where_not(monkeypatch):
+    data = heif()
+    assert near(load(data), (200, 60, 60), 8)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r"it is HEIC, which .* pillow-heif reads: .*captioner\[heic\]"):
+        load(data)
+
+
+def test_an_avif_photo_is_read_where_pillow_has_it_and_named_where_not(monkeypatch):
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = encoded(Image.new("RGB", (64, 32), (200, 60, 60)), "AVIF", exif=exif)
+    assert near(load(data), (200, 60, 60), 8)
+    assert upright_size(data) == (32, 64)
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ValueError, match=r"it is AVIF, which Pillow reads from 11\.3"):
+        load(data)

@@ -1,6 +1,8 @@
 """The feature store: rows by name, in any process, and nothing that was made for something else."""
 
+import errno
 import multiprocessing
+import os
 import pickle
 import time
 from pathlib import Path
@@ -240,3 +242,27 @@ def test_the_dataset_is_contiguous_and_plain(path):
         assert dataset.dtype == np.float16
         start, stop = dataset.id.get_offset(), dataset.id.get_offset() + dataset.nbytes
     assert Path(path).read_bytes()[start:stop] == features().numpy().tobytes()
+
+
+def test_a_store_is_written_and_read_without_locks(tmp_path):
+    """Some file systems have none; here a lock that another program holds stands for that."""
+    fcntl = pytest.importorskip("fcntl")
+    views = [View(name) for name in NAMES]
+    with new_store(tmp_path / "features.h5", views=views, shape=SHAPE, dtype="float16", **VALID_FOR) as store:
+        (beside,) = tmp_path.glob(".part-*/features.h5")
+        with beside.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where HDF5 holds one
+            store.write(0, features())
+    with (tmp_path / "features.h5").open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert list(FeatureStore(tmp_path / "features.h5").rows) == NAMES
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOLCK])
+def test_what_the_system_refuses_is_not_called_a_broken_store(path, monkeypatch, number):
+    def refuse(*given, **options):
+        raise OSError(number, "[Errno] Unable to open file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(CaptionerError, match=rf"features\.h5: cannot be read \({os.strerror(number)}\)$"):
+        FeatureStore(path)

@@ -19,43 +19,43 @@ from captioner.base.errors import CaptionerError
 log = logging.getLogger(__name__)
 
 
-def select_device() -> torch.device:
+def select_device(device: str | None = None) -> torch.device:
     """Return the device to compute on, after setting torch up for it, for the whole process.
 
-    Convolutions and LSTMs of float32 are then computed in float32 on a GPU too, not in TF32. Raises CaptionerError for
-    a device that this machine lacks, and for one GPU where several processes share the machine.
+    `device` is as CAPTIONER_DEVICE, which counts where it is None. Convolutions and LSTMs of float32 are then computed
+    in float32 on a GPU too, not in TF32. Raises CaptionerError for a device that this machine lacks, and for one GPU
+    where several processes share the machine.
     """
     # A CPU's compiled bfloat16 products are kept by shape, up to 1024 in each of two caches: gigabytes, as the lengths
     # of captions differ. The variables are read at the first product.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "512")
-    asked = os.environ.get("CAPTIONER_DEVICE", "auto")
+    named = "CAPTIONER_DEVICE" if device is None else "device"
+    asked = device or os.environ.get("CAPTIONER_DEVICE", "auto")
     local = os.environ.get("LOCAL_RANK")  # of several processes on this machine
     wanted = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
     if wanted == "cuda" and local:
         wanted = f"cuda:{local}"
     elif wanted.startswith("cuda:") and _processes_here() > 1:
         raise CaptionerError(
-            f"CAPTIONER_DEVICE: {wanted} is one GPU, and {_processes_here()} processes need one each; set it to cuda, "
+            f"{named}: {wanted} is one GPU, and {_processes_here()} processes need one each; set it to cuda, "
             "and CUDA_VISIBLE_DEVICES to theirs"
         )
     try:
-        device = torch.ones(1, device=wanted).device  # computed, which a GPU too old for this torch cannot
+        chosen = torch.ones(1, device=wanted).device  # computed, which a GPU too old for this torch cannot
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         if asked == "auto" and not local:
             log.warning("%s cannot be used here (%s); computing on the CPU", wanted, reason)
             return torch.device("cpu")
         fewer = ", or start fewer processes" if _processes_here() > 1 else ""
-        raise CaptionerError(
-            f"CAPTIONER_DEVICE: {wanted} cannot be used here ({reason}); set it to cpu{fewer}"
-        ) from None
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise CaptionerError(f"CAPTIONER_DEVICE: is {wanted}, expected auto, cpu, cuda, cuda:N or mps")
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # what torch says of the current GPU, and pinned memory, are to be this one's
+        raise CaptionerError(f"{named}: {wanted} cannot be used here ({reason}); set it to cpu{fewer}") from None
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise CaptionerError(f"{named}: is {wanted}, expected auto, cpu, cuda, cuda:N or mps")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # what torch says of the current GPU, and pinned memory, are to be this one's
     torch.backends.cudnn.allow_tf32 = False  # torch's default for these two, though not for other products
-    return device
+    return chosen
 
 
 def decoding_threads() -> int:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from captioner.base.errors import CaptionerError
 from captioner.base.params import read_params
+from captioner.base.streams import tolerant_streams
 
 P = TypeVar("P")
 LEVELS = {"quiet": logging.WARNING, "normal": logging.INFO, "verbose": logging.DEBUG}
@@ -24,6 +25,7 @@ def run(main: Callable[[P], None], params: type[P]) -> None:
     SIGTERM is turned into KeyboardInterrupt, as SIGINT is, so that files being written are cleaned up and DVC sees
     a failed stage. The environment variable CAPTIONER_LOG (quiet, normal, verbose) says how much is logged.
     """
+    tolerant_streams()
     said = os.environ.get("CAPTIONER_LOG", "normal")
     if said not in LEVELS:
         sys.exit(f"error: CAPTIONER_LOG: is {said!r}, expected one of {', '.join(LEVELS)}")

@@ -24,14 +24,17 @@ class Beams(NamedTuple):
 
 
 @torch.inference_mode()
-def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float) -> Beams:
+def beam_search(
+    decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float, min_length: int = 0
+) -> Beams:
     """Find the captions of highest score, by keeping `beam` beginnings of each image at every step.
 
     A caption's score is its log-probability divided by length ** length_penalty, its length in tokens with
     the `<eos>` (Wu et al. 2016 use a similar form); beginnings are compared by the same score. A finished
     caption keeps its place in the beam for as long as it is among the best and is never extended. Search
     ends when all beams of all images are finished or `max_length` words long; the latter have no `<eos>`.
-    `<pad>`, `<bos>` and `<unk>` are never generated. A beam of 1 is greedy search.
+    `<pad>`, `<bos>` and `<unk>` are never generated. A caption has at least `min_length` words, of a vocabulary that
+    has words. A beam of 1 is greedy search.
     """
     device = memory.start[0].device
     shape = (memory.start[0].shape[0], beam)
@@ -51,7 +54,8 @@ def beam_search(decoder: Decoder, memory: Memory, *, beam: int, max_length: int,
         state = tuple(part.index_select(0, kept) for part in state)
         hidden, state = decoder.step(memory, last.flatten()[places], state, places, beam)
         words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
-        words.masked_fill_(forbidden(words.shape[-1], device), -torch.inf)
+        early = [EOS] if step < min_length else []
+        words.masked_fill_(forbidden(words.shape[-1], device, *early), -torch.inf)
         best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
 
         gained = _spread(best, places, finished.shape, -torch.inf)  # [B, K, beam]

@@ -77,7 +77,7 @@ def draw_samples(
         try:
             photo = Image.fromarray(load_photo(archive.read(name), size=max(size, PHOTO), fit=fit))
         except ValueError as error:
-            raise CaptionerError(f"{images}: {name} is not a photo that can be read ({error})") from None
+            raise CaptionerError(f"{images}: {name}: {error}") from None
         picture.paste(photo.resize((PHOTO, PHOTO), Image.Resampling.LANCZOS), (left + MARGIN, top + MARGIN))
         _draw_paragraphs(picture, (left + CELL, top + MARGIN), paragraphs, fonts)
     for number, note in enumerate(notes, 1):

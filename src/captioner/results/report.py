@@ -191,7 +191,7 @@ def _gallery(
         try:
             photo, width, height = thumbnail(photos.read(str(name)), fit=fit, pixels=pixels)
         except ValueError as error:
-            raise CaptionerError(f"{photos.path}: {name} is not a photo that can be read ({error})") from None
+            raise CaptionerError(f"{photos.path}: {name}: {error}") from None
         ciders = {model: 100 * row[f"{model} CIDEr"] for model in MODELS}
         yield {
             "name": name,

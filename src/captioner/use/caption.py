@@ -3,57 +3,92 @@
 from captioner.use.caption import PhotoCaptioner
 
 describe = PhotoCaptioner("models/captioner.safetensors")
-print(describe(["dog.jpg"]))
+print(describe("dog.jpg"))
+print(describe(["dog.jpg", "cat.jpg"]))
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 
-from captioner.base.device import decoding_threads, select_device
+from captioner.base.device import select_device, to_device
 from captioner.base.errors import CaptionerError
+from captioner.captions.vocabulary import PAD
 from captioner.model.captioner import load_model
-from captioner.model.consensus import Consensus
-from captioner.model.generate import generate
+from captioner.model.consensus import Consensus, total
+from captioner.model.search import beam_search
+from captioner.use.cache import cached_consensus
+from captioner.use.models import local_model
+from captioner.use.options import BATCH, BEAM, CONSENSUS, LENGTH_PENALTY, MODEL, Search
 from captioner.vision.encoder import BLOCKS, fused
-from captioner.vision.photos import load_photo
+from captioner.vision.reading import read_photo, read_photos
 
-BATCH = 32  # photos
-BEAM, CONSENSUS = 20, 2.0  # as params.yaml has them
+__all__ = ["BATCH", "BEAM", "CONSENSUS", "LENGTH_PENALTY", "Caption", "PhotoCaptioner", "Search"]
+
+Photo = str | os.PathLike[str]
+
+
+class Caption(NamedTuple):
+    """One of the captions found for a photo."""
+
+    text: str
+    score: float  # the mean log-probability of its words and its end, in nats, at most 0
+    agreement: float | None  # CIDEr, 0 to 10, with the captions of similar training images; None: not computed
 
 
 class PhotoCaptioner:
-    """A fine-tuned model that takes photo files of any size and mode; `device` is by default what the environment says.
+    """A fine-tuned model that takes photo files of any size and mode.
 
+    `model` is a path or what else `captioner.use.models` says, `device` by default what CAPTIONER_DEVICE says.
     `captioner` is its network, in eval mode and from the first block on, with BatchNorm folded away. Raises
-    CaptionerError where the file is no model, or one without an encoder.
+    CaptionerError where the file is no model, or one without an encoder, or where the device cannot be used.
     """
 
-    def __init__(self, model: str | Path = "models/captioner.safetensors", *, device: torch.device | None = None):
-        captioner, self.card = load_model(model)
+    def __init__(self, model: Photo = MODEL, *, device: torch.device | str | None = None):
+        self.model = local_model(os.fspath(model))
+        captioner, self.card = load_model(self.model)
         if captioner.encoder is None:
             raise CaptionerError(
                 f"{model}: a decoder of stored features; give a fine-tuned model, captioner.safetensors"
             )
         captioner.encoder, captioner.start = fused(captioner.encoder), BLOCKS[0]
-        self.device = device or select_device()
+        self.device = device if isinstance(device, torch.device) else select_device(device)
         self.captioner = captioner.to(self.device)
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether the model holds its training captions; without them, captions are the likeliest beams."""
+        return self.captioner.examples is not None
 
     @cached_property
     def consensus(self) -> Consensus | None:
         """The training images that captions are chosen by; None for a model file without them."""
-        return None if self.captioner.examples is None else Consensus(*self.captioner.examples)
+        examples = self.captioner.examples
+        return None if examples is None else cached_consensus(self.model, examples)
 
-    def __call__(self, photos: Sequence[str | Path], **search: Any) -> list[str]:
-        """Return a caption for each photo; raises CaptionerError that names the first that cannot be read.
+    @overload
+    def __call__(self, photos: Photo, **search: Any) -> str: ...
 
-        `search` are the options of `each`.
+    @overload
+    def __call__(self, photos: Iterable[Photo], **search: Any) -> list[str]: ...
+
+    def __call__(self, photos: Photo | Iterable[Photo], **search: Any) -> str | list[str]:
+        """Return the caption of a photo, or the list of those of several.
+
+        `search` are the options of `captioner.use.options.Search`, and `batch`. Raises CaptionerError that names the
+        first photo that cannot be read, or an option that is out of range.
         """
+        if isinstance(photos, str | os.PathLike):
+            return self([photos], **search)[0]
         captions = []
         for _, caption in self.each(photos, **search):
             if isinstance(caption, CaptionerError):
@@ -61,53 +96,94 @@ class PhotoCaptioner:
             captions.append(caption)
         return captions
 
-    def each(
-        self,
-        photos: Sequence[str | Path],
-        *,
-        beam: int = BEAM,
-        length_penalty: float = 1.0,
-        consensus: float = CONSENSUS,
-    ) -> Iterator[tuple[str | Path, str | CaptionerError]]:
+    def each(self, photos: Iterable[Photo], **search: Any) -> Iterator[tuple[Photo, str | CaptionerError]]:
         """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches.
 
-        The options are those of `search` in params.yaml. Without training captions in the model file, `consensus`
-        does nothing: the caption is the likeliest beam.
+        `search` as for a call. `photos` is read no further ahead than two batches.
         """
-        with ThreadPoolExecutor(decoding_threads()) as pool:
-            for at in range(0, len(photos), BATCH):
-                batch = photos[at : at + BATCH]
-                decoded = list(pool.map(self._read_or_error, batch))
-                pairs = list(zip(batch, decoded, strict=True))
-                whole = {str(photo): pixels for photo, pixels in pairs if isinstance(pixels, np.ndarray)}
-                captions: dict[str, str] = {}
-                if whole:
-                    stacked = torch.from_numpy(np.stack(list(whole.values())))  # [B, size, size, 3]
-                    chooser = self.consensus if consensus and beam > 1 else None
-                    captions = generate(
-                        self.captioner,
-                        list(whole),
-                        stacked.__getitem__,
-                        self.card.vocabulary,
-                        beam=beam,
-                        length_penalty=length_penalty,
-                        device=self.device,
-                        choose=partial(chooser.choose, weight=consensus) if chooser else None,
-                    )
-                for photo, pixels in pairs:
-                    yield photo, pixels if isinstance(pixels, CaptionerError) else captions[str(photo)]
+        for photo, found in self.ranked(photos, **search):
+            yield photo, found if isinstance(found, CaptionerError) else found[0].text
 
-    def read(self, photo: str | Path) -> np.ndarray:
+    def ranked(
+        self, photos: Iterable[Photo], *, top: int = 1, batch: int = BATCH, **search: Any
+    ) -> Iterator[tuple[Photo, list[Caption] | CaptionerError]]:
+        """Yield each photo as `each` does, with its `top` best captions, the best first; there may be fewer.
+
+        They are in the order by which the first is chosen: score by `length_penalty` + `consensus` * agreement.
+        """
+        if isinstance(photos, str | os.PathLike):
+            photos = [photos]
+        options = self._checked(Search(**search))
+        for name, value in (("top", top), ("batch", batch)):
+            if not isinstance(value, int) or value < 1:
+                raise CaptionerError(f"{name}: is {value!r}, expected a whole number from 1 on")
+        if top > options.beam:
+            raise CaptionerError(f"top: is {top}, expected at most the number of beams, {options.beam}")
+        return self._ranked(iter(photos), top, batch, options)
+
+    def _checked(self, options: Search) -> Search:
+        longest = options.max_length or self.card.vocabulary.max_length
+        if options.min_length > longest:
+            raise CaptionerError(
+                f"min_length: is {options.min_length}, expected at most the longest caption, {longest} words"
+            )
+        return options
+
+    def _ranked(
+        self, photos: Iterator[Photo], top: int, batch: int, options: Search
+    ) -> Iterator[tuple[Photo, list[Caption] | CaptionerError]]:
+        waiting: deque[Photo] = deque()  # that are being read
+
+        def reads() -> Iterator[Callable[[], np.ndarray]]:
+            for photo in photos:
+                waiting.append(photo)
+                yield partial(self.read, photo)
+
+        with closing(read_photos(reads(), ahead=2 * batch)) as results:
+            while some := list(islice(results, batch)):
+                pixels = [result for result in some if not isinstance(result, CaptionerError)]
+                captions = iter(self.search(np.stack(pixels), options) if pixels else ())
+                for result in some:
+                    yield waiting.popleft(), result if isinstance(result, CaptionerError) else next(captions)[:top]
+
+    @torch.inference_mode()
+    def search(self, pixels: np.ndarray, options: Search) -> list[list[Caption]]:
+        """Return the captions of photos, uint8 [B, size, size, 3], that a search found, the best of each first."""
+        captioner, vocabulary = self.captioner, self.card.vocabulary
+        features = captioner.features(to_device(torch.tensor(pixels), self.device))
+        found = beam_search(
+            captioner.decoder,
+            captioner.decoder.encode(features),
+            beam=options.beam,
+            max_length=options.max_length or vocabulary.max_length,
+            length_penalty=options.length_penalty,
+            min_length=options.min_length,
+        )
+        tokens, scores = found.tokens.cpu().numpy(), found.scores.cpu().numpy()  # [B, K, T], [B, K]
+        agreements = np.full(scores.shape, math.nan)
+        totals = scores
+        known = self.consensus if options.consensus and self.has_examples else None
+        if known is not None:
+            nearest = known.nearest(features.float().mean(1).cpu().numpy())
+            agreements = np.stack(
+                [known.agreement(beams, *near) for *near, beams in zip(*nearest, tokens, strict=True)]
+            )
+            totals = total(scores, agreements, options.consensus)
+        lengths = (tokens != PAD).sum(-1)  # [B, K]
+        means = scores * lengths ** (options.length_penalty - 1)
+        return [
+            [
+                Caption(
+                    vocabulary.decode(tokens[image, beam].tolist()),
+                    float(means[image, beam]),
+                    None if math.isnan(agreements[image, beam]) else float(agreements[image, beam]),
+                )
+                for beam in np.argsort(-totals[image], kind="stable")
+                if scores[image, beam] > -math.inf  # a short vocabulary has fewer captions than beams
+            ]
+            for image in range(len(pixels))
+        ]
+
+    def read(self, photo: Photo) -> np.ndarray:
         """Return a photo as the model takes it in, uint8 [size, size, 3]; raises CaptionerError where it cannot."""
-        try:
-            return load_photo(Path(photo).read_bytes(), **self.card.image)
-        except ValueError as error:
-            raise CaptionerError(f"{photo}: not a photo that can be read ({error})") from None
-        except OSError as error:
-            raise CaptionerError(f"{photo}: cannot be read ({error.strerror})") from None
-
-    def _read_or_error(self, photo: str | Path) -> np.ndarray | CaptionerError:
-        try:
-            return self.read(photo)
-        except CaptionerError as error:
-            return error
+        return read_photo(Path(photo).read_bytes, os.fspath(photo), **self.card.image)

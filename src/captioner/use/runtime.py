@@ -19,7 +19,9 @@ T the most words of a caption.
 """
 
 import json
+import os
 import sys
+import warnings
 from functools import cached_property
 from pathlib import Path
 
@@ -64,6 +66,8 @@ class OnnxCaptioner:
         without examples.npz every caption is the likeliest.
         """
         chosen = self.settings | settings
+        if chosen["beam"] < 1:
+            raise ValueError(f"beam: is {chosen['beam']}, expected 1 or more")
         weight = chosen.pop("consensus")
         return self.choose(*self.search(photos, **chosen), weight=weight)
 
@@ -121,18 +125,35 @@ class OnnxCaptioner:
         return tokens, scores, features
 
 
-def main() -> None:
-    """Print a line a photo: path, tab, caption."""
-    if len(sys.argv) < 2:
-        sys.exit("usage: python caption.py PHOTO...")
-    describe = OnnxCaptioner(Path(__file__).parent)
-    for path in sys.argv[1:]:
-        try:
-            pixels = load_photo(Path(path).read_bytes(), **describe.image)
-        except (OSError, ValueError) as error:
-            sys.exit(f"error: {path}: {getattr(error, 'strerror', None) or error}")
-        print(path, describe(pixels[None])[0], sep="\t")
+def main(paths: list[str]) -> int:
+    """Print a line a photo: path, tab, caption; return the exit code: 1 if a photo could not be read, 2 without any."""
+    if not paths or paths[0] in ("-h", "--help"):
+        print("usage: python caption.py PHOTO...", file=sys.stderr)
+        return 0 if paths else 2
+    unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+    sys.stdout.reconfigure(errors="surrogateescape" if unicode else "replace")  # type: ignore[union-attr]
+    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata
+    broken = 0
+    try:
+        describe = OnnxCaptioner(Path(__file__).parent)
+        for path in paths:
+            try:
+                pixels = load_photo(Path(path).read_bytes(), **describe.image)
+            except (OSError, ValueError) as error:
+                reason = error if isinstance(error, ValueError) else f"cannot be read ({error.strerror or error})"
+                print(f"error: {path}: {reason}", file=sys.stderr)
+                broken += 1
+                continue
+            print(path, describe(pixels[None])[0], sep="\t", flush=True)
+    except BrokenPipeError:  # as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
+        return 141
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -8,14 +8,15 @@ Between blocks, activations are [B, H, W, C]: that is how the stores keep them, 
 
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from captioner.base.files import whole
@@ -26,26 +27,57 @@ WIDTH = 512  # D
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for which the weights were made
 
 
+class _Residual(nn.Module):
+    """Two convolutions around which the input passes; the same as torchvision's BasicBlock.
+
+    It is not imported from there: importing torchvision takes as long as importing torch, on every start of
+    `captioner caption`.
+    """
+
+    def __init__(self, channels: int, out: int, stride: int = 1, *, convolution: Callable[..., nn.Conv2d] = nn.Conv2d):
+        super().__init__()
+        self.conv1 = convolution(channels, out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = convolution(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample: nn.Module | None = None
+        if stride != 1:
+            one_by_one = convolution(channels, out, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(one_by_one, nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        around = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + around)
+
+
 class Encoder(nn.Module):
     """The convolutional part of ResNet-18; parameter names are torchvision's.
 
     BatchNorm uses its stored statistics whatever the mode, so a block that is fine-tuned keeps computing
-    the function it was trained to compute.
+    the function it was trained to compute. Weights are random as torchvision's; with `initialised` false they are what
+    lies in the memory, for a caller that loads them all.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, *, initialised: bool = True) -> None:
         super().__init__()
-        resnet = torchvision.models.resnet18(weights=None)
-        self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            resnet.layer1,
-            resnet.layer2,
-            resnet.layer3,
-            resnet.layer4,
-        )
+        convolution = nn.Conv2d if initialised else partial(skip_init, nn.Conv2d)
+        residual = partial(_Residual, convolution=convolution)
+        self.conv1 = convolution(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = nn.Sequential(residual(64, 64), residual(64, 64))
+        self.layer2 = nn.Sequential(residual(64, 128, stride=2), residual(128, 128))
+        self.layer3 = nn.Sequential(residual(128, 256, stride=2), residual(256, 256))
+        self.layer4 = nn.Sequential(residual(256, WIDTH, stride=2), residual(WIDTH, WIDTH))
+        for module in self.modules():
+            if initialised and isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(3, 1, 1) * 255, persistent=False)
         self.to(memory_format=torch.channels_last)
@@ -87,7 +119,7 @@ def blocks_between(start: str, stop: str = END) -> tuple[str, ...]:
 
 def load_encoder(state: dict[str, Any]) -> Encoder:
     """Build an encoder in eval mode from a torchvision ResNet-18 state dict, with or without `fc.*`."""
-    encoder = Encoder()
+    encoder = Encoder(initialised=False)
     own = {key: value for key, value in state.items() if not key.startswith("fc.")}
     counters = {key: value for key, value in encoder.state_dict().items() if key.endswith("num_batches_tracked")}
     encoder.load_state_dict(counters | own)  # files of old versions lack the counters
@@ -112,7 +144,7 @@ def fingerprint(encoder: Encoder) -> str:
 def fused(encoder: Encoder) -> Encoder:
     """Return a copy for inference whose BatchNorms are folded into the convolutions before them."""
     encoder = copy.deepcopy(encoder).eval()
-    encoder.conv1, encoder.bn1 = fuse_conv_bn_eval(encoder.conv1, encoder.bn1), nn.Identity()
+    encoder.conv1, encoder.bn1 = fuse_conv_bn_eval(encoder.conv1, encoder.bn1), nn.Identity()  # type: ignore[assignment]
     for name in BLOCKS[1:]:
         for block in getattr(encoder, name):
             block.conv1, block.bn1 = fuse_conv_bn_eval(block.conv1, block.bn1), nn.Identity()

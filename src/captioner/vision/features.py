@@ -6,11 +6,8 @@ leaves; at the end one process joins them. The joined stores do not tell, by any
 
 import logging
 from argparse import ArgumentTypeError
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +16,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from captioner.base.device import decoding_threads, half_precision
-from captioner.base.distributed import rank
+from captioner.base.device import features_dtype, half_precision, make_deterministic, select_device
+from captioner.base.distributed import gather, processes, rank
 from captioner.base.errors import CaptionerError
+from captioner.base.files import write_json
+from captioner.base.resume import Resume
+from captioner.captions.dataset import read_images
 from captioner.sources.archives import Archive
-from captioner.vision.encoder import END, Encoder, calibrate, fingerprint, fused
-from captioner.vision.photos import load_photo
+from captioner.vision.encoder import END, Encoder, calibrate, fingerprint, fused, load_encoder, save_encoder
+from captioner.vision.reading import read_archive_photos
 from captioner.vision.store import FeatureStore, View, new_store
 
 log = logging.getLogger(__name__)
@@ -32,34 +32,6 @@ log = logging.getLogger(__name__)
 BATCH = 16  # images; more do not fit in the processor's cache. The rows do not depend on it but for rounding
 SHARD = 16 * BATCH  # images; what an interruption loses
 CALIBRATION_IMAGES, CALIBRATION_BATCH = 512, 64
-
-
-def decode_photos(
-    archive: Archive, names: Sequence[str], *, size: int, fit: str, ahead: int = 128
-) -> Generator[np.ndarray | CaptionerError, None, None]:
-    """Yield each photo as uint8 [size, size, 3], or the error of a broken one, in order; decoded in threads."""
-
-    def decode(name: str) -> np.ndarray | CaptionerError:
-        try:
-            return load_photo(archive.read(name), size=size, fit=fit)
-        except ValueError as error:
-            return CaptionerError(f"{archive.path}: {name} is not a photo that can be read ({error})")
-        except CaptionerError as error:
-            return error
-
-    with ThreadPoolExecutor(decoding_threads()) as pool:
-        waiting: deque[Future] = deque()
-        rest = iter(names)
-        try:
-            for name in rest:
-                waiting.append(pool.submit(decode, name))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def share_of(text: str) -> tuple[int, int]:
@@ -73,6 +45,97 @@ def share_of(text: str) -> tuple[int, int]:
 def shards_of(images: int) -> list[range]:
     """Return the rows of each shard of a store of so many images."""
     return [range(at, min(at + SHARD, images)) for at in range(0, images, SHARD)]
+
+
+def compute_features(  # the files and params of the stage, and the share
+    *,
+    images: str | Path,
+    listing: str | Path,
+    weights: str | Path,
+    folder: str | Path,
+    summary: str | Path,
+    made: Mapping[str, Any],
+    boundary: str,
+    size: int,
+    fit: str,
+    flip: bool,
+    calibrated: bool,
+    on_bad: str,
+    share: tuple[int, int] | None = None,
+) -> None:
+    """Run the frozen encoder over the photos of `listing`; write grid.h5, boundary.h5 and encoder.safetensors into
+    `folder`, and what `join` returns as JSON to `summary`.
+
+    `images` is the archive or the folder of archives, `listing` the images.csv of tokenise, `weights` the state dict
+    of ResNet-18, `made` what `captioner.base.resume.made_from` returned. `flip` adds the mirrored training photos,
+    `calibrated` sets the BatchNorm statistics from training photos first. The processes of `distributed` compute
+    together. With a `share` (from 0, of how many) only its shards are computed, and joining is left to a run without.
+    Raises CaptionerError as `extract`, `join` and `calibrate_on` do.
+    """
+    make_deterministic(seed=0)
+    device = select_device()
+    computed = {"device": device.type, "dtype": str(features_dtype(device))}  # shards of other machines may come here
+    resume = Resume("features", {**made, **computed})
+    photos, rows = Archive(images), read_images(listing)
+    trained_on = [name for name, split in rows if split == "train"]
+    views = [View(name) for name, _ in rows] + [View(name, True) for name in trained_on if flip]
+    encoder = load_encoder(torch.load(weights, map_location="cpu", weights_only=True))
+    if calibrated:
+        calibrate_on(encoder, photos, trained_on, size=size, fit=fit)
+    part, parts = share or (0, 1)
+    extract(
+        photos,
+        views,
+        encoder,
+        boundary=boundary,
+        size=size,
+        fit=fit,
+        on_bad=on_bad,
+        shards=resume.parts,
+        part=part + parts * rank(),
+        parts=parts * processes(),
+        device=device,
+    )
+    gather(None)  # wait until all are done
+    if rank() != 0:
+        return
+    if share:
+        at = f"share {part + 1} of {parts} is in {resume.parts}"
+        print(f"{at}; with all of them there, dvc repro features joins them")
+        return
+    folder = Path(folder)
+    joined = join(views, resume.parts, grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
+    save_encoder(folder / "encoder.safetensors", encoder)
+    write_json(summary, joined)
+    resume.remove()
+
+
+class _Network:
+    """The fused encoder on a device, split at a block."""
+
+    def __init__(self, encoder: Encoder, boundary: str, size: int, device: torch.device):
+        self.boundary, self.device = boundary, device
+        self._fused = fused(encoder).to(device)
+        trial = self._fused(torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device), stop=boundary)
+        self.boundary_shape = tuple(trial.shape[1:])
+        self.grid_shape = tuple(self._fused(trial, start=boundary).shape[1:])
+
+    def __call__(self, pixels: Tensor, first: str) -> tuple[Tensor, Tensor]:
+        """Return what the block `boundary` takes in and the output of the last block, on the CPU.
+
+        pixels: uint8 [B, S, S, 3] of the CPU; `first` is the name of its first image. Raises CaptionerError where a
+        feature is not finite as float16.
+        """
+        moved = pixels.to(self.device)
+        with half_precision(self.device):
+            at_boundary = self._fused(moved, stop=self.boundary)
+            grid = self._fused(at_boundary, start=self.boundary)
+        if not all(part.half().isfinite().all() for part in (at_boundary, grid)):
+            raise CaptionerError(
+                f"the features of {first}, or of an image in its batch, are not finite; "
+                "are the weights a trained ResNet-18's? CAPTIONER_PRECISION=float32 may help"
+            )
+        return (pixels if self.boundary == "conv1" else at_boundary.cpu()), grid.cpu()
 
 
 @torch.inference_mode()
@@ -102,50 +165,65 @@ def extract(
     todo = [rows for rows in mine if not _is_there(shards, rows, boundary, valid_for)]
     if len(todo) < len(mine):
         log.info("going on: %d of %d shards are there, in %s", len(mine) - len(todo), len(mine), shards)
-    network = fused(encoder).to(device)
-    blank = np.zeros((size, size, 3), np.uint8)
-    trial = network(torch.from_numpy(blank)[None].to(device), stop=boundary)
-    boundary_shape, grid_shape = tuple(trial.shape[1:]), tuple(network(trial, start=boundary).shape[1:])
-    boundary_type = "uint8" if boundary == "conv1" else "float16"
-    photos = decode_photos(archive, [views[row].image for rows in todo for row in rows], size=size, fit=fit)
-    with (
-        closing(photos),
-        tqdm(
-            total=sum(map(len, todo)), desc="features", unit="image", disable=None if rank() == 0 else True
-        ) as progress,
-    ):
+    network = _Network(encoder, boundary, size, device)
+    names = [views[row].image for rows in todo for row in rows]
+    photos = read_archive_photos(archive, names, size=size, fit=fit)
+    hidden = None if rank() == 0 else True  # None: shown on a terminal
+    with closing(photos), tqdm(total=len(names), desc="features", unit="image", disable=hidden) as progress:
         for rows in todo:
-            grid_path, boundary_path, some = *_paths(shards, rows), views[rows.start : rows.stop]
-            with (
-                new_store(grid_path, views=some, shape=grid_shape, dtype="float16", layer=END, **valid_for) as grids,
-                new_store(
-                    boundary_path, views=some, shape=boundary_shape, dtype=boundary_type, layer=boundary, **valid_for
-                ) as boundaries,
-            ):
-                for at in range(0, len(rows), BATCH):
-                    batch: list[np.ndarray] = []
-                    for row, photo in enumerate(islice(photos, min(BATCH, len(rows) - at)), at):
-                        if isinstance(photo, CaptionerError):
-                            if on_bad == "error":
-                                raise CaptionerError(f"{photo}; mend it, or set dataset.on_bad to skip in params.yaml")
-                            if not some[row].flipped:
-                                log.warning("skipped: %s", photo)
-                            grids.leave_out(row)
-                            boundaries.leave_out(row)
-                            photo = blank
-                        batch.append(photo[:, ::-1] if some[row].flipped else photo)
-                    pixels = torch.from_numpy(np.stack(batch)).to(device)
-                    with half_precision(device):
-                        at_boundary = network(pixels, stop=boundary)
-                        grid = network(at_boundary, start=boundary)
-                    if not all(part.half().isfinite().all() for part in (at_boundary, grid)):
-                        raise CaptionerError(
-                            f"the features of {some[at].image}, or of an image in its batch, are not finite; "
-                            "are the weights a trained ResNet-18's? CAPTIONER_PRECISION=float32 may help"
-                        )
-                    boundaries.write(at, (pixels if boundary == "conv1" else at_boundary).cpu())
-                    grids.write(at, grid.cpu())
-                    progress.update(len(batch))
+            some = views[rows.start : rows.stop]
+            _write_shard(network, photos, some, _paths(shards, rows), progress, on_bad=on_bad, valid_for=valid_for)
+
+
+def _write_shard(
+    network: _Network,
+    photos: Iterator[np.ndarray | CaptionerError],
+    views: Sequence[View],
+    paths: tuple[Path, Path],
+    progress: tqdm,
+    *,
+    on_bad: str,
+    valid_for: Mapping[str, Any],
+) -> None:
+    """Write the two stores of a shard's views, whose photos come next; both appear when both are whole."""
+    boundary, dtype = network.boundary, "uint8" if network.boundary == "conv1" else "float16"
+    with (
+        new_store(paths[0], views=views, shape=network.grid_shape, dtype="float16", layer=END, **valid_for) as grids,
+        new_store(
+            paths[1], views=views, shape=network.boundary_shape, dtype=dtype, layer=boundary, **valid_for
+        ) as boundaries,
+    ):
+        for at in range(0, len(views), BATCH):
+            batch = views[at : at + BATCH]
+            pixels, missing = _pixels(photos, batch, size=valid_for["size"], on_bad=on_bad)
+            for row in missing:
+                grids.leave_out(at + row)
+                boundaries.leave_out(at + row)
+            at_boundary, grid = network(pixels, batch[0].image)
+            boundaries.write(at, at_boundary)
+            grids.write(at, grid)
+            progress.update(len(batch))
+
+
+def _pixels(
+    photos: Iterator[np.ndarray | CaptionerError], views: Sequence[View], *, size: int, on_bad: str
+) -> tuple[Tensor, list[int]]:
+    """Return the pixels of the next views, uint8 [B, size, size, 3], and the places of broken photos, which are black.
+
+    Raises CaptionerError at a broken photo where `on_bad` is "error".
+    """
+    pixels, missing = [], []
+    for place, view in enumerate(views):
+        photo = next(photos)
+        if isinstance(photo, CaptionerError):
+            if on_bad == "error":
+                raise CaptionerError(f"{photo}; mend it, or set dataset.on_bad to skip in params.yaml")
+            if not view.flipped:
+                log.warning("skipped: %s", photo)
+            missing.append(place)
+            photo = np.zeros((size, size, 3), np.uint8)
+        pixels.append(photo[:, ::-1] if view.flipped else photo)
+    return torch.from_numpy(np.stack(pixels)), missing
 
 
 def join(views: Sequence[View], shards: Path, *, grid_path: str | Path, boundary_path: str | Path) -> dict[str, Any]:
@@ -204,7 +282,7 @@ def calibrate_on(encoder: Encoder, archive: Archive, images: Sequence[str], *, s
     On one thread: unlike the features, the statistics depend on how many add them up. Raises CaptionerError where
     none of these photos can be read.
     """
-    photos = list(decode_photos(archive, images[:CALIBRATION_IMAGES], size=size, fit=fit))
+    photos = list(read_archive_photos(archive, images[:CALIBRATION_IMAGES], size=size, fit=fit))
     whole_ones = [photo for photo in photos if isinstance(photo, np.ndarray)]
     if not whole_ones:
         raise CaptionerError(f"none of the first {len(photos)} training photos can be read; {photos[0]}")

@@ -29,6 +29,9 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import whole
 
 SCHEMA = 2
+# A store is private until it is renamed and never changes after that, so it needs no lock, and some file systems (NFS)
+# have none. HDF5 before 1.12.1 lacks the option.
+UNLOCKED: dict[str, Any] = {"locking": False} if h5py.version.hdf5_version_tuple >= (1, 12, 1) else {}
 
 
 class View(NamedTuple):
@@ -49,7 +52,7 @@ class FeatureStore:
     def __init__(self, path: str | Path, **expected: Any):
         self.path = Path(path)
         try:
-            with h5py.File(self.path, "r") as file:
+            with h5py.File(self.path, "r", **UNLOCKED) as file:
                 dataset = file["features"]
                 self.attributes = {key: _plain(value) for key, value in file.attrs.items()}
                 names = file["images"].asstr()[:]
@@ -58,6 +61,8 @@ class FeatureStore:
         except FileNotFoundError:
             raise CaptionerError(f"{path}: not found; `dvc repro features` makes it") from None
         except (OSError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, OSError) and error.errno:  # the system's, not HDF5's about the content
+                raise CaptionerError(f"{path}: cannot be read ({os.strerror(error.errno)})") from None
             raise CaptionerError(
                 f"{path}: not a whole feature store ({error}); make it anew: `dvc repro --force --single-item features`"
             ) from None
@@ -136,7 +141,7 @@ def new_store(
         size = len(views) * int(np.prod(shape)) * np.dtype(dtype).itemsize
         if shutil.disk_usage(beside.parent).free < size:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size / 1e9:.1f} GB", str(path))
-        with h5py.File(beside, "w") as file:
+        with h5py.File(beside, "w", **UNLOCKED) as file:
             dataset = file.create_dataset("features", shape=(len(views), *shape), dtype=dtype)
             names = file.create_dataset("images", data=[view.image for view in views], dtype=h5py.string_dtype())
             file.create_dataset("flipped", data=np.array([view.flipped for view in views], dtype=bool))

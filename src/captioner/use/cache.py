@@ -1,0 +1,94 @@
+"""Files that can be computed or downloaded again, in the user's cache folder; they are safe to delete.
+
+The folder is CAPTIONER_CACHE where that is set (empty: no cache), else the operating system's, by platformdirs.
+
+    models/NAME.safetensors     downloaded models
+    consensus/KEY/NAME.npy      the arrays of `Consensus.arrays`; KEY is of the model file and the code
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captioner.base.files import digest
+from captioner.model import consensus
+from captioner.model.captioner import Examples
+from captioner.model.consensus import Consensus
+from captioner.use.models import cache_folder
+
+log = logging.getLogger(__name__)
+
+LONGEST_HEADER = 100 << 20  # bytes
+KEPT = 4  # models whose arrays are kept, those that were used last
+FEW = 1000  # training images; for fewer, computing is as fast as reading
+
+
+def cached_consensus(model: str | Path, examples: Examples) -> Consensus:
+    """Return the consensus of a model file's examples, from the cache where it is there, else computed and cached.
+
+    The arrays are memory-mapped, so that one photo reads little of them. Where the cache cannot be read or written, the
+    consensus is computed.
+    """
+    features, captions = (tensor.numpy() for tensor in examples)
+    folder = cache_folder()
+    if folder is None or len(captions) < FEW:
+        return Consensus(features, captions)
+    entry = folder / "consensus" / _key(model)
+    try:
+        arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(entry.glob("*.npy"))}
+        found = Consensus.from_arrays(arrays, captions)
+        os.utime(entry)
+        return found
+    except Exception as error:  # not there, cut, or of another form: it can always be computed
+        log.debug("%s: %r", entry, error)
+    computed = Consensus(features, captions)
+    try:
+        _write(entry, computed.arrays())
+        _remove_old(entry.parent)
+    except OSError as error:  # no room, no rights
+        log.debug("%s: %s", entry, error)
+    return computed
+
+
+def _key(model: str | Path) -> str:
+    """Return a key of the model file's bytes and of the code that computes the arrays.
+
+    Where the file's header holds the checksums of its tensors, which loading verified, the header is enough.
+    """
+    with open(model, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, LONGEST_HEADER))
+    hasher = hashlib.sha256(header if rb"\"checksums\"" in header else digest(model, "sha256").encode())
+    modules = {getattr(value, "__module__", None) for value in vars(consensus).values()}
+    for name in sorted(name for name in modules if name and name.startswith("captioner.")):
+        hasher.update(Path(str(sys.modules[name].__file__)).read_bytes())
+    return hasher.hexdigest()[:32]
+
+
+def _write(entry: Path, arrays: dict[str, Any]) -> None:
+    """Write the arrays as a folder that appears whole or not at all."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".part-", dir=entry.parent))
+    try:
+        for name, array in arrays.items():
+            np.save(beside / f"{name}.npy", array)
+        if entry.exists():  # one that could not be read
+            shutil.rmtree(entry)
+        os.replace(beside, entry)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove all entries but the last used, and what killed runs left."""
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    whole = [entry for entry in entries if not entry.name.startswith(".part-")]
+    for entry in (*whole[KEPT:], *(entry for entry in entries if entry.name.startswith(".part-"))):
+        shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,100 @@
+"""What several commands share: arguments, their types, and imports that take seconds."""
+
+import argparse
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from captioner.use.options import BEAM, CONSENSUS, LENGTH_PENALTY, MODEL
+
+FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # how shtab completes a file's name
+
+
+def add_file(parser: argparse.ArgumentParser, *names: str, **options: str | None) -> None:
+    """Add an argument that is a file's name, for shell completion too."""
+    parser.add_argument(*names, **options).complete = FILE  # type: ignore[attr-defined, arg-type]
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add --model."""
+    text = "a fine-tuned model: a file, hf:owner/name[@revision] or https://...#sha256=... (default: %(default)s)"
+    add_file(parser, "--model", default=MODEL, help=text)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a search that params.yaml has too."""
+    parser.add_argument("--beam", type=positive, default=BEAM, help="beams of the search (default: %(default)s)")
+    parser.add_argument(
+        "--consensus",
+        metavar="WEIGHT",
+        type=number,
+        default=CONSENSUS,
+        help="weight of the captions of similar training photos; 0: the likeliest caption (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--length-penalty",
+        metavar="POWER",
+        type=number,
+        default=LENGTH_PENALTY,
+        help="a caption's log-probability is divided by its length to this power (default: %(default)s)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    text = "auto, cpu, cuda, cuda:N or mps (default: what CAPTIONER_DEVICE says, else auto)"
+    parser.add_argument("--device", help=text)
+
+
+def positive(text: str) -> int:
+    """Return a whole number from 1 on, for argparse."""
+    return _whole_number(text, 1)
+
+
+def count(text: str) -> int:
+    """Return a whole number from 0 on, for argparse."""
+    return _whole_number(text, 0)
+
+
+def number(text: str) -> float:
+    """Return a number from 0 on, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected a number from 0 on")
+    return value
+
+
+def _whole_number(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected a whole number from {least} on")
+    return int(text)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """End the process with 130 and one line where Ctrl-C comes while the block imports.
+
+    An exception would come out of the middle of a library's import, as anything. Nothing is being written then.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"interrupted\n")
+    os._exit(130)

@@ -1,0 +1,95 @@
+"""`captioner card`: what a model file says of itself."""
+
+import argparse
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from captioner.use.commands.arguments import add_file, importing
+from captioner.use.models import local_model
+from captioner.use.options import MODEL
+
+CONFIG = "config.json"
+BESIDE = ("MODEL_CARD.md", "README.md")  # where the pipeline puts the model card
+LIMITS = """\
+It writes English like its training captions, at most {longest} words, and knows {words} words. It names what it saw in
+training and guesses what it did not; it reads no text and recognises no person. Check
+captions before relying on them."""
+
+
+def add_parser(commands: Any) -> None:
+    """Define the command."""
+    parser = commands.add_parser(
+        "card",
+        help="print what a model file says of itself",
+        description="Print what a model is, what made it, on what data, its scores where they are known, its limits.",
+    )
+    add_file(parser, "model", nargs="?", default=MODEL, metavar="MODEL", help="as --model elsewhere (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the file's record as JSON, without its vocabulary")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the card."""
+    path = local_model(options.model, beside=(CONFIG,))
+    with importing():
+        from captioner.model.captioner import load_model
+    captioner, card = load_model(path)
+    record = {key: value for key, value in vars(card).items() if key != "vocabulary"}
+    origin = record.get("provenance") or record.get("made") or {}
+    examples = captioner.examples
+    sizes = {"words": len(card.vocabulary.words), "max_length": card.vocabulary.max_length}
+    sizes["examples"] = 0 if examples is None else len(examples.captions)
+    sizes["captions"] = 0 if examples is None else int((examples.captions != 0).any(2).sum())
+    if options.json:
+        print(json.dumps({**record, **sizes}, indent=2))
+        return 0
+    print("\n".join([options.model, *summary(record, sizes), *made(origin), *scores(path)]))
+    print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
+    return 0
+
+
+def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
+    """Return lines on what the model is."""
+    decoder, image = record["decoder"], record["image"]
+    looks = f"attention of {decoder['heads']} heads" if decoder["attention"] else "the pooled image, without attention"
+    kind = (
+        "a decoder of stored features, without an encoder for photos"
+        if record["start"] == "end"
+        else f"ResNet-18, fine-tuned from {record['start']} on"
+    )
+    examples = (
+        f"{sizes['captions']} of {sizes['examples']} images, by which captions are chosen"
+        if sizes["examples"]
+        else "none in the file, so a caption is the likeliest beam"
+    )
+    return [
+        f"  encoder            {kind}",
+        f"  decoder            LSTM of width {decoder['width']}, {looks}",
+        f"  photos             {image['size']} pixels a side, {image['fit']}",
+        f"  vocabulary         {sizes['words']} words, captions of up to {sizes['max_length']}",
+        f"  training captions  {examples}",
+    ]
+
+
+def made(made: dict[str, Any]) -> list[str]:
+    """Return lines on what made the model: versions, params, data and code."""
+    lines = []
+    for title, key in (("made with", "versions"), ("by the params", "params"), ("from (MD5)", "inputs")):
+        if made.get(key):
+            width = max(map(len, made[key]))
+            lines += ["", title, *(f"  {name:{width}}  {value}" for name, value in sorted(made[key].items()))]
+    return lines
+
+
+def scores(path: Path) -> list[str]:
+    """Return lines on the model's scores: those in the config.json beside it, which the pipeline writes, else where
+    they may be."""
+    known: Any = None
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # none there, or another program's
+        known = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8")).get("scores")
+    if isinstance(known, dict):
+        return ["", f"scores ({path.with_name(CONFIG)})", *(f"  {name}  {value}" for name, value in known.items())]
+    cards = [file for file in (path.with_name(name) for name in BESIDE) if file.exists()]
+    return ["", "scores", f"  {f'see {cards[0]}' if cards else 'not in the file; the model card has them'}"]

@@ -1,0 +1,30 @@
+"""`captioner completion`: completion of commands and options by the shell."""
+
+import argparse
+from typing import Any
+
+DESCRIPTION = """\
+Print a script for the shell to complete commands, options and file names. To install it:
+
+  bash   captioner completion bash > ~/.local/share/bash-completion/completions/captioner
+  zsh    captioner completion zsh > DIR/_captioner, for a DIR in $fpath"""
+
+
+def add_parser(commands: Any) -> None:
+    """Define the command."""
+    parser = commands.add_parser(
+        "completion",
+        help="print a script for shell completion",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("shell", choices=["bash", "zsh"])
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the script."""
+    import shtab
+
+    print(shtab.complete(options.parser, options.shell))
+    return 0

@@ -1,0 +1,49 @@
+"""`captioner explain`: a picture of how a caption came about."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from captioner.base.errors import CaptionerError
+from captioner.use.commands.arguments import add_device, add_file, add_model, add_search, importing
+from captioner.use.models import local_model
+
+
+def add_parser(commands: Any) -> None:
+    """Define the command."""
+    parser = commands.add_parser(
+        "explain",
+        help="draw where the model looked at each word, and the beams",
+        description="Draw where the model looked at each word of a photo's caption, and the beams with their scores. "
+        "Prints the photo, a tab and the caption, then the picture's name.",
+    )
+    add_file(parser, "photo", metavar="PHOTO", help="a photo")
+    add_model(parser)
+    text = "the picture (default: PHOTO's name, -explained.png, here)"
+    add_file(parser, "--out", metavar="FILE.png", help=text)
+    add_search(parser)
+    add_device(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the picture about a photo's caption; print the caption and where the picture is."""
+    picture = Path(options.out or f"{Path(options.photo).stem}-explained.png")
+    if picture.suffix.lower() != ".png":
+        raise CaptionerError(f"{picture}: the picture is a PNG; give a name that ends in .png")
+    if picture.exists() and Path(options.photo).exists() and picture.samefile(options.photo):
+        raise CaptionerError(f"{picture}: is the photo itself; give another name with --out")
+    model = local_model(options.model)
+    with importing():
+        from captioner.use.caption import PhotoCaptioner
+        from captioner.use.explain import explain
+    text = explain(
+        PhotoCaptioner(model, device=options.device),
+        options.photo,
+        picture,
+        beam=options.beam,
+        consensus=options.consensus,
+        length_penalty=options.length_penalty,
+    )
+    print(f"{options.photo}\t{text}\n{picture}")
+    return 0

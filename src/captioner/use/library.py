@@ -1,0 +1,100 @@
+"""Photos in folders, and the files beside them that their captions are written to; importing this takes no time."""
+
+import glob
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from captioner.base.errors import CaptionerError
+
+OPTIONAL = {".heic": "pillow_heif", ".heif": "pillow_heif"}  # the package that reads them
+OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+
+
+def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Path]:
+    """Return the photos that the arguments mean, in order: files, folders (what is in them, sorted) and patterns.
+
+    With `recursive` also what is in the folders of a folder; hidden ones are left out. A pattern is one of `glob`.
+    Raises CaptionerError for an argument that means none.
+    """
+    found: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            photos = _in_folder(path, recursive)
+        elif path.exists():
+            photos = [path]
+        else:
+            photos = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]
+        if not photos:
+            raise CaptionerError(f"{argument}: no such photo, and no folder or pattern with photos")
+        found += photos
+    return found
+
+
+def _in_folder(folder: Path, recursive: bool) -> list[Path]:
+    from captioner.sources.archives import PHOTO_SUFFIXES, is_junk  # not at the top: they may need Pillow
+
+    photos: list[Path] = []
+    others: list[str] = []
+    lacking = {end for end, package in OPTIONAL.items() if importlib.util.find_spec(package) is None}
+    suffixes = {*PHOTO_SUFFIXES, *OPTIONAL} - lacking
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if recursive and not is_junk(PurePosixPath(name)))
+        for name in sorted(names):
+            path, suffix = Path(parent, name), Path(name).suffix.lower()
+            if is_junk(PurePosixPath(name)) or not path.is_file():
+                continue
+            if suffix in suffixes:
+                photos.append(path)
+            elif suffix in OTHER_PHOTOS:
+                others.append(name)
+    if others:
+        names_shown = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
+        heic = any(name.lower().endswith(tuple(OPTIONAL)) for name in others)
+        advice = "convert them" + (", or for HEIC `pip install 'captioner[heic]'`" if heic else "")
+        print(
+            f"{folder}: left out {len(others)} ({names_shown}), of kinds that are not looked for; {advice}",
+            file=sys.stderr,
+        )
+    return photos
+
+
+def sidecars(photos: Sequence[Path], suffix: str) -> list[Path]:
+    """Return the file beside each photo that its caption is written to: its name with another `suffix`.
+
+    Raises CaptionerError where two photos would share one, or a photo is one.
+    """
+    owners: dict[Path, Path] = {}
+    files = [photo.with_suffix(f".{suffix}") for photo in photos]
+    for photo, file in zip(photos, files, strict=True):
+        other = owners.setdefault(file, photo)
+        if other != photo:
+            raise CaptionerError(f"{other} and {photo}: both would write {file}; rename one, or caption them apart")
+        if file == photo:
+            raise CaptionerError(f"{photo}: would be written over with its caption; expected a photo")
+    return files
+
+
+def write_sidecar(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all. Unlike `whole`, it does not list the folder for each of its photos."""
+    handle, beside = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~_umask())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

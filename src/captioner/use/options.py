@@ -1,0 +1,39 @@
+"""How captions are generated where the caller does not say; importing this takes no time."""
+
+import math
+from dataclasses import dataclass
+
+from captioner.base.errors import CaptionerError
+
+MODEL = "models/captioner.safetensors"
+BATCH = 32  # photos that are computed together
+BEAM, LENGTH_PENALTY, CONSENSUS = 20, 1.0, 2.0  # as params.yaml has them
+
+
+@dataclass(frozen=True)
+class Search:
+    """The options of a search for captions; raises CaptionerError that names the one that is out of range.
+
+    `beam`, `length_penalty` and `consensus` are those of `search` in params.yaml. A caption has at least `min_length`
+    and at most `max_length` words; None: as many as the captions that the model was trained on.
+    """
+
+    beam: int = BEAM
+    length_penalty: float = LENGTH_PENALTY
+    consensus: float = CONSENSUS
+    min_length: int = 0
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("beam", 1), ("min_length", 0), ("max_length", 1)):
+            value = getattr(self, name)
+            if value is None and name == "max_length":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise CaptionerError(f"{name}: is {value!r}, expected a whole number from {least} on")
+        for name in ("length_penalty", "consensus"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise CaptionerError(f"{name}: is {value!r}, expected a number from 0 on")
+        if self.max_length is not None and self.min_length > self.max_length:
+            raise CaptionerError(f"min_length: is {self.min_length}, expected at most max_length, {self.max_length}")

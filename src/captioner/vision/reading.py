@@ -1,0 +1,66 @@
+"""Reads photos from where they lie, in threads; the error of one that cannot be read names it."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from captioner.base.device import decoding_threads
+from captioner.base.errors import CaptionerError
+from captioner.sources.archives import Archive
+from captioner.vision.photos import load_photo
+
+AHEAD = 128  # photos that are read before they are needed
+
+
+def read_photo(read: Callable[[], bytes], name: str, *, size: int, fit: str) -> np.ndarray:
+    """Return a photo as `load_photo` does, uint8 [size, size, 3], from the bytes that `read` returns.
+
+    Raises CaptionerError that begins with `name` where the file or the photo in it cannot be read.
+    """
+    try:
+        return load_photo(read(), size=size, fit=fit)
+    except ValueError as error:
+        raise CaptionerError(f"{name}: {error}") from None
+    except OSError as error:
+        raise CaptionerError(f"{name}: cannot be read ({error.strerror or error})") from None
+
+
+def read_photos(
+    reads: Iterable[Callable[[], np.ndarray]], *, ahead: int = AHEAD
+) -> Generator[np.ndarray | CaptionerError, None, None]:
+    """Yield what each of `reads` returns, or the CaptionerError that it raises, in order; called in threads.
+
+    At most `ahead` photos are in memory. `reads` is consumed no further ahead than that.
+    """
+
+    def outcome(read: Callable[[], np.ndarray]) -> np.ndarray | CaptionerError:
+        try:
+            return read()
+        except CaptionerError as error:
+            return error
+
+    with ThreadPoolExecutor(decoding_threads()) as pool:
+        waiting: deque[Future[np.ndarray | CaptionerError]] = deque()
+        try:
+            for read in reads:
+                waiting.append(pool.submit(outcome, read))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_archive_photos(
+    archive: Archive, names: Iterable[str], *, size: int, fit: str, ahead: int = AHEAD
+) -> Generator[np.ndarray | CaptionerError, None, None]:
+    """Yield each photo of an archive as uint8 [size, size, 3], or its error, in order; read in threads."""
+
+    def reading(name: str) -> Callable[[], np.ndarray]:
+        return lambda: read_photo(lambda: archive.read(name), f"{archive.path}: {name}", size=size, fit=fit)
+
+    return read_photos(map(reading, names), ahead=ahead)

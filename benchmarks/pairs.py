@@ -54,7 +54,8 @@ from captioner.model.captioner import Captioner
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
 from captioner.model.search import beam_search as search
-from captioner.training.loop import CaptionSet, next_word_losses
+from captioner.training.batches import CaptionSet
+from captioner.training.objectives import next_word_losses
 from captioner.training.reward import Reward
 from captioner.vision.encoder import END, load_encoder
 from captioner.vision.store import FeatureStore

@@ -27,7 +27,7 @@ from benchmarks.world import (
 )
 from captioner.base.device import half_precision
 from captioner.model.captioner import Captioner
-from captioner.training.loop import next_word_losses
+from captioner.training.objectives import next_word_losses
 from captioner.vision.encoder import fused, load_encoder
 from captioner.vision.features import BATCH
 from captioner.vision.photos import load_photo

@@ -29,7 +29,7 @@ from captioner.captions.vocabulary import Vocabulary
 from captioner.model.consensus import Consensus
 from captioner.results.report import ALL_PIXELS, PHOTO_PIXELS
 from captioner.sources.archives import Archive
-from captioner.training.loop import CaptionSet
+from captioner.training.batches import CaptionSet
 from captioner.training.reward import Reward
 from captioner.vision.encoder import Encoder
 

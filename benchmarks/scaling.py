@@ -26,7 +26,11 @@ from captioner.base.params import read_values
 from captioner.base.resume import Resume
 from captioner.captions.dataset import CaptionedImage
 from captioner.model.captioner import Captioner
-from captioner.training.loop import CaptionSet, NextWord, fit, parameter_groups
+from captioner.training.batches import CaptionSet
+from captioner.training.dev import DevEvaluation
+from captioner.training.loop import LoopSettings, fit
+from captioner.training.objectives import NextWord
+from captioner.training.schedule import parameter_groups
 from captioner.vision.encoder import END, load_encoder
 from captioner.vision.store import FeatureStore
 
@@ -66,21 +70,14 @@ def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
             resume = Resume("scaling", {}, folder)
             fit(
                 captioner,
-                parameter_groups([captioner.decoder], lr=0.001, weight_decay=0.05),
+                parameter_groups([captioner.decoder], name="decoder", lr=0.001, weight_decay=0.05),
                 training,
-                dev,
-                words,
+                DevEvaluation(dev, words, beam=1, device=CPU),
                 NextWord(label_smoothing=0.1),
+                settings=LoopSettings(batch=batch, warmup=0, clip=1.0, patience=1, ema=0.999, crop=1.0),
                 epochs=1,
-                batch=batch,
-                warmup=0,
-                clip=1.0,
-                patience=1,
-                ema=0.999,
-                crop=1.0,
                 seed=1,
                 start_is_candidate=False,
-                dev_beam=1,
                 device=CPU,
                 resume=resume,
                 on_epoch=lambda records: None,

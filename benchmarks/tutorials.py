@@ -75,7 +75,7 @@ def extract(photos: Sequence[bytes], network: nn.Module, path: Path, size: int) 
 def features_from_pixels(
     photos: Sequence[bytes], order: Iterable[Sequence[int]], network: nn.Module, size: int
 ) -> Callable[[Tensor], Tensor]:
-    """Return a `read` for `CaptionSet` of `captioner.training.loop`.
+    """Return a `read` for `CaptionSet` of `captioner.training.batches`.
 
     It computes the grids [B, h, w, D] of the next batch of `order` anew from the photos' bytes, whatever the query.
     """

@@ -46,7 +46,7 @@ from captioner.model.decoder import Decoder, Memory
 from captioner.model.packing import pack
 from captioner.model.search import beam_search
 from captioner.scoring.scores import Cider
-from captioner.training.loop import next_word_losses
+from captioner.training.objectives import next_word_losses
 from captioner.vision.encoder import Encoder, fused
 from captioner.vision.features import BATCH
 from captioner.vision.photos import load_photo

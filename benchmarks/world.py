@@ -21,7 +21,8 @@ from captioner.captions.vocabulary import PAD, UNK, Vocabulary
 from captioner.model.captioner import Captioner, Metadata, load_model
 from captioner.model.decoder import Decoder
 from captioner.sources.archives import Archive
-from captioner.training.loop import Batch, CaptionSet, next_word_losses
+from captioner.training.batches import Batch, CaptionSet
+from captioner.training.objectives import next_word_losses
 from captioner.vision.encoder import Encoder, calibrate, load_encoder
 from captioner.vision.features import extract, join
 from captioner.vision.store import FeatureStore, View, new_store
@@ -129,7 +130,7 @@ def extract_to(folder: Path, archive: Archive, names: list[str], encoder: Encode
 
 
 def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision = mixed_precision) -> None:
-    """Train on the batches as `captioner.training.loop.fit` does in an epoch, without what it does between epochs."""
+    """Train on the batches as `captioner.training.loop.train_one_epoch` does."""
     captioner.train()
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=0.001, fused=True)
     for batch in batches:

@@ -25,7 +25,7 @@ def main(params: Params) -> None:
         model="models/captioner.safetensors",
         curve="metrics/finetune_curve.csv",
         summary="metrics/finetune.json",
-        made=stage_provenance("finetune"),
+        provenance=stage_provenance("finetune"),
         settings=params.finetune,
         seed=params.seed,
     )

@@ -24,7 +24,7 @@ def main(params: Params) -> None:
         model="models/decoder.safetensors",
         curve="metrics/train_curve.csv",
         summary="metrics/train.json",
-        made=stage_provenance("train"),
+        provenance=stage_provenance("train"),
         decoder=params.decoder,
         settings=params.train,
         seed=params.seed,

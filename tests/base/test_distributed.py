@@ -6,6 +6,7 @@ Run as a script, by torch's launcher, it is one of two processes that compute `s
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,11 +18,21 @@ import psutil
 import pytest
 import torch
 
-from captioner.base.distributed import Mean, average, distributed, diverge, from_first, gather, processes, rank, share
+from captioner.base.distributed import (
+    Mean,
+    average,
+    distributed,
+    from_first,
+    gather,
+    processes,
+    rank,
+    seed_by_rank,
+    share,
+)
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json
 from captioner.captions.vocabulary import EOS, PAD
-from captioner.training import loop as training
+from captioner.training.objectives import NextWord
 from captioner.training.self_critical import SelfCritical
 from tests.pipeline.faults import outputs
 from tests.support.workspaces import ROOT
@@ -63,7 +74,7 @@ def scenarios(folder):
     told = {"processes": processes(), "shares": gather([share(torch.arange(n)).tolist() for n in (5, 1)])}
     told["first"] = gather(from_first(lambda: os.getpid()))
     for name, objective in (
-        ("words", training.NextWord(label_smoothing=0.1)),
+        ("words", NextWord(label_smoothing=0.1)),
         ("rewards", Drawn(sets[0].references, VOCABULARY, samples=3)),
     ):
         written = []
@@ -86,7 +97,7 @@ def scenarios(folder):
     told["resumed"] = gather({"records": records, "weights": weights_of(captioner)})
 
     torch.manual_seed(5)
-    diverge()
+    seed_by_rank()
     told["random"] = gather(torch.rand(3).tolist())
 
     items, features = toy(train=IMAGES)
@@ -120,7 +131,8 @@ def one(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, __file__, folder]
     subprocess.run(command, env=surroundings(), check=True)
     assert len(list((folder / ".resume").iterdir())) == 3  # of those that ended well
     return torch.load(folder / "told.pt")
@@ -357,6 +369,35 @@ def test_a_killed_worker_ends_the_stage_and_what_is_whole_is_not_computed_again(
     printed, found = made(workspace)
     assert f"going on: {left} of 3 shards are there" in printed
     assert found == alone
+
+
+def test_processes_meet_at_an_address_that_needs_no_name(monkeypatch):
+    options = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CAPTIONER_PROCESSES", "2")
+    monkeypatch.setattr("torch.distributed.run.run", options.append)
+    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
+    distributed(lambda params: None)(None)
+    (given,) = options
+    assert (given.local_addr, given.nproc_per_node) == ("127.0.0.1", "2")
+    assert given.training_script == "stages/train.py"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_waits_for_the_others_can_be_stopped(tmp_path, sent):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    process = subprocess.Popen([sys.executable, __file__, tmp_path], env=surroundings(**place))
+
+    def listens():
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", int(port))) == 0
+
+    wait_for(listens)
+    process.send_signal(sent)
+    assert process.wait(timeout=60) == -sent  # torch waits 30 minutes and more for the second process
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):

@@ -20,8 +20,8 @@ from captioner.model.captioner import (
     Metadata,
     checksum,
     load_model,
-    provenance,
     save_model,
+    with_versions,
     without_examples,
 )
 from captioner.model.decoder import Decoder
@@ -50,7 +50,7 @@ def make(*, tied=False, attention=True, encoder=None, start=END, seed=1):
         image={"size": 64, "fit": "crop"},
         decoder=shape,
         vocabulary=VOCABULARY,
-        provenance=provenance(MADE),
+        provenance=with_versions(MADE),
     )
     return captioner, metadata
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test
 
 from captioner.base.errors import CaptionerError
-from captioner.captions.ptb import tokenise
+from captioner.captions.ptb import ptb_tokens
 from captioner.captions.vocabulary import EOS, PAD, UNK, Vocabulary
 from captioner.scoring.scores import Cider
 from captioner.training.reward import Reward
@@ -27,7 +27,7 @@ MIXED = Vocabulary(words=("A", "Dog", "dog", "isn't", "dog's", "the", ".", "benc
 
 def pycocoevalcap(image, text, end):
     """Return the CIDEr of tokens, a string, with `end` after each reference."""
-    words = {name: [" ".join(tokenise(each)) for each in texts] for name, texts in REFERENCES.items()}
+    words = {name: [" ".join(ptb_tokens(each)) for each in texts] for name, texts in REFERENCES.items()}
     scorer = CiderScorer()
     scorer.crefs = [cook_refs([each + end for each in texts if each]) for texts in words.values()]
     scorer.document_frequency = Counter(ngram for cooked in scorer.crefs for ngram in set().union(*cooked))
@@ -48,7 +48,7 @@ def test_the_reward_is_cider_of_the_decoded_caption_and_its_end(vocabulary, data
     found = Reward(REFERENCES, vocabulary)(list(REFERENCES), tokens)
     for image, captions, rewards in zip(REFERENCES, drawn, found, strict=True):
         for ids, reward in zip(captions, rewards, strict=True):
-            text = " ".join(tokenise(vocabulary.decode(ids))) + " <end>" * (EOS in ids)
+            text = " ".join(ptb_tokens(vocabulary.decode(ids))) + " <end>" * (EOS in ids)
             assert reward == pytest.approx(pycocoevalcap(image, text, " <end>"), abs=1e-9)
 
 

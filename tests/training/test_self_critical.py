@@ -12,8 +12,12 @@ from captioner.model.captioner import Captioner
 from captioner.model.decoder import Decoder
 from captioner.model.search import sample
 from captioner.training import self_critical
-from captioner.training.loop import Batch, CaptionSet, NextWord, fit, parameter_groups
+from captioner.training.batches import Batch, CaptionSet
+from captioner.training.dev import DevEvaluation
+from captioner.training.loop import LoopSettings, fit
+from captioner.training.objectives import NextWord
 from captioner.training.reward import Reward
+from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
 from tests.support.decoding import read_all
 
@@ -117,6 +121,26 @@ def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypa
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_captions_are_sampled_in_eval_mode_and_learned_in_train_mode(monkeypatch):
+    captioner, modes = Captioner(small_decoder(len(VOCABULARY.words))), []
+    read = type(captioner.decoder).read
+
+    def sample(decoder, *_, **__):
+        modes.append(("sample", {module.training for module in captioner.modules()}))
+        return torch.tensor([[[4, 5, EOS], [5, EOS, PAD]]])
+
+    def noted_read(decoder, *args):
+        modes.append(("read", {module.training for module in captioner.modules()}))
+        return read(decoder, *args)
+
+    monkeypatch.setattr(self_critical, "sample", sample)
+    monkeypatch.setattr(type(captioner.decoder), "read", noted_read)
+    objective = SelfCritical(REFERENCES, VOCABULARY, samples=2)
+    objective(captioner.train(), batch_of(["a.jpg"], torch.randn(1, 2, 2, 3)))
+    assert modes == [("sample", {False}), ("read", {True})]
+    assert captioner.training
+
+
 @pytest.mark.parametrize("attention", [True, False])
 def test_it_makes_better_captions_likelier(attention, tmp_path):
     words = ("red", "blue", "dog", "cat", "runs", "sits")
@@ -135,30 +159,20 @@ def test_it_makes_better_captions_likelier(attention, tmp_path):
     captioner = Captioner(small_decoder(len(words), width=16, attention=attention))
 
     def run(name, objective, epochs):
-        groups = parameter_groups([captioner.decoder], lr=0.01, weight_decay=0.0)
-        recipe = {
-            "epochs": epochs,
-            "batch": 8,
-            "warmup": 0.5,
-            "clip": 1.0,
-            "patience": 99,
-            "ema": 0.0,
-            "crop": 1.0,
-            "seed": 3,
-            "dev_beam": 1,
-        }
+        groups = parameter_groups([captioner.decoder], name="decoder", lr=0.01, weight_decay=0.0)
         return fit(
             captioner,
             groups,
             sets["train"],
-            sets["dev"],
-            vocabulary,
+            DevEvaluation(sets["dev"], vocabulary, beam=1, device=CPU),
             objective,
+            settings=LoopSettings(batch=8, warmup=0.5, clip=1.0, patience=99, ema=0.0, crop=1.0),
+            epochs=epochs,
+            seed=3,
             start_is_candidate=False,
             device=CPU,
             resume=Resume(name, {}, tmp_path),
             on_epoch=lambda records: None,
-            **recipe,
         )
 
     run("words", NextWord(label_smoothing=0.0), 3)

@@ -1,14 +1,16 @@
 """Several processes that train as one: each takes its share of every batch, and their gradients are summed.
 
-They are those of torch's launcher, which tells each RANK, WORLD_SIZE and LOCAL_RANK: `torchrun` started by hand, on one
-machine or several, or by a stage itself where CAPTIONER_PROCESSES is more than 1. They talk by gloo, GPUs by NCCL.
-Outside of `distributed` there is one process, and nothing here does or costs anything.
+torch's launcher starts them and sets RANK, WORLD_SIZE and LOCAL_RANK for each: `torchrun` started by hand, on one
+machine or several, or by a stage itself if CAPTIONER_PROCESSES is more than 1. CPUs communicate by gloo. On GPUs, NCCL
+sums the gradients; Python objects and long waits go by gloo. Outside of `distributed` there is one process, and the
+functions of this module cost nothing.
 
-The first process (rank 0) alone writes and tells. When a process dies, the launcher stops the others.
+Only the first process (rank 0) writes files and logs. When a process dies, the launcher stops the others.
 """
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -28,16 +30,19 @@ from captioner.base.errors import CaptionerError
 
 T = TypeVar("T")
 P = TypeVar("P")
-GRACE = 3.0  # seconds in which the launcher stops a process that has nothing of its own to tell
-PATIENCE = timedelta(days=1)  # with a process that is slower than others; that one has died the launcher notices
-WATCH = 0.5  # seconds between looks at whether the launcher lives
+GRACE = 3.0  # seconds for the launcher to stop a process whose error another process reports better
+STEP_TIMEOUT = timedelta(minutes=10)  # of NCCL, which only sums gradients: a longer wait is a hang
+WAIT_TIMEOUT = timedelta(days=1)  # of gloo: the first process may work long alone; the launcher notices a dead one
+WATCH = 0.5  # seconds between checks that the launcher lives
+
+_waits: "dist.ProcessGroup | None" = None  # gloo's group beside NCCL's; None: the default group is gloo's
 
 
 class Mean(NamedTuple):
     """A mean over a process's share."""
 
     value: Tensor  # scalar
-    over: int  # how many
+    over: int  # the number of items that it is the mean of
 
 
 def processes() -> int:
@@ -46,40 +51,40 @@ def processes() -> int:
 
 
 def rank() -> int:
-    """Return which of them this is, from 0."""
+    """Return the number of this process among them, from 0."""
     return dist.get_rank() if processes() > 1 else 0
 
 
 def share(positions: Tensor) -> Tensor:
-    """Return this process's part of `positions` [N]: N / processes, one more or less, none where N is too small."""
+    """Return this process's part of `positions` [N]; parts differ by at most one position and can be empty."""
     return positions.tensor_split(processes())[rank()]
 
 
 def gather(value: T) -> list[T]:
-    """Return what each process gave, which can be pickled, in their order."""
+    """Return the values of all processes, ordered by rank; a value must be picklable."""
     if processes() == 1:
         return [value]
-    found: list[Any] = [None] * processes()
-    with _talking():
-        dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * processes()
+    with _explaining_loss():
+        dist.all_gather_object(values, value, group=_waits)
+    return values
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """Return what `make` returns in the first process; the others do not call it."""
+    """Call `make` in the first process only, and return its result in all of them."""
     if processes() == 1:
         return make()
-    made = [make() if rank() == 0 else None]
-    with _talking():
-        dist.broadcast_object_list(made, src=0)
-    return made[0]  # type: ignore[return-value]
+    result = [make() if rank() == 0 else None]
+    with _explaining_loss():
+        dist.broadcast_object_list(result, src=0, group=_waits)
+    return result[0]  # type: ignore[return-value]
 
 
 def average(parameters: Sequence[nn.Parameter], *means: Mean) -> list[Tensor]:
     """Return the means over all processes' shares, float32 scalars without gradient.
 
-    The parameters' gradients are those of the first mean of this process's share, and become those of it over
-    all shares. One tensor holds everything and is summed once.
+    On entry the parameters' gradients are those of this process's first mean. On return they are those of the first
+    mean over all shares. Gradients, means and counts are summed as one tensor.
     """
     if processes() == 1:
         return [mean.value.detach() for mean in means]
@@ -91,7 +96,7 @@ def average(parameters: Sequence[nn.Parameter], *means: Mean) -> list[Tensor]:
     values = torch.stack([mean.value.detach().to(device, torch.float32) for mean in means])
     counts = torch.tensor([float(mean.over) for mean in means], device=device)
     sums = torch.cat([*(gradient.flatten() * means[0].over for gradient in gradients), values * counts, counts])
-    with _talking():
+    with _explaining_loss():
         dist.all_reduce(sums)
     *parts, values, counts = sums.split([*(gradient.numel() for gradient in gradients), len(means), len(means)])
     for gradient, part in zip(gradients, parts, strict=True):
@@ -99,18 +104,18 @@ def average(parameters: Sequence[nn.Parameter], *means: Mean) -> list[Tensor]:
     return list((values / counts).unbind())
 
 
-def diverge() -> None:
-    """Seed torch's generator anew in all processes but the first, each with another number out of it."""
+def seed_by_rank() -> None:
+    """Seed torch's generator anew, differently in each process; the first keeps its own."""
     if rank():
         torch.manual_seed(int(torch.randint(2**32, (rank(),))[-1]))
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
+def _explaining_loss() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        time.sleep(GRACE)  # the launcher knows better which process ended, and why
+        time.sleep(GRACE)  # the launcher knows which process ended and why
         reason = str(error).splitlines()[0]
         raise CaptionerError(
             f"process {rank()} of {processes()} lost the others ({reason}); run again to go on"
@@ -118,9 +123,9 @@ def _talking() -> Iterator[None]:
 
 
 def distributed(main: Callable[[P], None]) -> Callable[[P], None]:
-    """Make a stage's `main` run in as many processes as CAPTIONER_PROCESSES says or the launcher started.
+    """Run a stage's `main` in CAPTIONER_PROCESSES processes, or in those that a launcher started.
 
-    Raises CaptionerError when one of them failed, whatever the reason, and KeyboardInterrupt when they were stopped.
+    Raises CaptionerError if one of them fails, and KeyboardInterrupt if they are stopped.
     """
 
     @wraps(main)
@@ -144,19 +149,40 @@ def _take_part(main: Callable[[P], None], params: P) -> None:
         device = select_device()
         if device.type not in ("cpu", "cuda"):
             raise CaptionerError(f"CAPTIONER_DEVICE: {device} cannot be shared by processes; set it to cpu")
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        _connect(device)
         main(params)
+        with _explaining_loss():
+            dist.barrier(group=_waits)  # the first process may still be writing
         dist.destroy_process_group()
     except KeyboardInterrupt:
-        os._exit(130)  # the launcher tells, and may signal again while Python ends
+        os._exit(130)  # the launcher reports it, and may signal again while Python ends
     except Exception:
         if not first:
-            time.sleep(GRACE)  # what is wrong for all, the first one tells
+            time.sleep(GRACE)  # the first process reports an error that all have
         raise
 
 
+def _connect(device: torch.device) -> None:
+    """Join the other processes; a signal ends this process at once, since torch waits where Python sees no signal."""
+    global _waits
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        if device.type == "cuda":
+            dist.init_process_group("nccl", timeout=STEP_TIMEOUT)
+            _waits = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+        else:
+            dist.init_process_group("gloo", timeout=WAIT_TIMEOUT)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _end_with(launcher: int) -> None:
-    """End this process soon after the launcher, which may have been killed and could not stop it."""
+    """End this process soon after the launcher ends: a launcher that is killed cannot stop it."""
     while os.getppid() == launcher:
         time.sleep(WATCH)
     os._exit(1)
@@ -164,15 +190,16 @@ def _end_with(launcher: int) -> None:
 
 def _launch(count: int) -> None:
     """Run this script again in `count` processes."""
-    from torch.distributed import run as torchrun  # half a second, and nothing for those who need it not
+    from torch.distributed import run as torchrun  # takes half a second
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
     with tempfile.TemporaryDirectory(prefix="captioner-") as logs:
-        options = ["--standalone", "--nproc-per-node", str(count), "--log-dir", logs, *sys.argv]
+        # without an address torch looks up the host's name, and waits for minutes if it does not resolve
+        options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(count), "--log-dir", logs]
         try:
-            torchrun.run(torchrun.parse_args(options))
+            torchrun.run(torchrun.parse_args([*options, *sys.argv]))
         except SignalException:
             raise KeyboardInterrupt from None
         except ChildFailedError as error:

@@ -1,9 +1,9 @@
-"""The state from which an interrupted stage goes on.
+"""The state from which an interrupted stage resumes.
 
-It lives in `.resume/`, which neither Git nor DVC sees: DVC deletes a stage's outputs before it runs. Its
-name carries a fingerprint of all that dvc.yaml declares for the stage - the bytes of its inputs and code,
-the values of its params - and of torch and the precision, so that a run with anything changed never starts
-from another run's state. How many threads and processes computed it does not count: they change rounding only.
+It is in `.resume/`, which Git and DVC ignore: DVC deletes a stage's outputs before it runs. The file's name holds a
+fingerprint of everything that dvc.yaml declares for the stage (the bytes of its inputs and code, the values of its
+params), of torch's version and of the precision. So a run never resumes from a state that other inputs, code or params
+made. The numbers of threads and processes are not part of it: they change rounding only.
 """
 
 import hashlib
@@ -29,9 +29,10 @@ FOLDER = Path(".resume")
 def stage_provenance(
     stage: str, params_yaml: str | Path = "params.yaml", dvc_yaml: str | Path = "dvc.yaml"
 ) -> dict[str, Any]:
-    """Return what dvc.yaml declares that a stage reads.
+    """Return what a stage reads by its declaration in dvc.yaml.
 
-    The result is {"inputs": {path: md5} of data and code, with the files of a folder, "params": {dotted name: value}}.
+    The result is {"inputs": {path: md5}, "params": {dotted name: value}}. Inputs are data and code; a folder counts as
+    its files.
     """
     declared = YAML(typ="safe", pure=True).load(Path(dvc_yaml))["stages"][stage]
     values = YAML(typ="safe", pure=True).load(Path(params_yaml))
@@ -45,35 +46,35 @@ def _files(path: Path) -> list[Path]:
 
 
 class Resume:
-    """One file of state, replaced whole at each save; `made` is what `stage_provenance` returned.
+    """One file of state, replaced atomically at each save; `provenance` is the result of `stage_provenance`.
 
-    A stage whose state is many files keeps them in `parts`, a folder of the same fingerprint.
+    A stage with a state of many files keeps them in `parts`, a folder with the same fingerprint.
     """
 
-    def __init__(self, stage: str, made: dict[str, Any], folder: Path = FOLDER):
+    def __init__(self, stage: str, provenance: dict[str, Any], folder: Path = FOLDER):
         self._stage, self._folder = stage, folder
         precision = os.environ.get("CAPTIONER_PRECISION", "auto")
-        record = {"made": made, "torch": torch.__version__, "precision": precision}
+        record = {"made": provenance, "torch": torch.__version__, "precision": precision}
         fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
         self.parts = self.path.with_suffix("")
 
     def load(self) -> dict[str, Any] | None:
-        """Return the saved state, its tensors on the CPU, or None where there is none that can be used."""
+        """Return the saved state with its tensors on the CPU, or None if there is no readable one."""
         if not self.path.exists():
             return None
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file raises anything; starting over is always right
+        except Exception as error:  # a damaged file can raise any error; starting over is always right
             log.warning("%s cannot be read (%s); starting over", self.path, error)
             return None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep a state of tensors, numbers, text, lists and dicts."""
+        """Save a state of tensors, numbers, text, lists and dicts."""
         with whole(self.path) as beside:
             torch.save(state, beside)
 
     def remove(self) -> None:
-        """Forget this stage's states, of other fingerprints too."""
+        """Delete this stage's states, those of other fingerprints too."""
         for path in self._folder.glob(f"{self._stage}-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -84,10 +84,10 @@ class Metadata:
     provenance: dict[str, Any]
 
 
-def provenance(made: dict[str, Any]) -> dict[str, Any]:
+def with_versions(provenance: dict[str, Any]) -> dict[str, Any]:
     """Return the `provenance` of metadata, from what `captioner.base.resume.stage_provenance` returned."""
     versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
-    return {**made, "versions": {"python": platform.python_version()} | versions}
+    return {**provenance, "versions": {"python": platform.python_version()} | versions}
 
 
 def save_model(path: str | Path, captioner: Captioner, metadata: Metadata) -> None:

@@ -17,18 +17,13 @@ from captioner.base.files import read_json
 from captioner.base.resume import Resume
 from captioner.captions.dataset import read_captions
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, load_model, provenance, save_model
+from captioner.model.captioner import Captioner, Metadata, load_model, save_model, with_versions
+from captioner.training.batches import CaptionSet
 from captioner.training.curves import write_curve, write_summary
-from captioner.training.loop import (
-    DEV_BEAM,
-    CaptionSet,
-    NextWord,
-    Objective,
-    dev_scores,
-    examples_of,
-    fit,
-    parameter_groups,
-)
+from captioner.training.dev import DEV_BEAM, DevEvaluation, dev_scores, examples_of
+from captioner.training.loop import LoopSettings, fit
+from captioner.training.objectives import NextWord, Objective
+from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
 from captioner.vision.encoder import BLOCKS, load_encoder
 from captioner.vision.encoder import fingerprint as weights_hash
@@ -40,7 +35,7 @@ SHARES = (60, 80, 100)  # percent of the way from the first weights to the train
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneSettings(LoopSettings):
     """The section `finetune` of params.yaml."""
 
     unfreeze_from: str
@@ -50,17 +45,11 @@ class FinetuneSettings:
     objective: str
     samples: int
     epochs: int
-    batch: int
     lr: float
     encoder_lr: float
-    warmup: float
     weight_decay: float
     label_smoothing: float
     scheduled_sampling: float
-    clip: float
-    patience: int
-    ema: float
-    crop: float
 
 
 def finetune(
@@ -73,101 +62,121 @@ def finetune(
     model: str | Path,
     curve: str | Path,
     summary: str | Path,
-    made: dict[str, Any],
+    provenance: dict[str, Any],
     settings: FinetuneSettings,
     seed: int,
 ) -> None:
-    """Fine-tune the decoder with the blocks of the encoder from `unfreeze_from` on; write `model`, which
-    takes photos by itself, the curve (CSV, from epoch 0: the frozen encoder) and the summary (JSON).
+    """Fine-tune the decoder together with the encoder's blocks from `unfreeze_from` on.
 
-    Only the unfrozen blocks are computed: the rows of the boundary store are what they take in, so their
-    gradients are those of the whole network but for the rows' half precision.
+    Writes `model`, which takes photos by itself, the curve (CSV; epoch 0 is the frozen encoder) and the summary (JSON).
+    Only the unfrozen blocks are computed: they read the rows of the boundary store. Their gradients are those of the
+    whole network, but for the rows' half precision.
 
-    In the first `adapt_epochs` the objective is the next word, at rates of their own, for the encoder to change and the
-    decoder to follow. From the best of these, `epochs` more have the objective "cider" (self-critical training, with
-    `samples` captions an image) or "cross-entropy" (the next word again). Then the model is moved back towards where
-    these began, as far as `interpolate` finds best.
+    In the first `adapt_epochs` the objective is the next word, with learning rates of their own: the encoder changes
+    and the decoder follows. The second part starts from the best of these epochs. It takes `epochs` more with the
+    objective "cider" (self-critical training, `samples` captions an image) or "cross-entropy" (the next word again).
+    Last, `interpolate` moves the weights back towards those at the start of the second part, as far as it scores best.
 
-    Raises CaptionerError where the decoder was trained with another vocabulary or another encoder, or the store holds
-    another boundary.
+    Raises CaptionerError if the decoder was trained with another vocabulary or encoder, or if the store holds another
+    boundary.
     """
     make_deterministic(seed)
-    captioner, card = load_model(decoder)
-    if card.vocabulary != Vocabulary.from_dict(read_json(vocabulary)):
-        raise CaptionerError(f"{decoder}: trained with another vocabulary than {vocabulary}; run `dvc repro train`")
-    network = load_encoder(load_file(encoder))
-    if weights_hash(network) != card.encoder:
-        raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
-    store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=card.encoder, **card.image)
-    splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
-
-    captioner = Captioner(captioner.decoder, network, start=settings.unfreeze_from)
-    unfrozen = network.block_modules(settings.unfreeze_from)
-    for module in network.block_modules(BLOCKS[0], settings.unfreeze_from):
-        module.requires_grad_(False)
     device = select_device()
-    next_word = NextWord(label_smoothing=settings.label_smoothing, own_words=settings.scheduled_sampling)
+    captioner, metadata = _load(vocabulary, encoder, decoder, settings.unfreeze_from)
+    store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=metadata.encoder, **metadata.image)
+    splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
+    # a beam: fine-tuning gains less than greedy search loses at random
+    evaluate = DevEvaluation(splits["dev"], metadata.vocabulary, beam=DEV_BEAM, device=device)
     records: list[dict[str, float]] = []
 
-    def train(name: str, aim: Objective, epochs: int, lr: float, encoder_lr: float) -> None:
+    def train_part(name: str, objective: Objective, epochs: int, lr: float, encoder_lr: float) -> None:
         earlier = records.copy()
 
-        def keep(found: list[dict[str, float]]) -> None:
-            records[:] = earlier + continued(found, earlier)
+        def keep(part: list[dict[str, float]]) -> None:
+            records[:] = earlier + continued(part, earlier)
             write_curve(curve, records, [NextWord.measure, SelfCritical.measure])
 
-        groups = parameter_groups(unfrozen, lr=encoder_lr, weight_decay=settings.weight_decay)
-        groups += parameter_groups([captioner.decoder], lr=lr, weight_decay=settings.weight_decay)
         fit(
             captioner,
-            groups,
+            _groups(captioner, settings, lr=lr, encoder_lr=encoder_lr),
             splits["train"],
-            splits["dev"],
-            card.vocabulary,
-            aim,
+            evaluate,
+            objective,
+            settings=settings,
             epochs=epochs,
             seed=seed,
             start_is_candidate=True,
-            dev_beam=DEV_BEAM,  # what fine-tuning gains is less than what greedy search loses at random
             device=device,
-            resume=Resume(name, made),
+            resume=Resume(name, provenance),
             on_epoch=keep,
-            batch=settings.batch,
-            warmup=settings.warmup,
-            clip=settings.clip,
-            patience=settings.patience,
-            ema=settings.ema,
-            crop=settings.crop,
         )
 
+    objective: Objective = NextWord(
+        label_smoothing=settings.label_smoothing, scheduled_sampling=settings.scheduled_sampling
+    )
     if settings.adapt_epochs:
-        train("finetune-adapt", next_word, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
+        train_part("finetune-adapt", objective, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
-    aim: Objective = next_word
     if settings.objective == "cider":
-        aim = SelfCritical(splits["train"].references, card.vocabulary, samples=settings.samples)
-    train("finetune", aim, settings.epochs, settings.lr, settings.encoder_lr)
-    share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], card.vocabulary, device))
+        objective = SelfCritical(splits["train"].references, metadata.vocabulary, samples=settings.samples)
+    train_part("finetune", objective, settings.epochs, settings.lr, settings.encoder_lr)
+    share, scores = interpolate(
+        captioner, start, lambda: dev_scores(captioner, splits["dev"], metadata.vocabulary, device)
+    )
     if rank() != 0:
         return
     captioner.examples = examples_of(captioner, splits["train"], device)
-    save_model(model, captioner, replace(card, start=settings.unfreeze_from, provenance=provenance(made)))
+    save_model(model, captioner, replace(metadata, start=settings.unfreeze_from, provenance=with_versions(provenance)))
+    _write_summary(summary, records, captioner, share, scores)
+    Resume("finetune", provenance).remove()  # also the state of the first part
+
+
+def _load(
+    vocabulary: str | Path, encoder: str | Path, decoder: str | Path, unfreeze_from: str
+) -> tuple[Captioner, Metadata]:
+    """Return the captioner with the encoder from `unfreeze_from` on, earlier blocks frozen, and the decoder's metadata."""
+    captioner, metadata = load_model(decoder)
+    if metadata.vocabulary != Vocabulary.from_dict(read_json(vocabulary)):
+        raise CaptionerError(f"{decoder}: trained with another vocabulary than {vocabulary}; run `dvc repro train`")
+    network = load_encoder(load_file(encoder))
+    if weights_hash(network) != metadata.encoder:
+        raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
+    for module in network.block_modules(BLOCKS[0], unfreeze_from):
+        module.requires_grad_(False)
+    return Captioner(captioner.decoder, network, start=unfreeze_from), metadata
+
+
+def _groups(captioner: Captioner, settings: FinetuneSettings, *, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
+    assert captioner.encoder is not None
+    unfrozen = captioner.encoder.block_modules(settings.unfreeze_from)
+    decay = settings.weight_decay
+    return parameter_groups(unfrozen, name="encoder", lr=encoder_lr, weight_decay=decay) + parameter_groups(
+        [captioner.decoder], name="decoder", lr=lr, weight_decay=decay
+    )
+
+
+def _write_summary(
+    path: str | Path,
+    records: list[dict[str, float]],
+    captioner: Captioner,
+    share: int,
+    scores: dict[int, dict[str, float]],
+) -> None:
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
-    tried = {f"{each} %": found["CIDEr"] for each, found in scores.items()}
+    cider = {f"{each} %": found["CIDEr"] for each, found in scores.items()}
     write_summary(
-        summary,
+        path,
         records,
         **{
             "trained parameters": trained,
             "dev, beam 3": scores[share],
-            "interpolation": {"share": share, "dev CIDEr": tried},
+            "interpolation": {"share": share, "dev CIDEr": cider},
         },
     )
-    Resume("finetune", made).remove()  # that of the first epochs too
 
 
 def continued(records: list[dict[str, float]], earlier: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return records with their epochs counted on from `earlier` ones, without epoch 0, which is the best of those."""
+    """Return the records with epochs counted on from the `earlier` ones; epoch 0, the best of those, is left out."""
     if not earlier:
         return records
     return [{**record, "epoch": earlier[-1]["epoch"] + record["epoch"]} for record in records if record["epoch"]]
@@ -177,11 +186,12 @@ def continued(records: list[dict[str, float]], earlier: list[dict[str, float]]) 
 def interpolate(
     captioner: torch.nn.Module, start: Mapping[str, Tensor], measure: Callable[[], dict[str, float]]
 ) -> tuple[int, dict[int, dict[str, float]]]:
-    """Set each parameter between its value in `start` and its own, at the share of the way with the best dev CIDEr.
+    """Set the parameters to the point between `start` and their present values that has the best dev CIDEr.
 
-    Fine-tuning fits the training photos further than others; weights on the way there describe others better than
-    those at its end (WiSE-FT, Wortsman et al. 2022). `measure` returns the scores of the captioner as it is, of them
-    "CIDEr". Returns the share in percent, of those that do equally well the largest, and the scores of all shares.
+    Fine-tuning fits the training photos more closely than others. Weights between its start and its end can describe
+    other photos better than those at the end (WiSE-FT, Wortsman et al. 2022). `measure` returns the captioner's
+    present scores, "CIDEr" among them. Returns the best share of the way in percent (of equal ones the largest) and
+    the scores of all shares.
     """
     trained = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
 

@@ -1,8 +1,8 @@
-"""Self-critical training: captions are drawn from the model, and those that score better than the others of their
-image become likelier (Rennie et al. 2017; with the mean of the other samples as the baseline, Luo 2020).
+"""Self-critical training: the model samples captions, and those with a higher reward than the other samples of their
+image become more likely (Rennie et al. 2017; the baseline is the mean of the other samples, Luo 2020).
 
-The reward is CIDEr against the image's references, its document frequencies those of the training images. The end of
-a caption counts as a word, or captions would learn to end in the middle of a phrase.
+The reward is CIDEr against the image's references, with document frequencies of the training images. The end of a
+caption counts as a word. Otherwise captions would learn to end in the middle of a phrase.
 """
 
 import functools
@@ -16,14 +16,14 @@ from captioner.captions.vocabulary import BOS, PAD, Vocabulary
 from captioner.model.captioner import Captioner
 from captioner.model.packing import pack
 from captioner.model.search import forbidden, sample
-from captioner.training.loop import Batch
+from captioner.training.batches import Batch
 from captioner.training.reward import Reward
 
 
 class SelfCritical:
-    """The objective; its measure is the mean CIDEr of the captions drawn, of which it takes `samples` an image.
+    """The objective; it samples `samples` captions an image, and its measure is their mean CIDEr.
 
-    `references` are the training images' raw captions.
+    `references` maps each training image to its raw captions.
     """
 
     measure = "sampled CIDEr"
@@ -33,7 +33,7 @@ class SelfCritical:
         self._vocabulary, self._samples = vocabulary, samples
 
     def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
-        """Return minus the mean of advantage times log-probability over all drawn tokens, and the measure."""
+        """Return minus the mean over all sampled tokens of advantage times log-probability, and the measure."""
         features = captioner.features(batch.rows)  # once: nothing in the encoder differs between train and eval mode
         captioner.eval()
         with torch.no_grad():

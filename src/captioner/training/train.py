@@ -10,11 +10,15 @@ from captioner.base.files import read_json
 from captioner.base.resume import Resume
 from captioner.captions.dataset import read_captions
 from captioner.captions.vocabulary import Vocabulary
-from captioner.model.captioner import Captioner, Metadata, provenance, save_model
+from captioner.model.captioner import Captioner, Metadata, save_model, with_versions
 from captioner.model.decoder import Decoder
 from captioner.model.standardise import feature_statistics
+from captioner.training.batches import CaptionSet
 from captioner.training.curves import write_curve, write_summary
-from captioner.training.loop import CaptionSet, NextWord, dev_scores, examples_of, fit, parameter_groups
+from captioner.training.dev import DevEvaluation, dev_scores, examples_of
+from captioner.training.loop import LoopSettings, fit
+from captioner.training.objectives import NextWord
+from captioner.training.schedule import parameter_groups
 from captioner.vision.encoder import END
 from captioner.vision.store import FeatureStore
 
@@ -32,20 +36,14 @@ class DecoderSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(LoopSettings):
     """The section `train` of params.yaml."""
 
     epochs: int
-    batch: int
     lr: float
-    warmup: float
     weight_decay: float
     label_smoothing: float
     scheduled_sampling: float
-    clip: float
-    patience: int
-    ema: float
-    crop: float
 
 
 def train_decoder(
@@ -56,17 +54,17 @@ def train_decoder(
     model: str | Path,
     curve: str | Path,
     summary: str | Path,
-    made: dict[str, Any],
+    provenance: dict[str, Any],
     decoder: DecoderSettings,
     settings: TrainSettings,
     seed: int,
 ) -> None:
-    """Train on the store of grids (without attention on their means, kept in memory) and write `model`,
-    the curve (CSV) and the summary (JSON).
+    """Train a decoder on the store of grids and write the model, its curve (CSV) and its summary (JSON).
 
-    With `decoder.standardise` the decoder standardises image features by the mean and deviation of all training views.
-    `made` (see `captioner.base.resume.stage_provenance`) is stored in the model. It also names the state from which an
-    interrupted run resumes.
+    A decoder without attention reads the grids' means, which are kept in memory. With `decoder.standardise` it
+    standardises image features by the mean and deviation of all training views. `provenance` is the result of
+    `captioner.base.resume.stage_provenance`. It is stored in the model and names the state from which an interrupted
+    run resumes.
     """
     make_deterministic(seed)
     words = Vocabulary.from_dict(read_json(vocabulary))
@@ -81,45 +79,38 @@ def train_decoder(
         captioner.decoder.feature_mean.copy_(mean)
         captioner.decoder.feature_scale.copy_(scale)
     device = select_device()
-    resume = Resume("train", made)
+    resume = Resume("train", provenance)
     records = fit(
         captioner,
-        parameter_groups([captioner.decoder], lr=settings.lr, weight_decay=settings.weight_decay),
+        parameter_groups([captioner.decoder], name="decoder", lr=settings.lr, weight_decay=settings.weight_decay),
         splits["train"],
-        splits["dev"],
-        words,
-        NextWord(label_smoothing=settings.label_smoothing, own_words=settings.scheduled_sampling),
+        DevEvaluation(splits["dev"], words, beam=1, device=device),
+        NextWord(label_smoothing=settings.label_smoothing, scheduled_sampling=settings.scheduled_sampling),
+        settings=settings,
+        epochs=settings.epochs,
         seed=seed,
         start_is_candidate=False,
-        dev_beam=1,
         device=device,
         resume=resume,
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure]),
-        epochs=settings.epochs,
-        batch=settings.batch,
-        warmup=settings.warmup,
-        clip=settings.clip,
-        patience=settings.patience,
-        ema=settings.ema,
-        crop=settings.crop,
     )
-    found = dev_scores(captioner, splits["dev"], words, device)
+    scores = dev_scores(captioner, splits["dev"], words, device)
     if rank() != 0:
         return
-    card = Metadata(
+    metadata = Metadata(
         encoder=store.attributes["encoder"],
         start=END,
         image={"size": store.attributes["size"], "fit": store.attributes["fit"]},
         decoder=shape,
         vocabulary=words,
-        provenance=provenance(made),
+        provenance=with_versions(provenance),
     )
     captioner.examples = examples_of(captioner, splits["train"], device)
-    save_model(model, captioner, card)
+    save_model(model, captioner, metadata)
     write_summary(
         summary,
         records,
         parameters=sum(parameter.numel() for parameter in captioner.parameters()),
-        **{"dev, beam 3": found},
+        **{"dev, beam 3": scores},
     )
     resume.remove()

@@ -456,7 +456,8 @@ def test_no_step_has_a_gradient_longer_than_clip(monkeypatch, clip):
         assert max(norms) < 1e3
 
 
-def test_frozen_blocks_get_no_gradient_and_are_not_in_the_resume_state(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize("train_encoder", [True, False])
+def test_frozen_blocks_get_no_gradient_and_are_not_in_the_resume_state(world, tmp_path, monkeypatch, train_encoder):
     seen, fit_ = [], finetune_stage.fit
 
     def noting(captioner, groups, *args, **options):
@@ -466,14 +467,18 @@ def test_frozen_blocks_get_no_gradient_and_are_not_in_the_resume_state(world, tm
         return records
 
     monkeypatch.setattr(finetune_stage, "fit", noting)
-    finetune_on(world, tmp_path, "layer4")
+    finetune_on(world, tmp_path, "layer4", train_encoder=train_encoder)
     ((captioner, trained, state),) = seen
     names = {name for name, _ in captioner.named_parameters()}
-    moving = {name for name in names if name.startswith(("decoder.", "encoder.layer4."))}
+    moving = {name for name in names if name.startswith(("decoder.", "encoder.layer4.")[: 1 + train_encoder])}
     assert {name for name in names if captioner.get_parameter(name).grad is not None} == moving
     assert {captioner.get_parameter(name) for name in moving} == trained
     for part in ("weights", "averaged", "best"):
         assert state[part].keys() == moving
+    if not train_encoder:
+        assert fingerprint(captioner.encoder) == load_model(world / "decoder.safetensors")[1].encoder
+    summary = read_json(tmp_path / "finetune.json")
+    assert summary["trained parameters"] == sum(captioner.get_parameter(name).numel() for name in moving)
     (tmp_path / "captioner.safetensors").unlink()
 
 
@@ -844,6 +849,7 @@ def finetune_on(world, out, boundary, **changes):
     }
     settings = RECIPE | {
         "unfreeze_from": boundary,
+        "train_encoder": True,
         "epochs": 1,
         "objective": "cross-entropy",
         "samples": 3,
@@ -1012,8 +1018,8 @@ def test_finetune_changes_the_unfrozen_blocks_only_and_starts_from_the_frozen_en
 
 
 def test_the_rate_in_the_curve_of_finetune_is_the_decoders(world, tmp_path):
-    finetune_on(world, tmp_path, "layer4", lr=1e-3, encoder_lr=0.0)
-    assert float(curve_of(tmp_path / "finetune.csv")[1]["learning rate"]) > 0
+    finetune_on(world, tmp_path, "layer4", lr=1e-3, encoder_lr=1e-5, epochs=2, batch=8, warmup=1)
+    assert [float(row["learning rate"]) for row in curve_of(tmp_path / "finetune.csv")[1:]] == [1e-3, 1e-3]
 
 
 @pytest.mark.parametrize("objective", ["cross-entropy", "cider"])

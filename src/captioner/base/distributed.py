@@ -35,7 +35,7 @@ STEP_TIMEOUT = timedelta(minutes=10)  # of NCCL, which only sums gradients: a lo
 WAIT_TIMEOUT = timedelta(days=1)  # of gloo: the first process may work long alone; the launcher notices a dead one
 WATCH = 0.5  # seconds between checks that the launcher lives
 
-_waits: "dist.ProcessGroup | None" = None  # gloo's group beside NCCL's; None: the default group is gloo's
+_waits: Any = None  # gloo's group beside NCCL's; None: the default group is gloo's
 
 
 class Mean(NamedTuple):

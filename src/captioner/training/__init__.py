@@ -1,1 +1,13 @@
-"""Training on the feature store and fine-tuning from the frozen boundary."""
+"""Training: the decoder on stored features, then the decoder with the encoder's last blocks.
+
+- `batches`: captions and features of a split, batches, random windows
+- `objectives`: the loss of the next word, label smoothing, scheduled sampling
+- `self_critical`: the loss of self-critical training
+- `schedule`: parameter groups and learning rates
+- `loop`: epochs and steps, averaged weights, the resume state
+- `early_stopping`: the best epoch, and when a run stops
+- `dev`: loss, captions and scores on the dev split
+- `train`: what the stage train does
+- `finetune`: what the stage finetune does
+- `curves`: the curve and the summary that both write
+"""

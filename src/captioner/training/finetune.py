@@ -25,8 +25,8 @@ from captioner.training.loop import LoopSettings, fit
 from captioner.training.objectives import NextWord, Objective
 from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
-from captioner.vision.encoder import BLOCKS, load_encoder
 from captioner.vision.encoder import fingerprint as weights_hash
+from captioner.vision.encoder import load_encoder
 from captioner.vision.store import FeatureStore
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class FinetuneSettings(LoopSettings):
     """The section `finetune` of params.yaml."""
 
     unfreeze_from: str
+    train_encoder: bool
     adapt_epochs: int
     adapt_lr: float
     adapt_encoder_lr: float
@@ -70,7 +71,8 @@ def finetune(
 
     Writes `model`, which takes photos by itself, the curve (CSV; epoch 0 is the frozen encoder) and the summary (JSON).
     Only the unfrozen blocks are computed: they read the rows of the boundary store. Their gradients are those of the
-    whole network, but for the rows' half precision.
+    whole network, but for the rows' half precision. With `train_encoder` false they stay as they are, and the decoder
+    alone is fine-tuned.
 
     In the first `adapt_epochs` the objective is the next word, with learning rates of their own: the encoder changes
     and the decoder follows. The second part starts from the best of these epochs. It takes `epochs` more with the
@@ -82,9 +84,7 @@ def finetune(
     """
     make_deterministic(seed)
     device = select_device()
-    captioner, metadata = _load(vocabulary, encoder, decoder, settings.unfreeze_from)
-    store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=metadata.encoder, **metadata.image)
-    splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
+    captioner, metadata, splits = _load(captions, vocabulary, boundary_store, encoder, decoder, settings)
     # a beam: fine-tuning gains less than greedy search loses at random
     evaluate = DevEvaluation(splits["dev"], metadata.vocabulary, beam=DEV_BEAM, device=device)
     records: list[dict[str, float]] = []
@@ -111,15 +111,11 @@ def finetune(
             on_epoch=keep,
         )
 
-    objective: Objective = NextWord(
-        label_smoothing=settings.label_smoothing, scheduled_sampling=settings.scheduled_sampling
-    )
+    first, second = _objectives(settings, splits["train"], metadata.vocabulary)
     if settings.adapt_epochs:
-        train_part("finetune-adapt", objective, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
+        train_part("finetune-adapt", first, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
-    if settings.objective == "cider":
-        objective = SelfCritical(splits["train"].references, metadata.vocabulary, samples=settings.samples)
-    train_part("finetune", objective, settings.epochs, settings.lr, settings.encoder_lr)
+    train_part("finetune", second, settings.epochs, settings.lr, settings.encoder_lr)
     share, scores = interpolate(
         captioner, start, lambda: dev_scores(captioner, splits["dev"], metadata.vocabulary, device)
     )
@@ -132,27 +128,49 @@ def finetune(
 
 
 def _load(
-    vocabulary: str | Path, encoder: str | Path, decoder: str | Path, unfreeze_from: str
-) -> tuple[Captioner, Metadata]:
-    """Return the captioner with the encoder from `unfreeze_from` on, earlier blocks frozen, and the decoder's metadata."""
+    captions: str | Path,
+    vocabulary: str | Path,
+    boundary_store: str | Path,
+    encoder: str | Path,
+    decoder: str | Path,
+    settings: FinetuneSettings,
+) -> tuple[Captioner, Metadata, dict[str, CaptionSet]]:
+    """Return the decoder joined to the encoder from `unfreeze_from` on, the model's metadata, and both splits.
+
+    All blocks that are not trained are frozen.
+    """
     captioner, metadata = load_model(decoder)
     if metadata.vocabulary != Vocabulary.from_dict(read_json(vocabulary)):
         raise CaptionerError(f"{decoder}: trained with another vocabulary than {vocabulary}; run `dvc repro train`")
     network = load_encoder(load_file(encoder))
     if weights_hash(network) != metadata.encoder:
         raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
-    for module in network.block_modules(BLOCKS[0], unfreeze_from):
-        module.requires_grad_(False)
-    return Captioner(captioner.decoder, network, start=unfreeze_from), metadata
+    store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=metadata.encoder, **metadata.image)
+    splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
+    network.requires_grad_(False)
+    if settings.train_encoder:
+        for module in network.block_modules(settings.unfreeze_from):
+            module.requires_grad_(True)
+    return Captioner(captioner.decoder, network, start=settings.unfreeze_from), metadata, splits
+
+
+def _objectives(
+    settings: FinetuneSettings, training: CaptionSet, vocabulary: Vocabulary
+) -> tuple[Objective, Objective]:
+    """Return the objectives of the first and of the second part."""
+    next_word = NextWord(label_smoothing=settings.label_smoothing, scheduled_sampling=settings.scheduled_sampling)
+    if settings.objective == "cider":
+        return next_word, SelfCritical(training.references, vocabulary, samples=settings.samples)
+    return next_word, next_word
 
 
 def _groups(captioner: Captioner, settings: FinetuneSettings, *, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
-    assert captioner.encoder is not None
-    unfrozen = captioner.encoder.block_modules(settings.unfreeze_from)
-    decay = settings.weight_decay
-    return parameter_groups(unfrozen, name="encoder", lr=encoder_lr, weight_decay=decay) + parameter_groups(
-        [captioner.decoder], name="decoder", lr=lr, weight_decay=decay
-    )
+    """Return the optimizer's groups: the unfrozen blocks if they are trained, and the decoder."""
+    decoder = parameter_groups([captioner.decoder], name="decoder", lr=lr, weight_decay=settings.weight_decay)
+    if not settings.train_encoder or captioner.encoder is None:
+        return decoder
+    blocks = captioner.encoder.block_modules(settings.unfreeze_from)
+    return parameter_groups(blocks, name="encoder", lr=encoder_lr, weight_decay=settings.weight_decay) + decoder
 
 
 def _write_summary(
@@ -163,7 +181,7 @@ def _write_summary(
     scores: dict[int, dict[str, float]],
 ) -> None:
     trained = sum(parameter.numel() for parameter in captioner.parameters() if parameter.requires_grad)
-    cider = {f"{each} %": found["CIDEr"] for each, found in scores.items()}
+    cider = {f"{each} %": score["CIDEr"] for each, score in scores.items()}
     write_summary(
         path,
         records,

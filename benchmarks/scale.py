@@ -185,8 +185,8 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         f"the measured speed the stages read {' and '.join(rates)}. MD5 takes {record['MD5 bytes/s'] / 1e9:.2f} GB/s."
     )
     assumed = (
-        f"Assumed: {PHOTO_BYTES / 1e3:.0f} kB a photo, and a GPU that sustains {GPU_RATE / 1e12:.0f} teraFLOP/s and never "
-        f"waits. Memory for captions was measured on {record['images']:,} training images."
+        f"Assumed: {PHOTO_BYTES / 1e3:.0f} kB a photo, and a GPU that sustains {GPU_RATE / 1e12:.0f} teraFLOP/s and "
+        f"never waits. Memory for captions was measured on {record['images']:,} training images."
     )
     machines = "; ".join(sorted({times[name]["machine"] for name in step}))
     shown = table(["", *DATASETS], rows)

@@ -93,7 +93,7 @@ def table_of(record: dict[str, Any]) -> str:
     splits = ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
     sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in record["bytes"].items())
     shown = table(["stage", "minutes", "ms an image", "most resident memory, MiB"], rows)
-    return f"{shown}\n\n{total:,} images ({splits}). On the disk: {sizes}. On {record['machine']}."
+    return f"{shown}\n\n{total:,} images ({splits}). Disk: {sizes}. Machine: {record['machine']}."
 
 
 def main() -> None:

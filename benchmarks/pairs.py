@@ -84,7 +84,7 @@ def _pair(ours: str, baseline: str, goal: float | None) -> Callable[[Callable[[P
     return register
 
 
-@_pair("the feature stage, from JPEG to two HDF5 stores", "a DataLoader loop over eager torchvision, to one", 2.0)
+@_pair("the feature stage, from JPEG to two HDF5 stores", "a DataLoader loop over torchvision, to one store", 2.0)
 def features(folder: Path, images: int = 128) -> Pair:
     archive, names, state = photos_and_weights()
     names = names[:images]
@@ -109,15 +109,15 @@ def features(folder: Path, images: int = 128) -> Pair:
 
 
 @_pair(
-    "an epoch of decoder training on cached features",
-    "the same, features recomputed from the photo for each caption, as the tutorials' loaders do",
+    "an epoch of decoder training on stored features",
+    "the same; the photo is encoded again for each caption, as the tutorials' loaders do",
     20,
 )
 def train_epoch(folder: Path, images: int = 64) -> Pair:
     return _train_epoch(images, each_caption=True)
 
 
-@_pair("the same", "the same, features recomputed once for all captions of an image", None)
+@_pair("an epoch of decoder training on stored features", "the same; each photo is encoded once", None)
 def train_epoch_by_image(folder: Path, images: int = 64) -> Pair:
     return _train_epoch(images, each_caption=False)
 
@@ -169,12 +169,12 @@ def _apart(item: CaptionedImage) -> list[CaptionedImage]:
     ]
 
 
-@_pair("forward and backward of the attention decoder, all time steps at once", "the same as a loop of LSTMCells", 4)
+@_pair("forward and backward of the attention decoder, all time steps at once", "a loop of LSTMCells", 4)
 def decoder_step(folder: Path, images: int = 32) -> Pair:
     return _decoder_step(images, single_precision)
 
 
-@_pair("the same", "the same, that too in mixed precision", None)
+@_pair("forward and backward of the attention decoder", "a loop of LSTMCells in mixed precision", None)
 def decoder_step_mixed(folder: Path, images: int = 32) -> Pair:
     return _decoder_step(images, mixed_precision)
 
@@ -197,9 +197,7 @@ def _decoder_step(images: int, precision: Precision) -> Pair:
     return Pair(step(decoder, ours), step(decoder, baseline, precision), images, "image")
 
 
-@_pair(
-    "the same", "Show, Attend and Tell's decoder, of the same width: another model, so only its speed compares", None
-)
+@_pair("forward and backward of the attention decoder", "the decoder of Show, Attend and Tell, as wide", None)
 def decoder_step_classic(folder: Path, images: int = 32) -> Pair:
     captioner, batch, tokens = decoding_problem(images)
     width = captioner.decoder.width
@@ -221,12 +219,12 @@ def decoder_step_classic(folder: Path, images: int = 32) -> Pair:
     return Pair(step(captioner.decoder, ours), step(classic, baseline, single_precision), images, "image")
 
 
-@_pair("a fine-tuning step from the stored boundary", "the whole network from decoded pixels, trunk under no_grad", 3)
+@_pair("a fine-tuning step from the stored boundary", "the whole network from pixels, frozen blocks under no_grad", 3)
 def finetune_step(folder: Path, images: int = 32) -> Pair:
     return _finetune_step(folder, images, single_precision)
 
 
-@_pair("the same", "the same, that too in mixed precision", None)
+@_pair("a fine-tuning step from the stored boundary", "the whole network in mixed precision", None)
 def finetune_step_mixed(folder: Path, images: int = 32) -> Pair:
     return _finetune_step(folder, images, mixed_precision)
 
@@ -345,7 +343,7 @@ def store_read(folder: Path, rows: int = 2000) -> Pair:
     return _reading(store, lambda chosen: torch.from_numpy(mapped[chosen]), batches)
 
 
-@_pair("the same", "a chunked dataset read by h5py with a list of indices", 20)
+@_pair("random batches from the HDF5 store", "a chunked dataset read by h5py with a list of indices", 20)
 def store_read_h5py(folder: Path, rows: int = 2000) -> Pair:
     content, store = _random_store(folder, rows)
     with h5py.File(folder / "chunked.h5", "w") as file:

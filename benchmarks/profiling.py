@@ -55,7 +55,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     finetuned = Captioner(captioner.decoder, encoder, start=BOUNDARY)
     return {
         "the feature stage": _parts_of_features(folder, rounds),
-        "the encoder, of it": _shares(infer, rounds),
+        "the encoder alone": _shares(infer, rounds),
         "a step of decoder training": _shares(step(captioner, lambda: next_word_losses(captioner, batch)[0]), rounds),
         "a step of fine-tuning": _shares(
             step(finetuned, lambda: next_word_losses(finetuned, batch._replace(rows=boundary))[0]), rounds

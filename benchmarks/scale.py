@@ -156,10 +156,10 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         ("disk: `boundary.h5` before layer4", "boundary.h5, layer4", _bytes),
         ("disk: `boundary.h5` before conv1 (pixels)", "boundary.h5, conv1", _bytes),
         ("disk: `captions.jsonl`", "captions.jsonl", _bytes),
-        ("disk: the training images, in each of the two model files", "examples", _bytes),
+        ("disk: features and captions of the training images, in each of the two model files", "examples", _bytes),
         ("memory: captions and their ids", "memory for captions", _bytes),
         ("memory: the directory of the photos' archives", "memory for archives", _bytes),
-        ("memory: n-grams and vectors that captions are chosen by", "memory for consensus", _bytes),
+        ("memory: n-grams and features for consensus", "memory for consensus", _bytes),
         ("memory: n-grams of the training references, for fine-tuning on CIDEr", "memory for CIDEr", _bytes),
         ("CPU: features", "features", _time),
         ("CPU: an epoch of training", "training epoch", _time),
@@ -181,16 +181,16 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         )
     ]
     rows_read = (
-        f"A row of `grid.h5` has {each['grid.h5']:,} bytes, one of `boundary.h5` {each['boundary.h5, layer4']:,}; at "
-        f"the measured speed the stages read {' and '.join(rates)}. MD5 runs at {record['MD5 bytes/s'] / 1e9:.2f} GB/s."
+        f"A row of `grid.h5` has {each['grid.h5']:,} bytes, a row of `boundary.h5` {each['boundary.h5, layer4']:,}. At "
+        f"the measured speed the stages read {' and '.join(rates)}. MD5 takes {record['MD5 bytes/s'] / 1e9:.2f} GB/s."
     )
     assumed = (
-        f"Assumed: {PHOTO_BYTES / 1e3:.0f} kB a photo, a GPU that sustains {GPU_RATE / 1e12:.0f} teraFLOP/s and is "
-        f"never kept waiting. Captions' memory as on {record['images']:,} training images of this dataset."
+        f"Assumed: {PHOTO_BYTES / 1e3:.0f} kB a photo, and a GPU that sustains {GPU_RATE / 1e12:.0f} teraFLOP/s and "
+        f"never waits. Memory for captions was measured on {record['images']:,} training images."
     )
     machines = "; ".join(sorted({times[name]["machine"] for name in step}))
     shown = table(["", *DATASETS], rows)
-    return f"{shown}\n\n{rows_read}\n\n{assumed} CPU times on {machines}."
+    return f"{shown}\n\n{rows_read}\n\n{assumed} CPU times: {machines}."
 
 
 def _bytes(size: float) -> str:

@@ -61,7 +61,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
     return {
         "encoder, s per image": _encoder(folder, rounds),
         "decoder step, s per image": _decoder(rounds),
-        "decoder steps of an epoch, no batch twice, s per image": _epoch(rounds),
+        "decoder steps of an epoch, all batches different, s per image": _epoch(rounds),
         "beam search, s per image": _search(rounds),
         f"photo of {PHOTO[0]} x {PHOTO[1]}, s per photo": _photo(rounds),
         "CIDEr of 1,000 images, s": _cider(rounds),
@@ -90,13 +90,15 @@ def _encoder(folder: Path, rounds: int) -> dict[str, float]:
     single = {
         f"folded, channels last, batches of {BATCH}": in_batches(folded, pixels, BATCH),
         "BatchNorm not folded": in_batches(encoder, pixels, BATCH),
-        "nor channels last (eager torchvision)": lambda: in_batches(plain, images, BATCH)().permute(0, 2, 3, 1),
+        "BatchNorm not folded, not channels last (eager torchvision)": lambda: in_batches(
+            plain, images, BATCH
+        )().permute(0, 2, 3, 1),
         **{f"batches of {size}": in_batches(folded, pixels, size) for size in (4, 8, 16, 32, 64) if size != BATCH},
         "frozen by torch (optimize_for_inference)": in_batches(_frozen(folded, pixels[:8]), pixels, 8),
     }
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
         single["ONNX Runtime"] = in_batches(_onnx(folded, pixels[:8], folder / "encoder.onnx"), pixels, 8)
-    wanted = single["nor channels last (eager torchvision)"]()
+    wanted = single["BatchNorm not folded, not channels last (eager torchvision)"]()
     for name, run in single.items():
         require_close(f"encoder, {name}", run(), wanted, ROUNDING)
 
@@ -178,9 +180,9 @@ def _decoder(rounds: int) -> dict[str, float]:
         "in use": (captioner, lambda: next_word_losses(captioner, batch)[0]),
         "torch's dropout": (slow_dropout, lambda: next_word_losses(slow_dropout, batch)[0]),
         "torch's fused attention": (fused_attention, lambda: next_word_losses(fused_attention, batch)[0]),
-        "features projected once a caption": (captioner, lambda: next_word_losses(captioner, repeated)[0]),
-        "padding computed too": (captioner, padded),
-        "time step by time step": (captioner, lambda: tutorials.step_loss(stepwise, features, tokens)),
+        "features projected for each caption": (captioner, lambda: next_word_losses(captioner, repeated)[0]),
+        "with padding": (captioner, padded),
+        "one time step at a time": (captioner, lambda: tutorials.step_loss(stepwise, features, tokens)),
     }
     for part in (captioner, slow_dropout, fused_attention):
         part.eval()
@@ -219,8 +221,8 @@ def _epoch(rounds: int) -> dict[str, float]:
     forms = {
         "in use": run,
         "torch's LSTM": with_torchs_lstm,
-        "packed without a word of padding": lambda: without_padding(run),
-        "both": lambda: without_padding(with_torchs_lstm),
+        "packed without padding to multiples": lambda: without_padding(run),
+        "torch's LSTM, packed without padding to multiples": lambda: without_padding(with_torchs_lstm),
     }
     return _medians(forms, len(items), rounds)
 
@@ -247,7 +249,7 @@ def _search(rounds: int) -> dict[str, float]:
             return run()
 
     others = int((run() != in_half()).any(1).sum())
-    forms = {"in use: float32": run, f"{precision()}, with other captions for {others} of {len(names)} images": in_half}
+    forms = {"in use: float32": run, f"{precision()}: other captions for {others} of {len(names)} images": in_half}
     return _medians(forms, len(names), rounds) | _limit(run, len(names), torch.float32, rounds)
 
 
@@ -258,7 +260,7 @@ def _photo(rounds: int) -> dict[str, float]:
     photos = tutorials.Photos([file.getvalue()], SIZE)
     forms = {
         "in use: decoded at a fraction of its size": lambda: load_photo(file.getvalue(), size=SIZE, fit="squash"),
-        "decoded whole, then resized": lambda: photos[0],
+        "decoded at full size, then resized": lambda: photos[0],
     }
     return _medians(forms, 1, rounds)
 
@@ -273,6 +275,6 @@ def _cider(rounds: int) -> dict[str, float]:
     )
     forms = {
         "in use: references counted once": lambda: kept.score(captions),
-        "references counted at each scoring": lambda: Cider(references).score(captions),
+        "references counted for each scoring": lambda: Cider(references).score(captions),
     }
     return _medians(forms, 1, rounds)

@@ -287,13 +287,12 @@ def table_of(results: dict) -> str:
     rows += [[name, *counts.values()] for name, counts in results["kills by stage"].items()]
     return "\n".join(
         [
-            f"`{results['command']}`: {results['kills']} kills, {results['kills of the stage alone']} of them of the "
-            f"stage's process alone and the others of dvc's whole process group; {results['pipelines']} pipelines in "
-            f"{results['runs of dvc repro']} runs of `dvc repro`, of which "
-            f"{results['runs that went on after an epoch']} went on after an epoch and "
-            f"{results['runs that found dvc.lock cut']} found a dvc.lock that dvc had been killed over; "
-            f"{results['outputs compared']} outputs compared, mismatches: {results['mismatches']}, "
-            f"other faults: {results['other faults']}.",
+            f"`{results['command']}` killed {results['kills']} times: {results['kills of the stage alone']} times the "
+            f"stage's process alone, otherwise the whole process group of dvc. {results['pipelines']} pipelines needed "
+            f"{results['runs of dvc repro']} runs of `dvc repro`; {results['runs that went on after an epoch']} runs "
+            f"resumed after an epoch, {results['runs that found dvc.lock cut']} had a dvc.lock that a kill of dvc had "
+            f"cut off. {results['outputs compared']} outputs were compared; mismatches: {results['mismatches']}, other "
+            f"faults: {results['other faults']}.",
             "",
             *(f"| {' | '.join(map(str, row))} |" for row in rows),
         ]

@@ -1,8 +1,6 @@
 import logging
-import os
 import random
-import subprocess
-from pathlib import Path
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +21,7 @@ REFERENCES = {
     "b.jpg": ["Two men climb a steep rock .", "Climbers on a rock ."],
 }
 HYPOTHESES = {"a.jpg": "a dog runs on the grass", "b.jpg": "two men sit on a rock"}
-java = pytest.mark.skipif(scores._java_fault() is not None, reason="no working java for METEOR")
+java = pytest.mark.skipif(shutil.which("java") is None, reason="no java for METEOR")
 
 
 def split(corpus: list) -> tuple[dict[str, list[str]], dict[str, str]]:
@@ -42,6 +40,15 @@ def test_scores_are_the_published_ones(corpus: list) -> None:
     assert found["ROUGE-L"] == pytest.approx(Rouge().compute_score(references, told)[0])
     assert found["CIDEr"] == pytest.approx(mean) == scores.cider(references, hypotheses)
     assert list(each.values()) == pytest.approx(list(per_image))
+
+
+@settings(max_examples=50, deadline=None)
+@given(CORPUS)
+def test_each_score_is_that_of_all_images_drawn_once(corpus: list) -> None:
+    found = scores.score_all(*split(corpus), use_meteor=False)
+    for name, value in (found.corpus | found.words).items():
+        assert found.resampled[name].score() == pytest.approx(value, abs=1e-9)
+    assert list(found.resampled) == [*found.corpus, *found.words]
 
 
 @settings(max_examples=30, deadline=None)
@@ -118,50 +125,9 @@ def test_meteor_takes_empty_and_unknown_and_gives_what_it_always_gave() -> None:
     assert found["METEOR"] == pytest.approx(0.2318840579710145)
 
 
-@java
-def test_meteor_process_ends_when_scoring_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def broken(self: scores.Meteor, *_: object) -> None:
-        started.append(self.meteor_p)
-        self.lock.acquire()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(scores.Meteor, "compute_score", broken)
-    with pytest.raises(KeyboardInterrupt):
-        scores.score(REFERENCES, HYPOTHESES)
-    assert started[0].poll() is not None
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in for java is a shell script")
-@pytest.mark.parametrize(
-    ("script", "told"),
-    [
-        (None, "no java on the PATH"),
-        ("echo Unable to locate a Java Runtime >&2; exit 1", "Unable to locate a Java Runtime"),
-        ('test "$1" = -version && exit 0; echo out of memory >&2; exit 1', "out of memory"),
-    ],
-)
-def test_meteor_is_left_out_with_a_warning(
-    script: str | None,
-    told: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    if script is not None:
-        (tmp_path / "java").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "java").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with caplog.at_level(logging.WARNING):
-        found, _ = scores.score(REFERENCES, HYPOTHESES)
-    assert "METEOR" not in found
-    assert told in caplog.text
-
-
 def test_diversity() -> None:
     told = {"a.jpg": "A dog runs .", "b.jpg": "a dog runs", "c.jpg": "two men", "d.jpg": "a dog swims"}
-    found = scores.diversity(told, ["A dog runs .", ["two", "men", "sit"]])
+    found = scores.diversity(told, scores.known_captions(["A dog runs .", ["two", "men", "sit"]]))
     assert found == {
         "distinct captions": 0.75,
         "vocabulary": 6,
@@ -204,4 +170,4 @@ def test_other_languages_have_the_scores_that_hold_for_them(language: str, caplo
     assert found["BLEU-1"] == pytest.approx(1)
     assert found["ROUGE-L"] == pytest.approx(1)
     assert f"METEOR is left out: it is for English, and captions.language is {language}" in caplog.text
-    assert scores.diversity({"a": said}, [raw], language)["copied from training"] == 1
+    assert scores.diversity({"a": said}, scores.known_captions([raw], language), language)["copied from training"] == 1

@@ -12,26 +12,23 @@ hypothesis is a word that matches nothing; in a reference it is an error, or it 
 """
 
 import logging
-import shutil
-import subprocess
-import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test
-from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.text import ENGLISH
 from captioner.captions.tokens import scored_tokens
+from captioner.scoring import bootstrap
+from captioner.scoring.meteor import MeteorUnavailable, meteor
+from captioner.scoring.words import word_scores
 
 UNKNOWN = "<unk>"
-JAVA_SECONDS = 30  # a Java that has not told its version by then is broken
 _NAMES_SHOWN = 3
-_TOLD_CHARACTERS = 300
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +67,15 @@ def cider(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], la
     return Cider(references, language).score(hypotheses)[0]
 
 
+class Scored(NamedTuple):
+    """The scores of captions, of the images in the order of the references."""
+
+    corpus: dict[str, float]  # BLEU-1, BLEU-2, BLEU-3, BLEU-4, ROUGE-L, CIDEr and METEOR, in this order
+    words: dict[str, float]  # "absent words" and "agreed words" of `captioner.scoring.words`
+    each: dict[str, dict[str, float]]  # by score, CIDEr, ROUGE-L and METEOR of each image
+    resampled: dict[str, bootstrap.Resampled]  # each score of `corpus` and `words`, for draws of the images
+
+
 def score(
     references: Mapping[str, list[str]],
     hypotheses: Mapping[str, str],
@@ -77,44 +83,66 @@ def score(
     meteor: bool = True,
     language: str = ENGLISH,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the corpus scores and each image's CIDEr.
+    """Return `corpus` and each image's CIDEr of `score_all`, which has the same arguments and errors."""
+    found = score_all(references, hypotheses, use_meteor=meteor, language=language)
+    return found.corpus, found.each["CIDEr"]
 
-    `references` maps an image to its raw captions, `hypotheses` the same images to one caption each. The
-    first result's keys are BLEU-1, BLEU-2, BLEU-3, BLEU-4, ROUGE-L, CIDEr and METEOR; METEOR is missing if
-    not asked for, or, with a message that says why, for another language than English (its stems, synonyms and weights
-    are English) or if there is no working Java. Raises CaptionerError as
-    `Cider` does.
+
+def score_all(
+    references: Mapping[str, list[str]],
+    hypotheses: Mapping[str, str],
+    *,
+    use_meteor: bool = True,
+    language: str = ENGLISH,
+) -> Scored:
+    """Return all scores of captions.
+
+    `references` maps an image to its raw captions, `hypotheses` the same images to one caption each. METEOR is missing
+    without `use_meteor`. It is also missing, with a message that says why, for another language than English (its
+    stems, synonyms and weights are English) and where Java does not work. The word scores are for English only. Raises
+    CaptionerError as `Cider` does.
     """
     scorer = Cider(references, language)
-    mean, each = scorer.score(hypotheses)
+    mean, cider_of = scorer.score(hypotheses)
     truth = scorer.references
-    told = {image: [_words(hypotheses[image], language)] for image in truth}
-    bleu, _ = Bleu(4).compute_score(truth, told, verbose=0)
-    rouge, _ = Rouge().compute_score(truth, told)
-    scores = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
-    scores |= {"ROUGE-L": float(rouge), "CIDEr": mean}
-    if meteor and language != ENGLISH:
+    captions = {image: _words(hypotheses[image], language) for image in truth}
+    listed = {image: [caption] for image, caption in captions.items()}
+    bleu, _ = Bleu(4).compute_score(truth, listed, verbose=0)
+    rouge, rouge_of = Rouge().compute_score(truth, listed)
+    corpus = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
+    corpus |= {"ROUGE-L": float(rouge), "CIDEr": mean}
+    each = {"CIDEr": cider_of, "ROUGE-L": dict(zip(truth, map(float, rouge_of), strict=True))}
+    resampled = bootstrap.bleu(list(truth.values()), list(captions.values()))
+    resampled |= {name: bootstrap.mean(list(each[name].values())) for name in ("ROUGE-L", "CIDEr")}
+    if use_meteor and language != ENGLISH:
         _log.info("METEOR is left out: it is for English, and captions.language is %s.", language)
-    elif meteor:
-        value = _meteor(truth, told)
-        if value is not None:
-            scores["METEOR"] = value
-    return scores, each
+    elif use_meteor:
+        try:
+            found = meteor(truth, captions)
+        except MeteorUnavailable as cause:
+            _log.warning("METEOR is left out: %s.", cause)
+        else:
+            corpus["METEOR"], each["METEOR"], resampled["METEOR"] = found
+    of_words = word_scores(truth, captions, language)
+    words = {name: ratio.score() for name, ratio in of_words.items()}
+    return Scored(corpus, words, each, resampled | of_words)
 
 
-def diversity(
-    hypotheses: Mapping[str, str], training: Iterable[str | list[str]], language: str = ENGLISH
-) -> dict[str, float]:
+def known_captions(training: Iterable[str | list[str]], language: str = ENGLISH) -> frozenset[str]:
+    """Return training captions, texts or lists of tokens, as `diversity` compares them."""
+    return frozenset(_words(item if isinstance(item, str) else " ".join(item), language) for item in training)
+
+
+def diversity(hypotheses: Mapping[str, str], known: Collection[str], language: str = ENGLISH) -> dict[str, float]:
     """Return how varied the captions are, all compared as tokens.
 
-    `distinct captions` and `copied from training` (found word for word among the `training` captions, texts
-    or token lists) are shares of the hypotheses, `vocabulary` is the number of different words used, `mean
-    length` is in tokens. Raises CaptionerError if there are no hypotheses.
+    `distinct captions` and `copied from training` (found word for word in `known`, the result of `known_captions`) are
+    shares of the hypotheses, `vocabulary` is the number of different words used, `mean length` is in tokens. Raises
+    CaptionerError if there are no hypotheses.
     """
     if not hypotheses:
         raise CaptionerError("no captions to describe: expected at least one hypothesis")
     captions = [_words(text, language) for text in hypotheses.values()]
-    known = {_words(item if isinstance(item, str) else " ".join(item), language) for item in training}
     words = [word for caption in captions for word in caption.split()]
     return {
         "distinct captions": len(set(captions)) / len(captions),
@@ -153,42 +181,3 @@ def _require_same_images(references: Mapping[str, object], hypotheses: Mapping[s
             parts.append(f"{len(names)} {what} ({shown})")
     if parts:
         raise CaptionerError(f"references and hypotheses are for different images: {'; '.join(parts)}")
-
-
-def _java_fault() -> str | None:
-    """Say why Java cannot be used, or return None. macOS has a `java` that only says it is not there."""
-    if shutil.which("java") is None:
-        return "no java on the PATH"
-    try:
-        done = subprocess.run(["java", "-version"], capture_output=True, timeout=JAVA_SECONDS, text=True)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"java does not start: {error}"
-    if done.returncode != 0:
-        return f"java -version ended with {done.returncode}: {done.stderr.strip() or 'no message'}"
-    return None
-
-
-def _meteor(references: dict[str, list[str]], hypotheses: dict[str, list[str]]) -> float | None:
-    fault = _java_fault()
-    if fault is None:
-        scorer = Meteor()
-        try:
-            value, _ = scorer.compute_score(references, hypotheses)
-            return float(value)
-        except (OSError, ValueError) as error:
-            scorer.meteor_p.kill()
-            told = scorer.meteor_p.stderr.read().decode(errors="replace").strip()
-            fault = f"the METEOR process failed: {told[:_TOLD_CHARACTERS] or 'no message'} ({error})"
-        finally:
-            _end(scorer)
-    _log.warning("METEOR is left out: %s. Install a Java runtime to have it.", fault)
-    return None
-
-
-def _end(scorer: Meteor) -> None:
-    scorer.lock = threading.Lock()  # still held after an exception, where __del__ would wait for ever
-    scorer.meteor_p.kill()
-    for pipe in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
-        with suppress(OSError):
-            pipe.close()
-    scorer.meteor_p.wait()

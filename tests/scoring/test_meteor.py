@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from captioner.scoring import meteor, scores
+from captioner.scoring import evaluation, meteor
 
 REFERENCES = {
     "a.jpg": ["a dog runs on the grass", "the brown dog is running"],
@@ -86,7 +86,7 @@ VERSION = 'test "$1" = -version && exit 0'
 def test_it_is_left_out_with_the_cause_and_what_to_do(script, cause, advice, stand_in, caplog):
     stand_in(script)
     with caplog.at_level(logging.WARNING):
-        found = scores.score_all(REFERENCES, HYPOTHESES)
+        found = evaluation.score_all(REFERENCES, HYPOTHESES)
     assert "METEOR" not in found.corpus.keys() | found.each.keys() | found.resampled.keys()
     (record,) = caplog.records
     assert cause in record.getMessage()

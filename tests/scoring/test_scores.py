@@ -12,6 +12,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from captioner.base.errors import CaptionerError
 from captioner.results.evaluate import table_of
 from captioner.scoring import scores
+from captioner.scoring.evaluation import score_all
 
 WORD = st.sampled_from(["dog", "man", "red", "runs", "on", "the", "grass"])
 CAPTION = st.lists(WORD, min_size=1, max_size=8).map(" ".join)
@@ -33,7 +34,7 @@ def split(corpus: list) -> tuple[dict[str, list[str]], dict[str, str]]:
 def test_scores_are_the_published_ones(corpus: list) -> None:
     references, hypotheses = split(corpus)
     told = {image: [text] for image, text in hypotheses.items()}
-    found, each = scores.score(references, hypotheses, meteor=False)
+    found, each = scores.score(references, hypotheses)
     bleu, _ = Bleu(4).compute_score(references, told, verbose=0)
     mean, per_image = PublishedCider().compute_score(references, told)
     assert [found[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(bleu)
@@ -45,7 +46,7 @@ def test_scores_are_the_published_ones(corpus: list) -> None:
 @settings(max_examples=50, deadline=None)
 @given(CORPUS)
 def test_each_score_is_that_of_all_images_drawn_once(corpus: list) -> None:
-    found = scores.score_all(*split(corpus), use_meteor=False)
+    found = score_all(*split(corpus), use_meteor=False)
     for name, value in (found.corpus | found.words).items():
         assert found.resampled[name].score() == pytest.approx(value, abs=1e-9)
     assert list(found.resampled) == [*found.corpus, *found.words]
@@ -57,14 +58,14 @@ def test_order_of_images_and_references_does_not_matter(corpus: list, chance: ra
     references, hypotheses = split(corpus)
     images = chance.sample(list(references), len(references))
     shuffled = {image: chance.sample(references[image], len(references[image])) for image in images}
-    once, each = scores.score(references, hypotheses, meteor=False)
-    again, each_again = scores.score(shuffled, hypotheses, meteor=False)
+    once, each = scores.score(references, hypotheses)
+    again, each_again = scores.score(shuffled, hypotheses)
     assert again == pytest.approx(once)
     assert each_again == pytest.approx(each)
 
 
 def test_a_caption_equal_to_a_reference_scores_one() -> None:
-    found, _ = scores.score(REFERENCES, {i: r[0] for i, r in REFERENCES.items()}, meteor=False)
+    found, _ = scores.score(REFERENCES, {i: r[0] for i, r in REFERENCES.items()})
     assert [found[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([1] * 4)
     assert found["ROUGE-L"] == pytest.approx(1)
 
@@ -79,22 +80,21 @@ def test_scoring_again_changes_nothing() -> None:
 
 def test_unknown_words_and_empty_hypotheses_score_nothing() -> None:
     for text in ("", "<unk>", "<unk> <unk>"):
-        found, each = scores.score(REFERENCES, dict.fromkeys(REFERENCES, text), meteor=False)
+        found, each = scores.score(REFERENCES, dict.fromkeys(REFERENCES, text))
         assert list(found.values()) == pytest.approx([0] * len(found), abs=1e-6)
         assert set(each.values()) == {0}
 
 
 def test_unknown_word_counts_as_a_wrong_word() -> None:
     unknown, wrong = (
-        scores.score(REFERENCES, HYPOTHESES | {"a.jpg": f"a {word} runs"}, meteor=False)[0]
-        for word in ("<unk>", "zebra")
+        scores.score(REFERENCES, HYPOTHESES | {"a.jpg": f"a {word} runs"})[0] for word in ("<unk>", "zebra")
     )
     assert unknown == wrong
 
 
 def test_references_without_words_are_left_out() -> None:
     more = REFERENCES | {"a.jpg": [*REFERENCES["a.jpg"], " ."]}
-    assert scores.score(more, HYPOTHESES, meteor=False) == scores.score(REFERENCES, HYPOTHESES, meteor=False)
+    assert scores.score(more, HYPOTHESES) == scores.score(REFERENCES, HYPOTHESES)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_what_cannot_be_scored_is_refused(references: dict, hypotheses: dict, na
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    scores.score(REFERENCES, HYPOTHESES, meteor=False)
+    scores.score(REFERENCES, HYPOTHESES)
     assert capfd.readouterr() == ("", "")
 
 
 @java
 def test_meteor_takes_empty_and_unknown_and_gives_what_it_always_gave() -> None:
     references = {"a.jpg": ["A dog runs .", "The dog ."], "b.jpg": ["A cat ."], "c.jpg": ["A man sits ."]}
-    found, _ = scores.score(references, {"a.jpg": "", "b.jpg": "a cat", "c.jpg": "<unk>"})
+    found = score_all(references, {"a.jpg": "", "b.jpg": "a cat", "c.jpg": "<unk>"}).corpus
     assert found["METEOR"] == pytest.approx(0.2318840579710145)
 
 
@@ -165,7 +165,7 @@ ABROAD = {
 def test_other_languages_have_the_scores_that_hold_for_them(language: str, caplog: pytest.LogCaptureFixture) -> None:
     raw, said = ABROAD[language]
     with caplog.at_level(logging.INFO):
-        found, _ = scores.score({"a": [raw], "b": ["x y z w"]}, {"a": said, "b": "x y z w"}, language=language)
+        found = score_all({"a": [raw], "b": ["x y z w"]}, {"a": said, "b": "x y z w"}, language=language).corpus
     assert list(found) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
     assert found["BLEU-1"] == pytest.approx(1)
     assert found["ROUGE-L"] == pytest.approx(1)

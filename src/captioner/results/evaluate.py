@@ -4,10 +4,10 @@ Files
     metrics/validate.json,        of the dev and of the test split: {"images": int, "frozen": scores,
     metrics/evaluate.json         "finetuned": scores, "intervals": {"frozen": ends, "finetuned": ends,
                                   "finetuned - frozen": ends}}. Scores are fractions of 1 under the names of
-                                  `score_all`, and the language figures of `diversity`, both of
-                                  `captioner.scoring.scores`. Ends are [low, high] by name of the score: the 95 %
-                                  bootstrap interval over images (`captioner.scoring.bootstrap`), of a score or of the
-                                  difference of two models' scores, which is paired
+                                  `captioner.scoring.evaluation.score_all`, and the language figures of
+                                  `captioner.scoring.scores.diversity`. Ends are [low, high] by name of the score:
+                                  the 95 % bootstrap interval over images (`captioner.scoring.bootstrap`), of a score
+                                  or of the difference of two models' scores, which is paired
     metrics/dev_captions.csv,     columns image, frozen, finetuned (captions), frozen CIDEr, finetuned CIDEr
     metrics/test_captions.csv
 """
@@ -31,7 +31,8 @@ from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
 from captioner.results.intervals import DIFFERENCE
 from captioner.scoring import bootstrap
-from captioner.scoring.scores import diversity, known_captions, score_all
+from captioner.scoring.evaluation import score_all
+from captioner.scoring.scores import diversity, known_captions
 from captioner.vision.store import FeatureStore
 
 DIGITS = 5  # of the ends of intervals

@@ -2,19 +2,20 @@
 
 Captions become tokens first, by `captioner.captions.tokens.scored_tokens` and the `language` of the captions. All
 corpus scores are fractions of 1 (tables print them times 100): BLEU-1 to BLEU-4 (Papineni et al. 2002, closest
-reference length, over the corpus), ROUGE-L (Lin 2004, beta 1.2), METEOR 1.5 (Denkowski and Lavie 2014, a Java
-program) and CIDEr (Vedantam et al. 2015; the variant with clipping and a length penalty, without stemming), which
-reaches 10. CIDEr's document frequencies come from the references that are scored, so that its values for different
-sets of images are not comparable, and for one image alone it is 0.
+reference length, over the corpus), ROUGE-L (Lin 2004, beta 1.2) and CIDEr (Vedantam et al. 2015; the variant with
+clipping and a length penalty, without stemming), which reaches 10. METEOR, word scores and intervals are in
+`captioner.scoring.evaluation`; training imports this module, and a change of theirs must not train anew.
+
+CIDEr's document frequencies come from the references that are scored. So its values for different sets of images are
+not comparable, and for one image alone it is 0.
 
 An image counts once. An empty hypothesis scores 0. A reference without words is left out. `<unk>` in a
 hypothesis is a word that matches nothing; in a reference it is an error, or it would match itself.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test
@@ -23,14 +24,9 @@ from pycocoevalcap.rouge.rouge import Rouge
 from captioner.base.errors import CaptionerError
 from captioner.captions.text import ENGLISH
 from captioner.captions.tokens import scored_tokens
-from captioner.scoring import bootstrap
-from captioner.scoring.meteor import MeteorUnavailable, meteor
-from captioner.scoring.words import word_scores
 
 UNKNOWN = "<unk>"
 _NAMES_SHOWN = 3
-
-_log = logging.getLogger(__name__)
 
 
 class Cider:
@@ -57,7 +53,7 @@ class Cider:
         """
         _require_same_images(self.references, hypotheses)
         # compute_score() would add the references' document frequencies anew at each call.
-        self._scorer.ctest = [cook_test(_words(hypotheses[image], self._language)) for image in self.references]
+        self._scorer.ctest = [cook_test(joined_tokens(hypotheses[image], self._language)) for image in self.references]
         each = [float(value) for value in self._scorer.compute_cider()]
         return sum(each) / len(each), dict(zip(self.references, each, strict=True))
 
@@ -67,70 +63,52 @@ def cider(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], la
     return Cider(references, language).score(hypotheses)[0]
 
 
-class Scored(NamedTuple):
-    """The scores of captions, of the images in the order of the references."""
+class Scores(NamedTuple):
+    """Scores of captions, with the tokens that they were computed from; the images are in the references' order."""
 
-    corpus: dict[str, float]  # BLEU-1, BLEU-2, BLEU-3, BLEU-4, ROUGE-L, CIDEr and METEOR, in this order
-    words: dict[str, float]  # "absent words" and "agreed words" of `captioner.scoring.words`
-    each: dict[str, dict[str, float]]  # by score, CIDEr, ROUGE-L and METEOR of each image
-    resampled: dict[str, bootstrap.Resampled]  # each score of `corpus` and `words`, for draws of the images
+    corpus: dict[str, float]  # BLEU-1, BLEU-2, BLEU-3, BLEU-4, ROUGE-L, CIDEr
+    each: dict[str, dict[str, float]]  # by score, ROUGE-L and CIDEr, that of each image
+    references: dict[str, list[str]]  # of each image, tokens joined by spaces; those without words are left out
+    captions: dict[str, str]  # of each image, tokens joined by spaces
 
 
 def score(
     references: Mapping[str, list[str]],
     hypotheses: Mapping[str, str],
     *,
-    meteor: bool = True,
+    meteor: Literal[False] = False,
     language: str = ENGLISH,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return `corpus` and each image's CIDEr of `score_all`, which has the same arguments and errors."""
-    found = score_all(references, hypotheses, use_meteor=meteor, language=language)
+    """Return the corpus scores of `score_images`, and each image's CIDEr.
+
+    METEOR, which needs Java, comes from `captioner.scoring.evaluation` alone; `meteor` can only be False.
+    """
+    found = score_images(references, hypotheses, language)
     return found.corpus, found.each["CIDEr"]
 
 
-def score_all(
-    references: Mapping[str, list[str]],
-    hypotheses: Mapping[str, str],
-    *,
-    use_meteor: bool = True,
-    language: str = ENGLISH,
-) -> Scored:
-    """Return all scores of captions.
+def score_images(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], language: str = ENGLISH) -> Scores:
+    """Return the scores that need no Java.
 
-    `references` maps an image to its raw captions, `hypotheses` the same images to one caption each. METEOR is missing
-    without `use_meteor`. It is also missing, with a message that says why, for another language than English (its
-    stems, synonyms and weights are English) and where Java does not work. The word scores are for English only. Raises
+    `references` maps an image to its raw captions, `hypotheses` the same images to one caption each. Raises
     CaptionerError as `Cider` does.
     """
     scorer = Cider(references, language)
     mean, cider_of = scorer.score(hypotheses)
     truth = scorer.references
-    captions = {image: _words(hypotheses[image], language) for image in truth}
+    captions = {image: joined_tokens(hypotheses[image], language) for image in truth}
     listed = {image: [caption] for image, caption in captions.items()}
     bleu, _ = Bleu(4).compute_score(truth, listed, verbose=0)
     rouge, rouge_of = Rouge().compute_score(truth, listed)
     corpus = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
     corpus |= {"ROUGE-L": float(rouge), "CIDEr": mean}
-    each = {"CIDEr": cider_of, "ROUGE-L": dict(zip(truth, map(float, rouge_of), strict=True))}
-    resampled = bootstrap.bleu(list(truth.values()), list(captions.values()))
-    resampled |= {name: bootstrap.mean(list(each[name].values())) for name in ("ROUGE-L", "CIDEr")}
-    if use_meteor and language != ENGLISH:
-        _log.info("METEOR is left out: it is for English, and captions.language is %s.", language)
-    elif use_meteor:
-        try:
-            found = meteor(truth, captions)
-        except MeteorUnavailable as cause:
-            _log.warning("METEOR is left out: %s.", cause)
-        else:
-            corpus["METEOR"], each["METEOR"], resampled["METEOR"] = found
-    of_words = word_scores(truth, captions, language)
-    words = {name: ratio.score() for name, ratio in of_words.items()}
-    return Scored(corpus, words, each, resampled | of_words)
+    each = {"ROUGE-L": dict(zip(truth, map(float, rouge_of), strict=True)), "CIDEr": cider_of}
+    return Scores(corpus, each, truth, captions)
 
 
 def known_captions(training: Iterable[str | list[str]], language: str = ENGLISH) -> frozenset[str]:
     """Return training captions, texts or lists of tokens, as `diversity` compares them."""
-    return frozenset(_words(item if isinstance(item, str) else " ".join(item), language) for item in training)
+    return frozenset(joined_tokens(item if isinstance(item, str) else " ".join(item), language) for item in training)
 
 
 def diversity(hypotheses: Mapping[str, str], known: Collection[str], language: str = ENGLISH) -> dict[str, float]:
@@ -142,7 +120,7 @@ def diversity(hypotheses: Mapping[str, str], known: Collection[str], language: s
     """
     if not hypotheses:
         raise CaptionerError("no captions to describe: expected at least one hypothesis")
-    captions = [_words(text, language) for text in hypotheses.values()]
+    captions = [joined_tokens(text, language) for text in hypotheses.values()]
     words = [word for caption in captions for word in caption.split()]
     return {
         "distinct captions": len(set(captions)) / len(captions),
@@ -152,7 +130,8 @@ def diversity(hypotheses: Mapping[str, str], known: Collection[str], language: s
     }
 
 
-def _words(text: str, language: str) -> str:
+def joined_tokens(text: str, language: str = ENGLISH) -> str:
+    """Return the tokens of a caption that scores compare, joined by spaces."""
     return " ".join(scored_tokens(text, language))
 
 
@@ -162,7 +141,7 @@ def words_of_references(references: Mapping[str, list[str]], language: str = ENG
         raise CaptionerError("no references: expected at least one image with captions")
     found = {}
     for image, texts in references.items():
-        found[image] = [words for words in (_words(text, language) for text in texts) if words]
+        found[image] = [words for words in (joined_tokens(text, language) for text in texts) if words]
         if not found[image]:
             raise CaptionerError(f"{image}: no reference caption with a word in it; leave the image out")
         if any(UNKNOWN in words.split() for words in found[image]):

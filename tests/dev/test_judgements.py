@@ -205,7 +205,7 @@ def test_separation_is_the_share_of_pairs_in_order():
         columns=["image", "caption", "CIDEr", "verdict"],
     )
     texts = ["The dogs run .", "A dog is on the grass .", "A dog ."]
-    references = {image: texts for image in judged["image"]}
+    references = dict.fromkeys(judged["image"], texts)
     found = by_eye.separation(judged, references)
     assert (found["right"], found["wrong"]) == (2, 1)
     assert {name: each["value"] for name, each in found["AUC"].items()} == {

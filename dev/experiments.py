@@ -34,6 +34,7 @@ from benchmarks.memory import make_workspace
 from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json
+from captioner.scoring.words import ABSENT, AGREED
 
 ROOT = Path(__file__).parent.parent
 RECORDS, PAGE = ROOT / "dev/experiments.json", ROOT / "docs/experiments.md"
@@ -295,10 +296,13 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
 def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
     """Return what `validate` says of the records that have it as a table: a row a change and model, the mean over seeds
     and the range."""
+    scored = [each for each in records if "validate" in each["scores"] and of_these_params(each, scale)]
+    words = [
+        name for name in (ABSENT, AGREED) if any(name in each["scores"]["validate"][MODELS[-1]] for each in scored)
+    ]
     rows = []
     for name in ROWS[scale]:
-        runs = [each for each in records if each["row"] == name and "validate" in each["scores"]]
-        runs = sorted((each for each in runs if of_these_params(each, scale)), key=lambda each: each["seed"])
+        runs = sorted((each for each in scored if each["row"] == name), key=lambda each: each["seed"])
         for model in MODELS if runs else ():
             found = [each["scores"]["validate"][model] for each in runs]
             scores = [_mean([100 * each[key] for each in found]) for key in ("CIDEr", "BLEU-4", "ROUGE-L")]
@@ -306,10 +310,11 @@ def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
             language = [_mean([each["vocabulary"] for each in found], digits=0)]
             language += [_mean([100 * each[key] for each in found]) for key in SHARES]
             language += [_mean([each["mean length"] for each in found])]
+            language += [_mean([100 * each[key] for each in found if key in each]) for key in words]
             seeds = ", ".join(str(each["seed"]) for each in runs)
             rows.append([name, model, *scores, _mean(meteor), *language, seeds])
     head = ["row", "model", "CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "words used", "distinct", "copied", "length"]
-    return table([*head, "seeds"], rows)
+    return table([*head, *words, "seeds"], rows)
 
 
 def _mean(values: Sequence[float], digits: int = 1) -> str:

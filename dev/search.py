@@ -22,7 +22,9 @@ from captioner.captions.dataset import read_captions
 from captioner.model.captioner import load_model
 from captioner.model.consensus import NEIGHBOURS, SHARPNESS, Consensus
 from captioner.model.generate import generate
-from captioner.scoring.scores import diversity, known_captions, score
+from captioner.scoring.evaluation import score_all
+from captioner.scoring.scores import diversity, known_captions
+from captioner.scoring.words import ABSENT, AGREED
 from captioner.use.caption import BEAM, CONSENSUS
 from captioner.vision.store import FeatureStore
 
@@ -112,8 +114,9 @@ def main() -> None:
             item.image: vocabulary.decode(beams[place])
             for item, beams, place in zip(dev, tokens.tolist(), places, strict=True)
         }
-        corpus, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
-        rounded = {key: round(value, 5) for key, value in (corpus | diversity(told, known)).items()}
+        scored = score_all({item.image: item.raw for item in dev}, told, use_meteor=False)
+        measured = scored.corpus | diversity(told, known) | scored.words
+        rounded = {key: round(value, 5) for key, value in measured.items()}
         records.append(asdict(each) | rounded)
         print(records[-1], flush=True)
     frame = pd.DataFrame(records)
@@ -123,6 +126,7 @@ def main() -> None:
 
 def table_of(frame: pd.DataFrame) -> str:
     """Return the table of docs/experiments.md: a line a setting."""
+    words = [name for name in (ABSENT, AGREED) if name in frame]  # tables of earlier runs lack them
     rows = [
         [
             line["model"],
@@ -134,11 +138,13 @@ def table_of(frame: pd.DataFrame) -> str:
             f"{100 * line['distinct captions']:.0f} %",
             f"{line['mean length']:.1f}",
             f"{100 * line['copied from training']:.1f} %",
+            *(f"{100 * line[name]:.1f} %" for name in words),
         ]
         for _, line in frame.iterrows()
     ]
     head = ["model", "beam", "length penalty", *CHOICE]
-    return table([*head, "CIDEr", "BLEU-4", "ROUGE-L", "words used", "distinct", "mean length", "copied"], rows)
+    head += ["CIDEr", "BLEU-4", "ROUGE-L", "words used", "distinct", "mean length", "copied", *words]
+    return table(head, rows)
 
 
 if __name__ == "__main__":

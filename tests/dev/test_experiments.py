@@ -185,6 +185,18 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
         call("x")
 
 
+def test_word_scores_are_shown_where_a_record_has_them():
+    old, new = (record("default", seed, 0.5, until="validate") for seed in (1, 2))
+    assert "absent" not in experiments.validate_table("shapes", [old])
+    for scores in new["scores"]["validate"].values():
+        scores |= {"absent words": 0.25, "agreed words": 0.5}
+    for records in ([new], [old, new]):
+        head, _, *rows = experiments.validate_table("shapes", records).splitlines()
+        assert "| absent words | agreed words | seeds |" in head
+        assert len(rows) == 2
+        assert all("| 25.0 | 50.0 |" in row for row in rows)
+
+
 def test_an_experiment_without_scores_is_told():
     metrics = {
         "metrics/train.json": {"data": {experiments.BEAM_SCORES: {"CIDEr": 1}}},

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from captioner.captions.ptb import tokenise
+from captioner.captions.ptb import ptb_tokens
 
 ORDERS = range(1, 5)
 SIGMA = 6.0
@@ -23,7 +23,7 @@ class DictionaryReward:
 
     def __init__(self, references: Mapping[str, list[str]]):
         counted = {
-            image: [_counts([*tokenise(text), END]) for text in texts if tokenise(text)]
+            image: [_counts([*ptb_tokens(text), END]) for text in texts if ptb_tokens(text)]
             for image, texts in references.items()
         }
         frequency = Counter(ngram for texts in counted.values() for ngram in set().union(*texts))
@@ -33,7 +33,7 @@ class DictionaryReward:
 
     def __call__(self, image: str, text: str, *, ended: bool) -> float:
         """Return the CIDEr, 0 to 10, of a caption of `image`; `ended` is false for one that was cut."""
-        vector = self._vector(_counts(tokenise(text) + [END] * ended))
+        vector = self._vector(_counts(ptb_tokens(text) + [END] * ended))
         references = self._references[image]
         return 10 / len(ORDERS) * sum(_similarity(vector, reference) for reference in references) / len(references)
 

@@ -1,7 +1,7 @@
 """A hundred captions of the fine-tuned model judged by eye.
 
 python -m dev.by_eye draw     numbered contact sheets, and by_eye.csv to be filled in, into pictures/by_eye/
-python -m dev.by_eye table    dev/by_eye.csv, filled in, as the table of docs/metrics.md
+python -m dev.by_eye table    dev/by_eye.csv, filled in, as the table of docs/metrics.md, and dev/by_eye.json
 
 The images are the first hundred of metrics/test_captions.csv in the order of the SHA-256 of their names, so that nobody
 chose them. by_eye.csv has a line for each of them, in that order, with the columns
@@ -9,6 +9,11 @@ chose them. by_eye.csv has a line for each of them, in that order, with the colu
     image, caption     as in test_captions.csv; a file with other captions is refused: judge them anew
     verdict            right: it describes the photo; minor: it nearly does, with one small mistake; wrong
     mistake            the worst one, of colour, count, object, action, place, gender, other; empty where right
+
+by_eye.json says how well scores tell a right caption from a wrong one: {"judged": MD5 of by_eye.csv, "right": int,
+"wrong": int, "AUC": {score: {"value", "from", "to"}}, "AUC - CIDEr's": the same of the difference to CIDEr's}. The AUC
+is the share of the pairs of a right and a wrong caption in which the right one scores higher; a tie counts half. "from"
+and "to" are the middle 95 % of DRAWS draws of the right and of the wrong captions with replacement.
 """
 
 import argparse
@@ -17,20 +22,28 @@ import math
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole, write_text
+from captioner.base.files import digest, read_json, whole, write_json, write_text
+from captioner.captions.dataset import read_captions
+from captioner.scoring import bootstrap
+from captioner.scoring.scores import joined_tokens
+from captioner.scoring.words import ABSENT, AGREED, count_words
 from captioner.sources.archives import Archive
 from captioner.vision.photos import load_photo
 
 ROOT = Path(__file__).parent.parent
 GENERATED, JUDGED, PAGE = ROOT / "metrics/test_captions.csv", ROOT / "dev/by_eye.csv", ROOT / "docs/metrics.md"
+RECORD = ROOT / "dev/by_eye.json"
 SHEETS = ROOT / "pictures/by_eye"
 IMAGES = 100
 VERDICTS = {"right": "right", "minor": "minor mistake", "wrong": "wrong"}
@@ -39,6 +52,7 @@ COLUMNS, ROWS = 5, 4  # of a sheet
 SIDE, TEXT = 2.6, 0.75  # inches: of a photo, of the text under it
 LETTERS = 40  # of a line
 DPI = 100
+MINUS = "\N{MINUS SIGN}"
 
 
 def chosen(generated: Path, images: int = IMAGES) -> pd.DataFrame:
@@ -109,6 +123,58 @@ def read_judged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(verdict=judged["verdict"], mistake=judged["mistake"])
 
 
+def separation(judged: pd.DataFrame, references: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return the record of by_eye.json but for "judged"; raises CaptionerError where there is nothing to compare.
+
+    `references` are the raw captions of the images.
+    """
+    unknown = [image for image in judged["image"] if image not in references]
+    if unknown:
+        raise CaptionerError(f"no references of {unknown[0]}; give the captions.jsonl of the run with --references")
+    pairs = judged[judged["verdict"].isin(["right", "wrong"])]
+    right = (pairs["verdict"] == "right").to_numpy()
+    if right.all() or not right.any():
+        raise CaptionerError(f"{right.sum()} right and {(~right).sum()} wrong captions; expected at least one of each")
+    truth = {image: [joined_tokens(text) for text in references[image]] for image in pairs["image"]}
+    absent, said, had, agreed = count_words(
+        truth, {image: joined_tokens(text) for image, text in zip(pairs["image"], pairs["caption"], strict=True)}
+    ).T
+    scores = {
+        "CIDEr": pairs["CIDEr"].to_numpy(float),
+        f"1 - {ABSENT}": (said - absent) / np.maximum(1, said),
+        AGREED: had / np.maximum(1, agreed),
+    }
+    order = {name: _in_order(each[right], each[~right]) for name, each in scores.items()}
+    drawn = {name: _resampled(each) for name, each in order.items()}
+    return {
+        "right": int(right.sum()),
+        "wrong": int((~right).sum()),
+        "AUC": {name: _record(order[name].mean(), drawn[name]) for name in scores},
+        "AUC - CIDEr's": {
+            name: _record(order[name].mean() - order["CIDEr"].mean(), drawn[name] - drawn["CIDEr"])
+            for name in scores
+            if name != "CIDEr"
+        },
+    }
+
+
+def _in_order(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return 1 where a right caption scores higher than a wrong one, 0.5 where both score alike: [right, wrong]."""
+    return (np.sign(right[:, None] - wrong) + 1) / 2
+
+
+def _resampled(order: np.ndarray) -> np.ndarray:
+    """Return the AUC of each draw: [DRAWS]; all scores have the same draws."""
+    generator = np.random.default_rng(bootstrap.SEED)
+    times = [generator.multinomial(size, [1 / size] * size, bootstrap.DRAWS) / size for size in order.shape]
+    return ((times[0] @ order) * times[1]).sum(1)
+
+
+def _record(value: float, drawn: np.ndarray) -> dict[str, float]:
+    low, high = bootstrap.interval(drawn)
+    return {"value": round(float(value), 4), "from": round(low, 4), "to": round(high, 4)}
+
+
 def table_of(judged: pd.DataFrame) -> str:
     """Return the judgements as the table of docs/metrics.md."""
     rows = []
@@ -121,6 +187,21 @@ def table_of(judged: pd.DataFrame) -> str:
     return table(["verdict", "captions", "their mean CIDEr, x100", "worst mistake"], rows)
 
 
+def separation_table(record: Mapping[str, Any]) -> str:
+    """Return the record of by_eye.json as the second table of docs/metrics.md."""
+
+    def cell(found: Mapping[str, float], sign: str) -> str:
+        value, low, high = (f"{100 * found[key]:{sign}.1f}".replace("-", MINUS) for key in ("value", "from", "to"))
+        return f"{value} ({low} to {high})"
+
+    rows = [
+        [name, cell(found, ""), cell(record["AUC - CIDEr's"][name], "+") if name in record["AUC - CIDEr's"] else ""]
+        for name, found in record["AUC"].items()
+    ]
+    head = [f"{record['right']} right against {record['wrong']} wrong, x100", "AUC (95 %)", "less CIDEr's (95 %)"]
+    return table(head, rows)
+
+
 def main() -> None:
     """Draw the sheets, or fill the page's table."""
     parser = argparse.ArgumentParser(prog="python -m dev.by_eye", description=__doc__.splitlines()[0])
@@ -128,6 +209,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path("data/raw/images"), help="the photos (%(default)s)")
     parser.add_argument("--captions", type=Path, default=GENERATED, help="of evaluate (metrics/test_captions.csv)")
     parser.add_argument("--judged", type=Path, default=JUDGED, help="the verdicts (dev/by_eye.csv)")
+    parser.add_argument(
+        "--references", type=Path, default=ROOT / "data/captions.jsonl", help="of tokenise (data/captions.jsonl)"
+    )
     options = parser.parse_args()
     try:
         rows = chosen(options.captions)
@@ -136,8 +220,13 @@ def main() -> None:
                 print(path)
         elif not options.judged.exists():
             raise CaptionerError(f"{options.judged}: not found; fill in what `draw` wrote and put it there")
+        elif not options.references.exists():
+            raise CaptionerError(f"{options.references}: not found; run `dvc repro tokenise`, or use --references")
         else:
-            put(PAGE, "by_eye", table_of(read_judged(options.judged, rows)))
+            judged = read_judged(options.judged, rows)
+            references = {item.image: item.raw for item in read_captions(options.references)}
+            write_json(RECORD, {"judged": digest(options.judged), **separation(judged, references)})
+            put(PAGE, "by_eye", f"{table_of(judged)}\n\n{separation_table(read_json(RECORD))}")
     except CaptionerError as error:
         sys.exit(f"error: {error}")
 

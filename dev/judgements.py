@@ -8,13 +8,12 @@ one of the image's own is left out, the references are the image's captions, and
 observation, so that a pair counts three times. Every pair is an item of its own for CIDEr's document frequencies.
 
 judgements.json: {"archive": MD5, "official": bool, "pairs": int, "left out": int, "images": int, "tau": {metric:
-{"b": tau-b, "c": tau-c, "c from", "c to": the middle 95% of tau-c over images drawn with replacement}}}; the metric
-"another expert" is one expert's grades against another's, the mean of the three ways to choose two. The table of
-docs/metrics.md follows.
+{"b": tau-b, "c": tau-c, "c from", "c to": the middle 95% of tau-c over images drawn with replacement}}}. "1 - absent
+words" and "agreed words" are the word scores of `captioner.scoring.words`. The metric "another expert" is one expert's
+grades against another's, the mean of the three ways to choose two. The table of docs/metrics.md follows.
 """
 
 import argparse
-import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -24,15 +23,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
 from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_json
 from captioner.captions.formats import CAPTION_FILES
-from captioner.captions.ptb import ptb_tokens
-from captioner.scoring.scores import Cider
+from captioner.scoring.meteor import MeteorUnavailable, meteor
+from captioner.scoring.scores import Cider, joined_tokens
+from captioner.scoring.words import ABSENT, AGREED, count_words
 from captioner.sources.archives import Archive
 from captioner.sources.download import OFFICIAL
 
@@ -96,20 +95,24 @@ def _rows(archive: Archive, file: str, columns: int) -> Iterator[tuple[int, list
 
 
 def scores_of(pairs: list[Judged]) -> dict[str, np.ndarray]:
-    """Return each metric's scores of the pairs, float64 [pairs]; METEOR only where Java is found."""
+    """Return each metric's scores of the pairs, float64 [pairs], higher for better; METEOR only where Java works."""
     items = {str(at): pair for at, pair in enumerate(pairs)}
     cider = Cider({at: pair.references for at, pair in items.items()})
     _, each = cider.score({at: pair.caption for at, pair in items.items()})
-    told = {at: [" ".join(ptb_tokens(pair.caption))] for at, pair in items.items()}
+    captions = {at: joined_tokens(pair.caption) for at, pair in items.items()}
+    listed = {at: [caption] for at, caption in captions.items()}
     found: dict[str, Any] = {
-        "BLEU-4": Bleu(4).compute_score(cider.references, told, verbose=0)[1][3],
-        "ROUGE-L": Rouge().compute_score(cider.references, told)[1],
+        "BLEU-4": Bleu(4).compute_score(cider.references, listed, verbose=0)[1][3],
+        "ROUGE-L": Rouge().compute_score(cider.references, listed)[1],
     }
-    if shutil.which("java"):
-        found["METEOR"] = Meteor().compute_score(cider.references, told)[1]
-    else:
-        print("METEOR is left out: no java on the PATH", file=sys.stderr)
+    try:
+        found["METEOR"] = list(meteor(cider.references, captions).each.values())
+    except MeteorUnavailable as cause:
+        print(f"METEOR is left out: {cause}", file=sys.stderr)
     found["CIDEr"] = list(each.values())
+    absent, said, had, agreed = count_words(cider.references, captions).T
+    found[f"1 - {ABSENT}"] = (said - absent) / np.maximum(1, said)  # nothing said is nothing right
+    found[AGREED] = had / np.maximum(1, agreed)
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 

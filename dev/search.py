@@ -22,7 +22,7 @@ from captioner.captions.dataset import read_captions
 from captioner.model.captioner import load_model
 from captioner.model.consensus import NEIGHBOURS, SHARPNESS, Consensus
 from captioner.model.generate import generate
-from captioner.scoring.scores import diversity, score
+from captioner.scoring.scores import diversity, known_captions, score
 from captioner.use.caption import BEAM, CONSENSUS
 from captioner.vision.store import FeatureStore
 
@@ -72,7 +72,7 @@ def main() -> None:
         for name, (_, path) in MODELS.items()
     }
     vocabulary = models["fine-tuned"][1].vocabulary
-    training = [vocabulary.decode(ids) for item in items if item.split == "train" for ids in item.ids]
+    known = known_captions(vocabulary.decode(ids) for item in items if item.split == "train" for ids in item.ids)
     dev = [item for item in items if item.split == "dev" and item.image in stores["fine-tuned"].rows]
 
     @cache
@@ -113,7 +113,7 @@ def main() -> None:
             for item, beams, place in zip(dev, tokens.tolist(), places, strict=True)
         }
         corpus, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
-        rounded = {key: round(value, 5) for key, value in (corpus | diversity(told, training)).items()}
+        rounded = {key: round(value, 5) for key, value in (corpus | diversity(told, known)).items()}
         records.append(asdict(each) | rounded)
         print(records[-1], flush=True)
     frame = pd.DataFrame(records)

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import shutil
 import subprocess
 import sys
 from itertools import combinations
@@ -16,7 +15,7 @@ from PIL import Image
 
 from benchmarks.page import put
 from captioner.base.errors import CaptionerError
-from captioner.base.files import read_json
+from captioner.base.files import digest, read_json
 from captioner.sources.archives import Archive
 from dev import by_eye, judgements
 from tests.support.workspaces import ROOT
@@ -35,6 +34,7 @@ GRADES = [
     ("b.jpg", "c.jpg#1", "1", "2", "1"),
     ("c.jpg", "a.jpg#0", "3", "3", "4"),
 ]
+WORDS = ("1 - absent words", "agreed words")
 PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
 
 
@@ -84,12 +84,12 @@ def test_a_pair_whose_caption_is_the_images_own_is_left_out(tmp_path):
 
 
 def test_each_grade_is_an_observation_of_its_pairs_score(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)  # without METEOR, which is slow to start
+    monkeypatch.setenv("PATH", "")  # without METEOR, which is slow to start
     record = judgements.measure(archive(tmp_path / "captions.zip"))
     assert (record["pairs"], record["left out"], record["images"], record["official"]) == (4, 1, 3, False)
     pairs, _ = judgements.read_judgements(tmp_path / "captions.zip")
     scores = judgements.scores_of(pairs)
-    assert set(record["tau"]) == {*scores, "another expert"} == {"BLEU-4", "ROUGE-L", "CIDEr", "another expert"}
+    assert set(record["tau"]) == {*scores, "another expert"} == {"BLEU-4", "ROUGE-L", "CIDEr", *WORDS, "another expert"}
     grades = [grade for pair in pairs for grade in pair.grades]
     for name, each in scores.items():
         assert each[0] > max(each[1], each[2])  # a field is nearer to the grass than a pool is
@@ -194,10 +194,47 @@ def test_verdicts_for_another_number_of_captions_are_refused(captions_file, tmp_
         by_eye.read_judged(tmp_path / "judged.csv", rows)
 
 
+def test_separation_is_the_share_of_pairs_in_order():
+    judged = pd.DataFrame(
+        [
+            ("1.jpg", "a dog runs", 0.9, "right"),
+            ("2.jpg", "a dog on grass", 0.2, "right"),
+            ("3.jpg", "a dog swims", 0.5, "wrong"),
+            ("4.jpg", "a dog runs", 0.9, "minor"),
+        ],
+        columns=["image", "caption", "CIDEr", "verdict"],
+    )
+    texts = ["The dogs run .", "A dog is on the grass .", "A dog ."]
+    references = dict.fromkeys(judged["image"], texts)
+    found = by_eye.separation(judged, references)
+    assert (found["right"], found["wrong"]) == (2, 1)
+    assert {name: each["value"] for name, each in found["AUC"].items()} == {
+        "CIDEr": 0.5,  # one of the two right captions scores higher than the wrong one
+        "1 - absent words": 1.0,  # swims is in no reference
+        "agreed words": 0.5,  # all three have dog, the only word on which the references agree
+    }
+    assert found["AUC - CIDEr's"]["1 - absent words"]["value"] == 0.5
+    assert found["AUC - CIDEr's"]["agreed words"]["value"] == 0
+    assert found["AUC"]["CIDEr"]["from"] == 0
+    assert "| 1 - absent words | 100.0 (100.0 to 100.0) | +50.0 (+0.0 to +100.0) |" in by_eye.separation_table(found)
+
+
+@pytest.mark.parametrize(("verdict", "told"), [("right", "0 wrong"), ("wrong", "0 right")])
+def test_verdicts_of_one_kind_cannot_be_separated(verdict, told):
+    judged = pd.DataFrame({"image": ["1.jpg"], "caption": ["a dog"], "CIDEr": [1.0], "verdict": [verdict]})
+    with pytest.raises(CaptionerError, match=told):
+        by_eye.separation(judged, {"1.jpg": ["a dog"]})
+    with pytest.raises(CaptionerError, match=r"no references of 1\.jpg"):
+        by_eye.separation(judged, {})
+
+
 def test_the_page_shows_the_committed_verdicts():
     shown = re.search(r"<!-- by_eye -->\n(.*?)\n<!-- end of by_eye -->", PAGE, re.DOTALL)[1]
     if by_eye.JUDGED.exists():
-        assert shown == by_eye.table_of(by_eye.read_judged(by_eye.JUDGED, by_eye.chosen(by_eye.GENERATED)))
+        record = read_json(by_eye.RECORD)
+        assert record["judged"] == digest(by_eye.JUDGED), "run `python -m dev.by_eye table`"
+        judged = by_eye.read_judged(by_eye.JUDGED, by_eye.chosen(by_eye.GENERATED))
+        assert shown == f"{by_eye.table_of(judged)}\n\n{by_eye.separation_table(record)}"
     else:
         assert shown.startswith("Not judged yet")
 

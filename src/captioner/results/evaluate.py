@@ -2,8 +2,12 @@
 
 Files
     metrics/validate.json,        of the dev and of the test split: {"images": int, "frozen": scores,
-    metrics/evaluate.json         "finetuned": scores}; scores are fractions of 1 under the names of `score`, and the
-                                  language figures of `diversity`, both of `captioner.scoring.scores`
+    metrics/evaluate.json         "finetuned": scores, "intervals": {"frozen": ends, "finetuned": ends,
+                                  "finetuned - frozen": ends}}. Scores are fractions of 1 under the names of
+                                  `captioner.scoring.evaluation.score_all`, and the language figures of
+                                  `captioner.scoring.scores.diversity`. Ends are [low, high] by name of the score:
+                                  the 95 % bootstrap interval over images (`captioner.scoring.bootstrap`), of a score
+                                  or of the difference of two models' scores, which is paired
     metrics/dev_captions.csv,     columns image, frozen, finetuned (captions), frozen CIDEr, finetuned CIDEr
     metrics/test_captions.csv
 """
@@ -25,8 +29,13 @@ from captioner.captions.vocabulary import Vocabulary
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
-from captioner.scoring.scores import diversity, score
+from captioner.results.intervals import DIFFERENCE
+from captioner.scoring import bootstrap
+from captioner.scoring.evaluation import score_all
+from captioner.scoring.scores import diversity, known_captions
 from captioner.vision.store import FeatureStore
+
+DIGITS = 5  # of the ends of intervals
 
 
 def evaluate(
@@ -53,7 +62,11 @@ def evaluate(
     device = select_device()
     words = Vocabulary.from_dict(read_json(vocabulary))
     items = read_captions(captions)
+    known = known_captions(
+        (words.decode(ids) for item in items if item.split == "train" for ids in item.ids), words.language
+    )
     results: dict[str, Any] = {}
+    resampled: dict[str, Mapping[str, bootstrap.Resampled]] = {}
     columns: dict[str, dict[str, Any]] = {}
     for name, (model, store_path) in models.items():
         captioner, card = load_model(model)
@@ -80,13 +93,26 @@ def evaluate(
             device=device,
             choose=partial(chooser.choose, weight=consensus) if chooser else None,
         )
-        corpus, each = score({item.image: item.raw for item in shown}, found, language=words.language)
-        training = [words.decode(ids) for item in items if item.split == "train" for ids in item.ids]
-        results |= {"images": len(shown), name: {**corpus, **diversity(found, training, words.language)}}
-        columns |= {name: found, f"{name} CIDEr": {image: round(value, 5) for image, value in each.items()}}
+        scored = score_all({item.image: item.raw for item in shown}, found, language=words.language)
+        language = diversity(found, known, words.language)
+        results |= {"images": len(shown), name: {**scored.corpus, **language, **scored.words}}
+        resampled[name] = scored.resampled
+        cider_of = scored.each["CIDEr"]
+        columns |= {name: found, f"{name} CIDEr": {image: round(value, 5) for image, value in cider_of.items()}}
     table = pd.DataFrame(columns)[sorted(columns, key=lambda column: "CIDEr" in column)]
     write_text(generated, table.sort_index().to_csv(index_label="image", lineterminator="\n"))
-    write_json(scores, results)
+    write_json(scores, results | {"intervals": _intervals(resampled)})
+
+
+def _intervals(resampled: Mapping[str, Mapping[str, bootstrap.Resampled]]) -> dict[str, dict[str, list[float]]]:
+    """Return the intervals of each model's scores and, where both are there, of fine-tuned minus frozen."""
+    found = {name: bootstrap.intervals(scores) for name, scores in resampled.items()}
+    if {"frozen", "finetuned"} <= resampled.keys():
+        found[DIFFERENCE] = bootstrap.paired(resampled["finetuned"], resampled["frozen"])
+    return {
+        name: {metric: [round(end, DIGITS) for end in ends] for metric, ends in by_metric.items()}
+        for name, by_metric in found.items()
+    }
 
 
 def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> Tensor:
@@ -95,7 +121,7 @@ def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> Tensor:
 
 def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
     """Return the scores of metrics/validate.json or evaluate.json as lines of text, a model a column, x100."""
-    models = [name for name in results if name != "images"]
+    models = [name for name in results if name not in ("images", "intervals")]
     lines = ["".join(["x100".ljust(12), *(name.rjust(12) for name in models)])]
     for key in dict.fromkeys(key for name in models for key in results[name]):
         if key.isupper() or key.startswith(("BLEU", "CIDEr", "ROUGE")):

@@ -36,7 +36,7 @@ from captioner.results import published
 from captioner.results.charts import Chart, line_chart
 from captioner.results.intervals import DIFFERENCE, score_intervals
 from captioner.scoring import language
-from captioner.scoring.scores import diversity
+from captioner.scoring.scores import diversity, known_captions
 from captioner.sources.archives import Archive
 from captioner.vision.photos import load_photo, upright_size
 from captioner.vision.store import FeatureStore
@@ -308,9 +308,9 @@ def _variety(
 ) -> dict[str, dict[str, float]]:
     """Return the language figures of the models and of a person: the first reference of each image."""
     first = {image: texts[0] for image, texts in references.items()}
-    training = [text for item in items if item.split == "train" for text in item.raw]
+    known = known_captions((text for item in items if item.split == "train" for text in item.raw), spoken)
     figures = {MODELS[model]: (scores[model], predictions[model]) for model in MODELS}
-    figures["a person"] = (diversity(first, training, spoken), first)
+    figures["a person"] = (diversity(first, known, spoken), first)
     return {
         who: {**each, "top words": language.top_words_share(captions.values(), TOP_WORDS, spoken)}
         for who, (each, captions) in figures.items()

@@ -2,26 +2,23 @@
 
 Captions become tokens first, by `captioner.captions.tokens.scored_tokens` and the `language` of the captions. All
 corpus scores are fractions of 1 (tables print them times 100): BLEU-1 to BLEU-4 (Papineni et al. 2002, closest
-reference length, over the corpus), ROUGE-L (Lin 2004, beta 1.2), METEOR 1.5 (Denkowski and Lavie 2014, a Java
-program) and CIDEr (Vedantam et al. 2015; the variant with clipping and a length penalty, without stemming), which
-reaches 10. CIDEr's document frequencies come from the references that are scored, so that its values for different
-sets of images are not comparable, and for one image alone it is 0.
+reference length, over the corpus), ROUGE-L (Lin 2004, beta 1.2) and CIDEr (Vedantam et al. 2015; the variant with
+clipping and a length penalty, without stemming), which reaches 10. METEOR, word scores and intervals are in
+`captioner.scoring.evaluation`; training imports this module, and a change of theirs must not train anew.
+
+CIDEr's document frequencies come from the references that are scored. So its values for different sets of images are
+not comparable, and for one image alone it is 0.
 
 An image counts once. An empty hypothesis scores 0. A reference without words is left out. `<unk>` in a
 hypothesis is a word that matches nothing; in a reference it is an error, or it would match itself.
 """
 
-import logging
-import shutil
-import subprocess
-import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping
+from typing import Literal, NamedTuple
 
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test
-from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
 from captioner.base.errors import CaptionerError
@@ -29,11 +26,7 @@ from captioner.captions.text import ENGLISH
 from captioner.captions.tokens import scored_tokens
 
 UNKNOWN = "<unk>"
-JAVA_SECONDS = 30  # a Java that has not told its version by then is broken
 _NAMES_SHOWN = 3
-_TOLD_CHARACTERS = 300
-
-_log = logging.getLogger(__name__)
 
 
 class Cider:
@@ -60,7 +53,7 @@ class Cider:
         """
         _require_same_images(self.references, hypotheses)
         # compute_score() would add the references' document frequencies anew at each call.
-        self._scorer.ctest = [cook_test(_words(hypotheses[image], self._language)) for image in self.references]
+        self._scorer.ctest = [cook_test(joined_tokens(hypotheses[image], self._language)) for image in self.references]
         each = [float(value) for value in self._scorer.compute_cider()]
         return sum(each) / len(each), dict(zip(self.references, each, strict=True))
 
@@ -70,51 +63,64 @@ def cider(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], la
     return Cider(references, language).score(hypotheses)[0]
 
 
+class Scores(NamedTuple):
+    """Scores of captions, with the tokens that they were computed from; the images are in the references' order."""
+
+    corpus: dict[str, float]  # BLEU-1, BLEU-2, BLEU-3, BLEU-4, ROUGE-L, CIDEr
+    each: dict[str, dict[str, float]]  # by score, ROUGE-L and CIDEr, that of each image
+    references: dict[str, list[str]]  # of each image, tokens joined by spaces; those without words are left out
+    captions: dict[str, str]  # of each image, tokens joined by spaces
+
+
 def score(
     references: Mapping[str, list[str]],
     hypotheses: Mapping[str, str],
     *,
-    meteor: bool = True,
+    meteor: Literal[False] = False,
     language: str = ENGLISH,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the corpus scores and each image's CIDEr.
+    """Return the corpus scores of `score_images`, and each image's CIDEr.
 
-    `references` maps an image to its raw captions, `hypotheses` the same images to one caption each. The
-    first result's keys are BLEU-1, BLEU-2, BLEU-3, BLEU-4, ROUGE-L, CIDEr and METEOR; METEOR is missing if
-    not asked for, or, with a message that says why, for another language than English (its stems, synonyms and weights
-    are English) or if there is no working Java. Raises CaptionerError as
-    `Cider` does.
+    METEOR, which needs Java, comes from `captioner.scoring.evaluation` alone; `meteor` can only be False.
+    """
+    found = score_images(references, hypotheses, language)
+    return found.corpus, found.each["CIDEr"]
+
+
+def score_images(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], language: str = ENGLISH) -> Scores:
+    """Return the scores that need no Java.
+
+    `references` maps an image to its raw captions, `hypotheses` the same images to one caption each. Raises
+    CaptionerError as `Cider` does.
     """
     scorer = Cider(references, language)
-    mean, each = scorer.score(hypotheses)
+    mean, cider_of = scorer.score(hypotheses)
     truth = scorer.references
-    told = {image: [_words(hypotheses[image], language)] for image in truth}
-    bleu, _ = Bleu(4).compute_score(truth, told, verbose=0)
-    rouge, _ = Rouge().compute_score(truth, told)
-    scores = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
-    scores |= {"ROUGE-L": float(rouge), "CIDEr": mean}
-    if meteor and language != ENGLISH:
-        _log.info("METEOR is left out: it is for English, and captions.language is %s.", language)
-    elif meteor:
-        value = _meteor(truth, told)
-        if value is not None:
-            scores["METEOR"] = value
-    return scores, each
+    captions = {image: joined_tokens(hypotheses[image], language) for image in truth}
+    listed = {image: [caption] for image, caption in captions.items()}
+    bleu, _ = Bleu(4).compute_score(truth, listed, verbose=0)
+    rouge, rouge_of = Rouge().compute_score(truth, listed)
+    corpus = {f"BLEU-{n}": float(value) for n, value in enumerate(bleu, start=1)}
+    corpus |= {"ROUGE-L": float(rouge), "CIDEr": mean}
+    each = {"ROUGE-L": dict(zip(truth, map(float, rouge_of), strict=True)), "CIDEr": cider_of}
+    return Scores(corpus, each, truth, captions)
 
 
-def diversity(
-    hypotheses: Mapping[str, str], training: Iterable[str | list[str]], language: str = ENGLISH
-) -> dict[str, float]:
+def known_captions(training: Iterable[str | list[str]], language: str = ENGLISH) -> frozenset[str]:
+    """Return training captions, texts or lists of tokens, as `diversity` compares them."""
+    return frozenset(joined_tokens(item if isinstance(item, str) else " ".join(item), language) for item in training)
+
+
+def diversity(hypotheses: Mapping[str, str], known: Collection[str], language: str = ENGLISH) -> dict[str, float]:
     """Return how varied the captions are, all compared as tokens.
 
-    `distinct captions` and `copied from training` (found word for word among the `training` captions, texts
-    or token lists) are shares of the hypotheses, `vocabulary` is the number of different words used, `mean
-    length` is in tokens. Raises CaptionerError if there are no hypotheses.
+    `distinct captions` and `copied from training` (found word for word in `known`, the result of `known_captions`) are
+    shares of the hypotheses, `vocabulary` is the number of different words used, `mean length` is in tokens. Raises
+    CaptionerError if there are no hypotheses.
     """
     if not hypotheses:
         raise CaptionerError("no captions to describe: expected at least one hypothesis")
-    captions = [_words(text, language) for text in hypotheses.values()]
-    known = {_words(item if isinstance(item, str) else " ".join(item), language) for item in training}
+    captions = [joined_tokens(text, language) for text in hypotheses.values()]
     words = [word for caption in captions for word in caption.split()]
     return {
         "distinct captions": len(set(captions)) / len(captions),
@@ -124,7 +130,8 @@ def diversity(
     }
 
 
-def _words(text: str, language: str) -> str:
+def joined_tokens(text: str, language: str = ENGLISH) -> str:
+    """Return the tokens of a caption that scores compare, joined by spaces."""
     return " ".join(scored_tokens(text, language))
 
 
@@ -134,7 +141,7 @@ def words_of_references(references: Mapping[str, list[str]], language: str = ENG
         raise CaptionerError("no references: expected at least one image with captions")
     found = {}
     for image, texts in references.items():
-        found[image] = [words for words in (_words(text, language) for text in texts) if words]
+        found[image] = [words for words in (joined_tokens(text, language) for text in texts) if words]
         if not found[image]:
             raise CaptionerError(f"{image}: no reference caption with a word in it; leave the image out")
         if any(UNKNOWN in words.split() for words in found[image]):
@@ -153,42 +160,3 @@ def _require_same_images(references: Mapping[str, object], hypotheses: Mapping[s
             parts.append(f"{len(names)} {what} ({shown})")
     if parts:
         raise CaptionerError(f"references and hypotheses are for different images: {'; '.join(parts)}")
-
-
-def _java_fault() -> str | None:
-    """Say why Java cannot be used, or return None. macOS has a `java` that only says it is not there."""
-    if shutil.which("java") is None:
-        return "no java on the PATH"
-    try:
-        done = subprocess.run(["java", "-version"], capture_output=True, timeout=JAVA_SECONDS, text=True)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"java does not start: {error}"
-    if done.returncode != 0:
-        return f"java -version ended with {done.returncode}: {done.stderr.strip() or 'no message'}"
-    return None
-
-
-def _meteor(references: dict[str, list[str]], hypotheses: dict[str, list[str]]) -> float | None:
-    fault = _java_fault()
-    if fault is None:
-        scorer = Meteor()
-        try:
-            value, _ = scorer.compute_score(references, hypotheses)
-            return float(value)
-        except (OSError, ValueError) as error:
-            scorer.meteor_p.kill()
-            told = scorer.meteor_p.stderr.read().decode(errors="replace").strip()
-            fault = f"the METEOR process failed: {told[:_TOLD_CHARACTERS] or 'no message'} ({error})"
-        finally:
-            _end(scorer)
-    _log.warning("METEOR is left out: %s. Install a Java runtime to have it.", fault)
-    return None
-
-
-def _end(scorer: Meteor) -> None:
-    scorer.lock = threading.Lock()  # still held after an exception, where __del__ would wait for ever
-    scorer.meteor_p.kill()
-    for pipe in (scorer.meteor_p.stdin, scorer.meteor_p.stdout, scorer.meteor_p.stderr):
-        with suppress(OSError):
-            pipe.close()
-    scorer.meteor_p.wait()

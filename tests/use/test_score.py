@@ -270,6 +270,16 @@ def test_missing_images_are_named_or_left_out(files, capsys):
     assert "no image has both" in capsys.readouterr().err
 
 
+def test_a_wrong_line_of_the_references_is_named_or_left_out(files, capsys):
+    (files / "flickr.token").write_text(f"{REFERENCE_FORMS['flickr.token']}a caption without a name\n")
+    assert run(files / "flickr.token", files / "predictions.csv") == 1
+    assert "flickr.token, line 7: a caption without a name is not of the form" in capsys.readouterr().err
+    assert run(files / "flickr.token", files / "predictions.csv", "--allow-missing") == 0
+    done = capsys.readouterr()
+    assert done.out.startswith("3 images")
+    assert "left out: 1 lines of another form" in done.err
+
+
 def test_an_image_without_a_word_in_its_references_counts_as_missing(files, capsys):
     references = {**REFERENCES, "000000000003.jpg": ["", "."]}
     (files / "references.csv").write_text(

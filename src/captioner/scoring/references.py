@@ -15,8 +15,8 @@ from captioner.captions.formats.json_stream import walk
 from captioner.captions.formats.records import TextFile
 from captioner.captions.formats.text import decode
 from captioner.sources.archives import MANIFEST, Archive, Files, is_junk
+from captioner.sources.own_data import METADATA
 
-METADATA = ("metadata.jsonl", "metadata.csv")
 SIDECAR_SUFFIXES = (".txt", ".caption")
 
 
@@ -26,12 +26,14 @@ class References(NamedTuple):
     captions: dict[str, list[str]]  # by the image's name, as the file has it
     ids: dict[str, str]  # the image's name by its id, where a file of COCO's form gives ids
     has_splits: bool
+    faults: list[str]  # what was left out because it is wrong, such as a line of another form: how many, the first
 
 
 def read_reference_files(path: str | Path, split: str | None = None) -> References:
     """Return the references in a file, a folder or a zip archive, those of one `split` ("train", "dev", "test") only.
 
-    Raises CaptionerError where the path cannot be read, a line of it is wrong or the split is empty.
+    What is wrong and could be left out is in `faults`. Raises CaptionerError where the path cannot be read, where it is
+    wrong otherwise, and where the split is empty.
     """
     path = Path(path)
     if path.is_dir():
@@ -41,9 +43,7 @@ def read_reference_files(path: str | Path, split: str | None = None) -> Referenc
     else:
         texts = Files([path])
     listing = read_listing(texts, None)
-    fault = next(iter(listing.tally.first.values()), None)
-    if fault:
-        raise CaptionerError(fault)
+    faults = [f"{listing.tally.faults[kind]} {kind}: {message}" for kind, message in listing.tally.first.items()]
     captions = listing.captions
     if split is not None:
         images = [image for image, _ in listing.splits[split]]
@@ -52,7 +52,7 @@ def read_reference_files(path: str | Path, split: str | None = None) -> Referenc
             raise CaptionerError(f"{path}: no image of the split {split}; the splits in it: {there}")
         captions = {image: captions[image] for image in images if image in captions}
     ids = _ids(path) if isinstance(texts, Files) and path.is_file() else {}
-    return References(captions, ids, any(listing.splits.values()))
+    return References(captions, ids, any(listing.splits.values()), faults)
 
 
 class _Folder(Files):

@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--split", choices=SPLITS, help="only the references of this split")
     text = "the column of the captions in PREDICTIONS; given twice, the second is that of PREDICTIONS2"
     parser.add_argument("--column", metavar="NAME", action="append", default=[], help=text)
-    text = "leave out images without a prediction or without a reference, and say how many"
+    text = "leave out images without a prediction or reference, and wrong lines of REFERENCES; say how many"
     parser.add_argument("--allow-missing", action="store_true", help=text)
     text = "the language of the captions, such as de; METEOR and the word measures are for en (default: %(default)s)"
     parser.add_argument("--language", metavar="CODE", default="en", help=text)
@@ -122,7 +122,7 @@ def matched(
         match(truth, read_predictions(file, columns[min(place, len(columns) - 1)]), references.ids)
         for place, file in enumerate(files)
     ]
-    faults = []
+    faults = list(references.faults)
     for file, each in zip(files, found, strict=True):
         if each.missing:
             faults.append(f"{file} has no prediction for {some(each.missing)} of {len(truth)} images")

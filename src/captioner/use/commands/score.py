@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_text
+from captioner.captions.dataset import SPLITS
 from captioner.use.commands.arguments import add_file, count, importing
 
 if TYPE_CHECKING:
     from captioner.scoring.compare import Difference, Result
     from captioner.scoring.references import References
 
-SPLITS = ("train", "dev", "test")
 DIFFER = 5  # images shown that differ most
 DESCRIPTION = """\
 Score captions of any model against references: BLEU, ROUGE-L, CIDEr, METEOR where Java is, diversity.

@@ -451,7 +451,7 @@ def test_the_version_and_the_help_of_every_command():
     done = command("--version", text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("captioner ")
-    for name in ("caption", "explain", "export", "card", "strip", "completion"):
+    for name in ("caption", "score", "explain", "export", "card", "strip", "completion"):
         with pytest.raises(SystemExit) as stopped:
             main([name, "--help"])
         assert stopped.value.code == 0

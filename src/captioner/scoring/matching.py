@@ -1,0 +1,118 @@
+"""Matches the images of predictions with those of references, whose names may be written otherwise."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from captioner.base.errors import CaptionerError
+from captioner.sources.archives import PHOTO_SUFFIXES, visible
+
+_COCO = re.compile(r"coco_(?:train|val|test)20\d\d_(?=\d{12}$)")
+_LAST_NUMBER = re.compile(r"(?:^|[^0-9])([0-9]{1,30})$")
+_NAMES_SHOWN = 3
+
+
+class Matched(NamedTuple):
+    """Predictions by the names that the references have for their images."""
+
+    captions: dict[str, str]  # in the order of the references
+    missing: list[str]  # images of the references without a prediction
+    unknown: list[str]  # names in the predictions without a reference
+
+
+def match(references: Iterable[str], predictions: Mapping[str, str], ids: Mapping[str, str] | None = None) -> Matched:
+    """Return predictions, a caption by the image's name, under the names of `references`.
+
+    The same name goes first, then an id in `ids` (an image's name by id). Else names are equal without their case,
+    folder, suffix or COCO's `COCO_val2014_`. A name that is a number fits a name that ends in that number. Of several
+    that fit, those with the same folders are meant. Raises CaptionerError where two images fit equally well, and where
+    two predictions are of one image.
+    """
+    names = _Names(references, ids or {})
+    found: dict[str, str] = {}  # the name in the predictions, by image
+    unknown = []
+    for name in predictions:
+        image = names.find(name)
+        if image is None:
+            unknown.append(name)
+        elif image in found:
+            raise CaptionerError(
+                f"{visible(found[image])} and {visible(name)}: both are predictions of the image {visible(image)}; "
+                "expected one"
+            )
+        else:
+            found[image] = name
+    captions = {image: predictions[found[image]] for image in names.images if image in found}
+    return Matched(captions, [image for image in names.images if image not in found], unknown)
+
+
+def some(names: Iterable[str]) -> str:
+    """Return how many names there are, and the first ones, for messages."""
+    names = list(names)
+    listed = ", ".join(map(visible, names[:_NAMES_SHOWN]))
+    return f"{len(names)} ({listed}{', ...' if len(names) > _NAMES_SHOWN else ''})"
+
+
+class _Name(NamedTuple):
+    folders: tuple[str, ...]  # the innermost first
+    end: str
+    stem: str
+    is_number: bool
+    number: int | None  # at the end of the stem
+
+
+class _Names:
+    """Finds images by what the predictions call them."""
+
+    def __init__(self, images: Iterable[str], ids: Mapping[str, str]):
+        self.images = dict.fromkeys(images)
+        self._ids = ids
+        self._parts = {image: _parts(image) for image in self.images}
+        self._index: defaultdict[tuple[str, str | int | None], list[str]] = defaultdict(list)
+        for image, name in self._parts.items():
+            for key in ("end", "stem", "number"):
+                self._index[key, getattr(name, key)].append(image)
+
+    def find(self, name: str) -> str | None:
+        if name in self.images:
+            return name
+        if self._ids.get(name) in self.images:
+            return self._ids[name]
+        parts = _parts(name)
+        for key in ("end", "stem", "number"):
+            value = getattr(parts, key)
+            found = [] if value is None else self._index.get((key, value), [])
+            if key == "number" and not parts.is_number:
+                found = [image for image in found if self._parts[image].is_number]
+            if len(found) > 1:
+                found = self._of_same_folder(parts, found)
+            if len(found) > 1:
+                raise CaptionerError(
+                    f"{visible(name)}: may be the image {visible(found[0])} or {visible(found[1])}; write the name as "
+                    "the references have it"
+                )
+            if found:
+                return found[0]
+        return None
+
+    def _of_same_folder(self, name: _Name, images: list[str]) -> list[str]:
+        def agreeing(image: str) -> int:
+            pairs = zip(name.folders, self._parts[image].folders, strict=False)
+            return next((level for level, (one, other) in enumerate(pairs) if one != other), len(name.folders))
+
+        best = max(map(agreeing, images))
+        return [image for image in images if agreeing(image) == best]
+
+
+def _parts(name: str) -> _Name:
+    plain = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold().strip()
+    *folders, end = PurePosixPath(plain).parts or ("",)
+    stem = next((end[: -len(suffix)] for suffix in PHOTO_SUFFIXES if end.endswith(suffix)), end)
+    stem = _COCO.sub("", stem)
+    number = _LAST_NUMBER.search(stem)
+    is_number = stem.isascii() and stem.isdecimal()
+    return _Name(tuple(reversed(folders)), end, stem, is_number, int(number[1]) if number else None)

@@ -8,9 +8,9 @@ from typing import Any
 
 from captioner.base.errors import CaptionerError
 from captioner.base.streams import tolerant_streams
-from captioner.use.commands import caption, card, completion, explain, export, strip
+from captioner.use.commands import caption, card, completion, explain, export, serve, strip
 
-COMMANDS = (caption, explain, export, card, strip, completion)
+COMMANDS = (caption, explain, serve, export, card, strip, completion)
 
 
 class _Version(argparse.Action):

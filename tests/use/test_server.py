@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 
@@ -216,7 +215,14 @@ def test_a_body_without_a_length_is_cut_off_too(client):
 
 
 def test_other_paths_and_methods_are_errors_in_json(client):
-    for path in ("/page", "/caption/", "/../pyproject.toml", "/%2e%2e/%2e%2e/etc/passwd", "/page/page.html", "//etc/passwd"):
+    for path in (
+        "/page",
+        "/caption/",
+        "/../pyproject.toml",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/page/page.html",
+        "//etc/passwd",
+    ):
         answer = client.get(path)
         assert answer.status_code == 404
         assert "POST /caption" in problem(answer)
@@ -260,7 +266,13 @@ def call(app, body=b"x"):
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/caption"}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "path": "/caption",
+        }
         scope |= {"raw_path": b"/caption", "query_string": b"", "scheme": "http", "headers": [(b"host", b"localhost")]}
         await app(scope | {"root_path": "", "client": None, "server": None}, receive, send)
         return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
@@ -423,4 +435,4 @@ def test_beyond_this_machine_there_is_a_warning(model, monkeypatch, capsys):
     assert main(["serve", "--model", str(model), "--host", "0.0.0.0"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("http://127.0.0.1:")
-    assert "warning: anyone who can reach" in printed.err
+    assert "warning: whoever can reach" in printed.err

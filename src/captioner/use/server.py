@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -140,7 +141,8 @@ class _Captions:
 
     async def answer(self, request: Request) -> Response:
         if self.inside >= WAITING:
-            await _drop(request, 0)
+            with suppress(HTTPException):
+                await _body(request, 0)
             message = f"{WAITING} photos are waiting; try again in a moment"
             raise HTTPException(503, message, headers={"Retry-After": "2"})
         self.inside += 1
@@ -174,27 +176,25 @@ async def _photo(request: Request) -> bytes:
 
 
 async def _body(request: Request, most: int) -> bytes:
+    """Return the body; raises HTTPException for one of more than `most` bytes.
+
+    The rest of such a body is read and dropped: a browser shows no answer that comes before it has sent everything.
+    """
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        await _drop(request, 0)
-        raise _too_large()
+    too_large = length.isdecimal() and int(length) > most
     parts, total = [], 0
     async for part in request.stream():
-        parts.append(part)
         total += len(part)
-        if total > most:
-            parts.clear()
-            await _drop(request, total)
-            raise _too_large()
-    return b"".join(parts)
-
-
-async def _drop(request: Request, total: int) -> None:
-    """Read the rest of the body: a browser shows no answer that comes before it has sent everything."""
-    async for part in request.stream():
-        total += len(part)
+        too_large = too_large or total > most
+        if not too_large:
+            parts.append(part)
+            continue
+        parts.clear()
         if total > DRAINED:
-            return
+            break
+    if too_large:
+        raise _too_large()
+    return b"".join(parts)
 
 
 async def _field(headers: Headers, body: bytes) -> bytes:

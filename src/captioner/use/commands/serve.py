@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             print(line, flush=True)
         if not loopback:
             print(
-                f"warning: anyone who can reach {options.host} can use this page, and nothing that it sends is encrypted",
+                f"warning: whoever can reach {options.host} can use this page; what they send is not encrypted",
                 file=sys.stderr,
             )
         print("Ctrl-C ends it", file=sys.stderr, flush=True)

@@ -15,6 +15,7 @@ from tests.use.test_server import noise
 
 pytest.importorskip("starlette", reason="needs the extra `serve`")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MINUS = "\N{MINUS SIGN}"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 DROP = """([files, folder]) => {
     const transfer = new DataTransfer();
@@ -91,7 +92,7 @@ def visit(browser, address):
     yield open_page
     for context in contexts:
         context.close()
-    refusals = re.compile(r"Failed to load resource: .* status of 415")
+    refusals = re.compile(r"Failed to load resource: .* status of 415|Canvas2D: Multiple readback")
     assert [text for text in complaints if not refusals.match(text)] == []
     assert [url for url in asked if not url.startswith((*expected, "blob:", "data:"))] == []
 
@@ -135,16 +136,16 @@ def test_a_photo_gets_its_caption(visit, wanted, how):
     assert wanted["caption"] in page.locator("#announcement").text_content()
     rows = card.locator("tbody tr")
     assert [text.removesuffix(" (chosen)") for text in rows.locator("th").all_text_contents()] == [
-        beam["caption"] for beam in wanted["beams"]
+        beam["caption"] or "(no word)" for beam in wanted["beams"]
     ]
-    assert rows.first.locator("td").first.inner_text() == f"{wanted['beams'][0]['score']:.2f}".replace("-", "−")
+    assert rows.first.locator("td").first.inner_text() == f"{wanted['beams'][0]['score']:.2f}".replace("-", MINUS)
     assert rows.locator("visible=true").count() == 5
     card.locator(".more").click()
     assert rows.locator("visible=true").count() == 8
     card.locator(".similar summary").click()
     shown = card.locator(".similar ol > li")
     assert [item.locator("li").all_inner_texts() for item in shown.all()] == [
-        one["captions"] for one in wanted["similar"]
+        one["captions"] for one in wanted["similar"][:5]
     ]
 
 
@@ -211,7 +212,7 @@ def test_a_broken_photo_and_a_large_one_say_so_and_others_go_on(visit, wanted):
         photo("<b>good</b>.png"),
     )
     cards = captioned(page, 3)
-    assert "photo cannot be read" in caption_of(cards.nth(0)).lower()
+    assert "not a photo that can be read" in caption_of(cards.nth(0)).lower()
     assert "larger than 20 MB" in caption_of(cards.nth(1))
     assert caption_of(cards.nth(2)) == wanted["caption"]
     assert cards.nth(2).locator(".name").inner_text() == "<b>good</b>.png"

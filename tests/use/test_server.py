@@ -160,7 +160,7 @@ def test_the_photo_is_measured_upright_and_a_preview_is_what_the_model_sees(mode
 
 @pytest.mark.parametrize("data", [b"no photo", noise()[:2000], b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
 def test_a_broken_photo_is_an_error(models, data):
-    with pytest.raises(CaptionerError, match="the photo cannot be read"):
+    with pytest.raises(CaptionerError, match="not a photo that can be read"):
         describe_photo(models["attention"], data)
 
 
@@ -183,9 +183,9 @@ def test_a_photo_is_the_body_or_a_form_field(client, models):
     ("content", "kind", "status", "message"),
     [
         (b"", "image/png", 400, "no photo; send its bytes"),
-        (b"no photo", "image/png", 415, "the photo cannot be read"),
-        (noise()[:2000], "image/png", 415, "the photo cannot be read"),
-        (part(b"no photo"), FORM, 415, "the photo cannot be read"),
+        (b"no photo", "image/png", 415, "not a photo that can be read"),
+        (noise()[:2000], "image/png", 415, "not a photo that can be read"),
+        (part(b"no photo"), FORM, 415, "not a photo that can be read"),
         (part(b""), FORM, 400, "no photo"),
         (part(noise(), name="other"), FORM, 400, "no file in the field `photo`"),
         (b'--x\r\nContent-Disposition: form-data; name="photo"\r\n\r\ntext\r\n--x--\r\n', FORM, 400, "no file in the"),
@@ -195,8 +195,8 @@ def test_a_photo_is_the_body_or_a_form_field(client, models):
         (b"x" * (LARGEST + 1), "image/png", 413, "the photo is larger than 20 MB"),
         (part(b"x" * (LARGEST + 1)), FORM, 413, "the photo is larger than 20 MB"),
         (b"x" * (30 * 2**20), "image/png", 413, "the photo is larger than 20 MB"),
-        (b"x" * LARGEST, "image/png", 415, "the photo cannot be read"),
-        (part(b"x" * LARGEST), FORM, 415, "the photo cannot be read"),
+        (b"x" * LARGEST, "image/png", 415, "not a photo that can be read"),
+        (part(b"x" * LARGEST), FORM, 415, "not a photo that can be read"),
     ],
 )
 def test_what_cannot_be_captioned_is_an_error_in_json(client, content, kind, status, message):

@@ -58,7 +58,7 @@ def describe_photo(
         pixels = load_photo(data, **describe.card.image)
         width, height = upright_size(data)
     except ValueError as error:
-        raise CaptionerError(f"the photo cannot be read: {error}") from None
+        raise CaptionerError(str(error)) from None
     vocabulary = describe.card.vocabulary
     features = describe.captioner.features(to_device(torch.tensor(pixels[None]), describe.device))
     memory = describe.captioner.decoder.encode(features)

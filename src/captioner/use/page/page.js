@@ -2,7 +2,7 @@
 // Sends photos to POST /caption, one after another, and shows what comes back.
 (() => {
   const LARGEST = 20 * 1024 * 1024; // bytes of a photo; the server has the same
-  const FIRST = 5; // captions that are shown at once
+  const FIRST = 5; // captions, and training photos, that are shown at once
   const DARKEST = 0.82;
   const byId = (id) => document.getElementById(id);
   const cards = byId("cards");
@@ -135,7 +135,7 @@
       show(card);
       say(`${card.file.name}: ${answer.caption || "no word"}`);
     } catch (error) {
-      card.element.className = "card failed";
+      card.element.className = visible ? "card failed" : "card failed blank";
       card.part(".caption").textContent = error.message[0].toUpperCase() + error.message.slice(1);
       card.part(".again").hidden = !retry;
       card.part(".copy").hidden = true;
@@ -189,12 +189,19 @@
     for (const column of card.element.querySelectorAll(".optional")) column.hidden = !agreed;
     const rows = beams.map((beam, at) => {
       const row = make("tr", at ? "" : "chosen");
+      row.setAttribute("role", "row"); // a narrow page shows rows as grids, which would have no role
       const head = make("th", "", beam.caption || "(no word)");
       head.scope = "row";
+      head.setAttribute("role", "rowheader");
       if (!at) head.append(make("span", "unseen", " (chosen)"));
-      row.append(head, make("td", "", number(beam.score, 2)));
-      if (agreed) row.append(make("td", "", number(beam.agreement, 2)), make("td", "", number(beam.total, 2)));
-      row.append(make("td", "", beam.probability < 0.001 ? beam.probability.toExponential(0).replace("-", "−") : percent(beam.probability)));
+      const figures = [number(beam.score, 2)];
+      if (agreed) figures.push(number(beam.agreement, 2), number(beam.total, 2));
+      figures.push(beam.probability < 0.001 ? beam.probability.toExponential(0).replace("-", "−") : percent(beam.probability));
+      row.append(head, ...figures.map((figure) => {
+        const cell = make("td", "", figure);
+        cell.setAttribute("role", "cell");
+        return cell;
+      }));
       row.hidden = at >= FIRST;
       return row;
     });
@@ -207,7 +214,8 @@
       more.hidden = true;
       card.part(".wide").focus();
     };
-    const total = `log-probability ${search.length_penalty === 1 ? "a token" : `/ tokens ^ ${search.length_penalty}`} + ${search.consensus} × agreement`;
+    const likelihood = search.length_penalty === 1 ? "score" : `log-probability / tokens ^ ${search.length_penalty}`;
+    const total = `${likelihood} + ${search.consensus} × agreement`;
     card.part(".meaning").textContent = "Score: mean log-probability of the words and the end. " + (agreed
       ? `Agreement: CIDEr, 0 to 10, with the captions of similar training photos. Total: ${total}; the highest is chosen.`
       : "The highest is chosen.");
@@ -217,7 +225,7 @@
     const { similar } = card.answer;
     card.part(".similar").hidden = !similar;
     if (!similar) return;
-    card.part(".similar ol").replaceChildren(...similar.map(({ share, captions }) => {
+    card.part(".similar ol").replaceChildren(...similar.slice(0, FIRST).map(({ share, captions }) => {
       const item = make("li");
       const weight = make("b", "", percent(share));
       weight.style.setProperty("--share", share / similar[0].share);

@@ -74,7 +74,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """Open the page in a window of its own; at the end nothing may have been complained of, or asked of another host."""
+    """Open the page in a window of its own; it may log no problem and ask no other host."""
     contexts, complaints, asked, expected = [], [], [], []
 
     def open_page(at=address, **options):
@@ -225,7 +225,7 @@ def test_a_photo_that_the_browser_cannot_show_is_shown_as_the_model_sees_it(visi
     page = visit()
     drop(page, photo("scan.tif", encoded(Image.new("RGB", (120, 90), "red"), "TIFF"), "image/tiff"))
     card = captioned(page).first
-    page.wait_for_function("document.querySelector('.card img').naturalWidth === 64")
+    page.wait_for_function("() => document.querySelector('.card img').naturalWidth === 64")
     assert caption_of(card)
     assert card.locator("img").is_visible()
 

@@ -49,7 +49,7 @@ def search_beams(
     length_penalty: float,
     consensus: float,
 ) -> Beams:
-    """Search the captions of one photo, by its `features` [1, P, D] and what the decoder's `encode` returned for them."""
+    """Search the captions of one photo, by its `features` [1, P, D] and the decoder's `memory` of them."""
     result = beam_search(
         describe.captioner.decoder,
         memory,

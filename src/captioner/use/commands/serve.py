@@ -20,14 +20,14 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "serve",
         help="show captions in the browser",
-        description="Serve one page: drop, paste, take or choose photos, and see their captions, where the model looked "
-        "at each word, and the other beams. Prints the address; Ctrl-C ends it. Scripts get the same as JSON by "
+        description="Serve one page: drop, paste, take or choose photos, and see their captions, where the model "
+        "looked at each word, and the other beams. Prints the address; Ctrl-C ends it. Scripts get the same as JSON by "
         "POST /caption. Needs no network. Needs the extra `serve`: pip install 'captioner[serve]'.",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0: every network of this machine (default: %(default)s, this machine only)",
+        help="the address to listen at; 0.0.0.0: all networks of this machine (default: %(default)s, this machine)",
     )
     parser.add_argument("--port", type=_port, default=0, help="the port (default: any free one)")
     add_model(parser)

@@ -247,7 +247,6 @@
     looking.classList.remove("looking");
     looking.setAttribute("aria-pressed", "false");
     const element = looking.closest(".card");
-    element?.classList.remove("looking-at");
     if (element) element.querySelector(".share").hidden = true;
     veil.remove();
     looking = null;
@@ -273,7 +272,6 @@
     looking = word;
     word.classList.add("looking");
     word.setAttribute("aria-pressed", "true");
-    element.classList.add("looking-at");
     const at = weights.indexOf(most);
     const third = (place, count) => Math.min(2, Math.floor((3 * (place + 0.5)) / count));
     const where = `${["top", "middle", "bottom"][third(Math.floor(at / width), height)]} ${["left", "centre", "right"][third(at % width, width)]}`;

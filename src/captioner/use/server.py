@@ -72,7 +72,7 @@ class _Guard:
             await send(message)
 
         problem = self._problem(Headers(scope=scope), scope["method"])
-        app = self.app if problem is None else JSONResponse({"error": problem}, 403)
+        app = self.app if problem is None else _Json({"error": problem}, 403)
         await app(scope, receive, send_with_headers)
 
     def _problem(self, headers: Headers, method: str) -> str | None:

@@ -22,6 +22,7 @@ from captioner.use.description import NO_ATTENTION, NO_CAPTIONS, NO_WEIGHT, desc
 from tests.support.worlds import captioner_file, encoded
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs the extra `serve`")
+import captioner.use.server  # noqa: E402
 from captioner.base.errors import CaptionerError  # noqa: E402
 from captioner.use.server import LARGEST, WAITING, make_app  # noqa: E402
 
@@ -251,11 +252,11 @@ def test_a_failure_is_an_error_in_json_and_the_next_photo_is_captioned():
     assert client.post("/caption", content=b"x").json() == {"caption": "a dog"}
 
 
-def call(app, body=b"x"):
+def call(app, body=b"x", more=False):
     """Return the coroutine of one POST /caption; its result is the status and the body."""
 
     async def answer():
-        sent, body_left = [], [{"type": "http.request", "body": body, "more_body": False}]
+        sent, body_left = [], [{"type": "http.request", "body": body, "more_body": more}]
 
         async def receive():
             if body_left:
@@ -313,6 +314,20 @@ def test_photos_are_computed_one_at_a_time_in_order_and_too_many_are_refused():
     assert last[0] == 200
     assert set(most) == {1}
     assert order == [b"%d" % number for number in range(WAITING)] + [b"last"]
+
+
+def test_a_photo_that_does_not_arrive_makes_room_for_others(monkeypatch):
+    monkeypatch.setattr(captioner.use.server, "PATIENCE", 0.1)
+    app = make_app(lambda photo, preview: {"caption": "a dog"})
+
+    async def run():
+        slow = await asyncio.gather(*(call(app, more=True) for _ in range(WAITING)))
+        return slow, await call(app)
+
+    slow, good = asyncio.run(run())
+    assert {status for status, _ in slow} == {408}
+    assert "did not arrive" in json.loads(slow[0][1])["error"]
+    assert good[0] == 200
 
 
 # Other web sites

@@ -32,6 +32,7 @@ LARGEST = 20 * 1024 * 1024  # bytes of a photo; page.js has the same
 AROUND = 64 * 1024  # bytes of a form around the photo
 DRAINED = 10 * LARGEST  # bytes of a body that are read and dropped, so that a browser gets the answer
 WAITING = 16  # photos at a time, in memory
+PATIENCE = 120  # seconds in which a photo has to arrive
 FIELD = "photo"  # of a form
 PAGE = {
     "/": ("page.html", "text/html"),
@@ -147,13 +148,15 @@ class _Captions:
             raise HTTPException(503, message, headers={"Retry-After": "2"})
         self.inside += 1
         try:
-            photo = await _photo(request)
+            photo = await asyncio.wait_for(_photo(request), PATIENCE)
             async with self.turn:
                 if await request.is_disconnected():
                     return Response(status_code=499)  # nobody reads it
                 found = await run_in_threadpool(self.describe, photo, "preview" in request.query_params)
         except CaptionerError as error:
             raise HTTPException(415, str(error)) from None
+        except asyncio.TimeoutError:
+            raise HTTPException(408, f"the photo did not arrive within {PATIENCE} seconds; send it again") from None
         except ClientDisconnect:
             return Response(status_code=499)
         finally:

@@ -70,7 +70,9 @@ def run(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
         print("Ctrl-C ends it", file=sys.stderr, flush=True)
-        config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False
+        )
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn finishes what it answers, then raises it again
             uvicorn.Server(config).run(sockets=[listening])
     return 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.description import describe_photo
@@ -220,8 +221,6 @@ def test_a_broken_photo_and_a_large_one_say_so_and_others_go_on(visit, wanted):
 
 
 def test_a_photo_that_the_browser_cannot_show_is_shown_as_the_model_sees_it(visit):
-    from PIL import Image
-
     page = visit()
     drop(page, photo("scan.tif", encoded(Image.new("RGB", (120, 90), "red"), "TIFF"), "image/tiff"))
     card = captioned(page).first

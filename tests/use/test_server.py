@@ -19,6 +19,7 @@ from captioner.model.captioner import without_examples
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main
 from captioner.use.description import NO_ATTENTION, NO_CAPTIONS, NO_WEIGHT, describe_photo
+from captioner.vision.photos import load_photo
 from tests.support.worlds import captioner_file, encoded
 
 starlette = pytest.importorskip("starlette.testclient", reason="needs the extra `serve`")
@@ -116,8 +117,8 @@ def test_the_tokens_are_the_caption_and_each_has_a_grid_that_sums_to_one(models)
 def test_the_similar_images_are_the_nearest_with_their_captions(models):
     describe = models["attention"]
     found = describe_photo(describe, noise())["similar"]
-    pixels = torch.from_numpy(np.array(describe.card.image and _pixels(describe, noise())))
-    features = describe.captioner.features(pixels[None]).mean(1).detach().numpy()
+    pixels = torch.tensor(load_photo(noise(), **describe.card.image)[None])
+    features = describe.captioner.features(pixels).mean(1).detach().numpy()
     (near,), (shares,) = describe.consensus.nearest(features)
     examples = describe.captioner.examples.captions
     assert [one["share"] for one in found] == pytest.approx(shares.tolist(), abs=1e-4)
@@ -125,12 +126,6 @@ def test_the_similar_images_are_the_nearest_with_their_captions(models):
         assert one["captions"] == [
             describe.card.vocabulary.decode(caption) for caption in examples[place].tolist() if any(caption)
         ]
-
-
-def _pixels(describe, data):
-    from captioner.vision.photos import load_photo
-
-    return load_photo(data, **describe.card.image)
 
 
 def test_a_model_that_lacks_something_works_and_says_so(models):

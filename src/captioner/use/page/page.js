@@ -74,17 +74,22 @@
     const element = byId("card").content.firstElementChild.cloneNode(true);
     const card = { file, element, part: (selector) => element.querySelector(selector), url: URL.createObjectURL(file) };
     card.part(".name").textContent = file.webkitRelativePath || file.name;
-    const image = card.part("img");
-    card.shown = new Promise((resolve) => {
-      image.addEventListener("load", () => resolve(true), { once: true });
-      image.addEventListener("error", () => { image.hidden = true; resolve(false); }, { once: true });
-    });
-    image.src = card.url;
-    image.alt = file.name;
+    card.part("img").alt = file.name;
     card.part(".remove").addEventListener("click", () => remove(card));
     card.part(".again").addEventListener("click", () => { enqueue(card); progress(); run(); card.part(".caption").focus(); });
     card.part(".copy").addEventListener("click", () => copy(card));
     return card;
+  };
+
+  // Loads the photo when its turn comes: a folder may have thousands. Resolves to whether the browser can show it.
+  const load = (card) => {
+    const image = card.part("img");
+    card.loaded ??= new Promise((resolve) => {
+      image.addEventListener("load", () => { image.hidden = false; resolve(true); }, { once: true });
+      image.addEventListener("error", () => resolve(false), { once: true });
+      image.src = card.url;
+    });
+    return card.loaded;
   };
 
   const remove = (card) => {
@@ -115,7 +120,7 @@
 
   const caption = async (card) => {
     card.part(".caption").textContent = "Looking at the photo …";
-    const visible = await card.shown;
+    const visible = await load(card);
     let retry = false;
     try {
       if (card.file.size > LARGEST) throw new Error("the photo is larger than 20 MB; choose a smaller one");
@@ -174,6 +179,7 @@
       const word = make("button", text ? "word" : "word end", text.trimStart() || "(end)");
       word.type = "button";
       word.dataset.token = at;
+      word.tabIndex = at ? -1 : 0; // Tab reaches one word of a caption, the arrow keys reach the others
       word.setAttribute("aria-pressed", "false");
       if (text.startsWith(" ") || (!text && at)) line.append(" ");
       line.append(word);
@@ -303,7 +309,12 @@
     if (word) look(word);
     else hide();
   });
-  cards.addEventListener("focusin", (event) => { if (event.target.matches(".word:focus-visible")) look(event.target); });
+  cards.addEventListener("focusin", (event) => {
+    const word = event.target;
+    if (!word.matches(".word")) return;
+    for (const other of word.parentElement.querySelectorAll(".word")) other.tabIndex = other === word ? 0 : -1;
+    if (word.matches(":focus-visible")) look(word);
+  });
   cards.addEventListener("focusout", (event) => { if (event.target === looking) hide(); });
   cards.addEventListener("keydown", (event) => {
     const word = wordAt(event.target);

@@ -8,9 +8,9 @@ from typing import Any
 
 from captioner.base.errors import CaptionerError
 from captioner.base.streams import tolerant_streams
-from captioner.use.commands import caption, card, completion, explain, export, score, strip
+from captioner.use.commands import caption, card, completion, explain, export, score, serve, strip
 
-COMMANDS = (caption, score, explain, export, card, strip, completion)
+COMMANDS = (caption, score, explain, serve, export, card, strip, completion)
 
 
 class _Version(argparse.Action):

@@ -9,15 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from captioner.base.files import whole
-from captioner.captions.vocabulary import BOS, PAD
-from captioner.model.attention import attention_weights
-from captioner.model.consensus import total
-from captioner.model.decoder import Memory
-from captioner.model.search import beam_search
 from captioner.results.drawing import Fonts, Style
+from captioner.use.beams import Beams, attention_of, search_beams, similar_captions
 from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
 
 COLUMNS = 6
@@ -26,23 +21,6 @@ LINE, MARGIN = 24, 12  # pixels: of a line of text, around everything
 TEXT, HEADING = Style("DejaVuSansMono.ttf", 15.0), Style("DejaVuSansMono.ttf", 16.5)
 DARKEST = 0.15  # brightness of a panel where the decoder did not look
 SHOWN = 3  # training images
-
-
-class Beams(NamedTuple):
-    """The captions that the search ended with; K beams of T tokens, R similar training images."""
-
-    words: np.ndarray  # [K, T] word ids, then <pad>
-    scores: np.ndarray  # [K] log-probability by length
-    totals: np.ndarray  # [K] what the captions are chosen by
-    order: list[int]  # the beams, best total first
-    agreement: np.ndarray | None  # [K] with the captions of similar training images; None for a model without any
-    near: np.ndarray  # [R] the similar training images
-    shares: np.ndarray  # [R] their weights in the agreement
-
-    @property
-    def best(self) -> list[int]:
-        """The word ids of the chosen caption, with the end."""
-        return [id for id in self.words[self.order[0]].tolist() if id != PAD]
 
 
 class Line(NamedTuple):
@@ -75,17 +53,16 @@ def explain(
     captioner, vocabulary = describe.captioner, describe.card.vocabulary
     features = captioner.features(torch.tensor(pixels[None]).to(describe.device))
     memory = captioner.decoder.encode(features)
-    beams = _search(describe, features, memory, beam, length_penalty, consensus)
+    beams = search_beams(describe, features, memory, beam=beam, length_penalty=length_penalty, consensus=consensus)
     panels = [("the photo", pixels)]
-    if captioner.decoder.attention:
-        inputs = torch.tensor([[[BOS, *beams.best[:-1]]]], device=describe.device)
-        weights = attention_weights(captioner.decoder, memory, inputs)[0, 0].cpu().numpy()  # [L, P]
+    weights = attention_of(describe, memory, beams)  # [L, P]
+    if weights is not None:
         for place, (id, each) in enumerate(zip(beams.best, weights, strict=True), 1):
             panels.append((f"{place}  {vocabulary.decode([id]) or '(end)'}", _lit(pixels, each)))
     lines = [Line("", os.fsencode(photo).decode(errors="replace")), Line("")]
     lines += _beam_lines(describe, beams, length_penalty, consensus)
     lines += _training_lines(describe, beams)
-    if not captioner.decoder.attention:
+    if weights is None:
         lines.append(
             Line(
                 "",
@@ -97,36 +74,14 @@ def explain(
     return vocabulary.decode(beams.best)
 
 
-def _search(
-    describe: PhotoCaptioner, features: Tensor, memory: Memory, beam: int, length_penalty: float, consensus: float
-) -> Beams:
-    captioner = describe.captioner
-    result = beam_search(
-        captioner.decoder,
-        memory,
-        beam=beam,
-        max_length=describe.card.vocabulary.max_length,
-        length_penalty=length_penalty,
-    )
-    words, scores = (part[0].cpu().numpy() for part in result)  # [K, T], [K]
-    agreement, near, shares, totals = None, np.empty(0, np.int64), np.empty(0), scores
-    if known := describe.consensus:
-        (near,), (shares,) = known.nearest(features.float().mean(1).cpu().numpy())  # [R] each
-        agreement = known.agreement(words, near, shares)
-        totals = total(scores, agreement, consensus)
-    # A short vocabulary has fewer captions than beams.
-    order = [int(place) for place in np.argsort(-totals, kind="stable") if scores[place] > -math.inf]
-    return Beams(words, scores, totals, order, agreement, near, shares)
-
-
 def _beam_lines(describe: PhotoCaptioner, beams: Beams, length_penalty: float, consensus: float) -> list[Line]:
     agreement = beams.agreement
     headings = f"{'score':>8}  {'probability':>11}  "
     lines = [Line(headings + ("" if agreement is None else f"{'agreement':>9}  {'total':>8}  "), "caption")]
     for place in beams.order:
         score = beams.scores[place]
-        tokens = int((beams.words[place] != PAD).sum())
-        columns = f"{score:8.3f}  {math.exp(score * tokens**length_penalty):11.2g}  "
+        log_probability = score * beams.lengths[place] ** length_penalty
+        columns = f"{score:8.3f}  {math.exp(log_probability):11.2g}  "
         if agreement is not None:
             columns += f"{agreement[place]:9.3f}  {beams.totals[place]:8.3f}  "
         lines.append(Line(columns, describe.card.vocabulary.decode(beams.words[place].tolist()) or "(no word)"))
@@ -142,14 +97,11 @@ def _beam_lines(describe: PhotoCaptioner, beams: Beams, length_penalty: float, c
 
 
 def _training_lines(describe: PhotoCaptioner, beams: Beams) -> list[Line]:
-    known = describe.consensus
-    if known is None:
+    similar = similar_captions(describe, beams, SHOWN)
+    if not similar:
         return []
     lines = [Line(""), Line(f"{'share':>8}  ", "captions of the most similar training images")]
-    for image, share in zip(known.captions[beams.near[:SHOWN]], beams.shares, strict=False):
-        captions = [describe.card.vocabulary.decode(caption.tolist()) for caption in image if caption.any()]
-        lines.append(Line(f"{share:8.1%}  ", " / ".join(captions)))
-    return lines
+    return lines + [Line(f"{share:8.1%}  ", " / ".join(captions)) for share, captions in similar]
 
 
 def _lit(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,0 +1,120 @@
+"""What `captioner serve` answers about a photo; it needs no server, so that a program can call it too."""
+
+import base64
+import io
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from captioner.base.device import to_device
+from captioner.base.errors import CaptionerError
+from captioner.captions.vocabulary import Vocabulary
+from captioner.use.beams import attention_of, search_beams, similar_captions
+from captioner.use.caption import BEAM, CONSENSUS, LENGTH_PENALTY, PhotoCaptioner
+from captioner.vision.photos import load_photo, upright_size
+
+SIMILAR = 10  # training images
+DIGITS = 5  # of a number in the answer
+NO_ATTENTION = (
+    "This model has no attention. It takes in the photo as one vector, so there is no place where it looked at a word."
+)
+NO_CAPTIONS = "This model holds no training captions, so the caption with the highest score is chosen."
+NO_WEIGHT = "The weight of the agreement is 0, so the caption with the highest score is chosen."
+
+
+@torch.inference_mode()
+def describe_photo(
+    describe: PhotoCaptioner,
+    data: bytes,
+    *,
+    beam: int = BEAM,
+    length_penalty: float = LENGTH_PENALTY,
+    consensus: float = CONSENSUS,
+    preview: bool = False,
+) -> dict[str, Any]:
+    """Return the caption of a photo, given as the bytes of its file, and how it came about; JSON can hold all of it.
+
+    caption    the chosen caption
+    tokens     L pieces of text that are the caption when joined; the end of the caption is an empty piece
+    attention  [L, h, w] where the model looked at each token, each grid sums to 1; None for a model without attention
+    beams      the captions found, the chosen one first: `caption`; `score`, the mean log-probability of its tokens in
+               nats; `probability`; `agreement`, CIDEr from 0 to 10 against the captions of similar training images
+               (None without any); `total`, log-probability / length ** length_penalty + consensus * agreement, the
+               highest is chosen
+    similar    the most similar training images: `share`, the weight of their captions in the agreement, and
+               `captions`; None for a model without training captions
+    photo      `width` and `height` in pixels, upright, and `fit`: "squash", the grid covers the whole photo, or
+               "crop", it covers the middle square
+    search     the options that were used
+    notes      sentences about what this model lacks
+
+    With `preview`, `photo.preview` is the photo as the model takes it in, a data: address of a JPEG file. Raises
+    CaptionerError where the photo cannot be read.
+    """
+    try:
+        pixels = load_photo(data, **describe.card.image)
+        width, height = upright_size(data)
+    except ValueError as error:
+        raise CaptionerError(str(error)) from None
+    vocabulary = describe.card.vocabulary
+    features = describe.captioner.features(to_device(torch.tensor(pixels[None]), describe.device))
+    memory = describe.captioner.decoder.encode(features)
+    beams = search_beams(describe, features, memory, beam=beam, length_penalty=length_penalty, consensus=consensus)
+    weights = attention_of(describe, memory, beams)  # [L, P]
+    similar = similar_captions(describe, beams, SIMILAR)
+    captions = []
+    for place in beams.order:
+        length = int(beams.lengths[place])
+        log_probability = float(beams.scores[place]) * length**length_penalty
+        captions.append(
+            {
+                "caption": vocabulary.decode(beams.words[place].tolist()),
+                "score": round(log_probability / length, DIGITS),
+                "probability": float(f"{math.exp(log_probability):.{DIGITS}g}"),
+                "agreement": None if beams.agreement is None else round(float(beams.agreement[place]), DIGITS),
+                "total": round(float(beams.totals[place]), DIGITS),
+            }
+        )
+    notes = [NO_ATTENTION] if weights is None else []
+    if beams.agreement is None:
+        notes.append(NO_CAPTIONS)
+    elif not consensus:
+        notes.append(NO_WEIGHT)
+    photo = {"width": width, "height": height, "fit": describe.card.image["fit"]}
+    return {
+        "caption": captions[0]["caption"],
+        "tokens": _pieces(vocabulary, beams.best),
+        "attention": None if weights is None else _grids(weights),
+        "beams": captions,
+        "similar": None
+        if beams.agreement is None
+        else [{"share": round(share, DIGITS), "captions": texts} for share, texts in similar],
+        "photo": photo | ({"preview": _data_url(pixels)} if preview else {}),
+        "search": {"beam": beam, "length_penalty": length_penalty, "consensus": consensus},
+        "notes": notes,
+    }
+
+
+def _pieces(vocabulary: Vocabulary, ids: list[int]) -> list[str]:
+    """Return what each token adds to the text of the caption."""
+    pieces, before = [], ""
+    for end in range(1, len(ids) + 1):
+        text = vocabulary.decode(ids[:end])
+        pieces.append(text[len(before) :])
+        before = text
+    return pieces
+
+
+def _grids(weights: np.ndarray) -> list:
+    """Return weights [L, P] as nested lists [L, h, w]; the grid is square, as the photo that the model takes in."""
+    side = math.isqrt(weights.shape[1])
+    return [[[round(float(cell), DIGITS) for cell in row] for row in grid] for grid in weights.reshape(-1, side, side)]
+
+
+def _data_url(pixels: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

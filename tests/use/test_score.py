@@ -382,7 +382,7 @@ def test_torch_is_not_imported(files):
 
 
 def test_the_docs_show_what_is_printed(tmp_path, capsys, monkeypatch):
-    text = (ROOT / "docs/_score.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/score.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     for name, content in re.findall(r"^`(\S+)`:\n\n```\w*\n(.*?)```$", text, re.M | re.S):
         (tmp_path / name).write_text(content)

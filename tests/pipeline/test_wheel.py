@@ -17,7 +17,7 @@ from shutil import copy, copytree, ignore_patterns
 import pytest
 
 from captioner.sources.shapes import compose, draw
-from tests.support.distributions import closure
+from dev.distributions import closure
 from tests.support.workspaces import ROOT
 from tests.support.worlds import captioner_file
 
@@ -27,12 +27,12 @@ EXTRAS = ("dvc", "h5py", "jsonschema", "pandas", "matplotlib", "pycocoevalcap", 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel that `python -m build` makes of this tree."""
+    """The wheel that `python -m build` makes of this tree, by way of the source archive."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         copy(ROOT / name, folder)
     copytree(ROOT / "src", folder / "src", ignore=ignore_patterns("__pycache__", "*.egg-info"))
-    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist", folder)
+    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", folder)
     (built,) = (folder / "dist").glob("*.whl")
     return built
 

@@ -12,16 +12,10 @@ from PIL import Image
 from captioner.base.errors import CaptionerError
 from captioner.use.commands.arguments import importing
 from captioner.use.models import local_model
-from tests.support.distributions import closure, modules_of
-from tests.support.workspaces import ROOT
+from dev.distributions import closure, modules_of, project
 from tests.support.worlds import captioner_file
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pytest requires it there
-
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = project()
 RUN = """
 import json, sys
 from captioner.use.cli import main

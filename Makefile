@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test fault-test repro bench lint dvc-yaml lock readme-picture clean
+.PHONY: help setup demo check test fault-test repro bench lint dvc-yaml lock readme-picture tour clean
 
 help: ## say what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -60,5 +60,8 @@ lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
 readme-picture: demo ## take the demo's sample picture into the docs
 	cp .demo/pictures/samples.png docs/samples.png
 
-clean: ## remove the demo and the state of interrupted runs and downloads; data, models and the DVC cache stay
-	rm -rf .demo .resume
+tour: $(BIN)/.done ## execute docs/tour.ipynb at the size of the demo and save its outputs (10 minutes on two cores)
+	$(BIN)/python -m dev.tour --size demo
+
+clean: ## remove the workspaces of demo and tour, and the state of interrupted runs; data, models, DVC cache stay
+	rm -rf .demo .tour .resume

@@ -103,8 +103,12 @@ def _of_web(name: str) -> Path:
     expected = checksum[1]
     path = folder / "models" / f"{expected}.safetensors"
     if not path.exists():
-        from captioner.sources.download import fetch
-
+        try:
+            from captioner.sources.download import fetch
+        except ModuleNotFoundError as error:
+            raise CaptionerError(
+                f"{name}: needs {error.name}, which comes with the extra `web`: `pip install 'captioner[web]'`"
+            ) from None
         try:
             fetch(expected, address, path, expected=expected, algorithm="sha256", partial_folder=folder / "downloads")
         except CaptionerError as error:  # its advice is about the pipeline's own downloads

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from captioner.base.errors import CaptionerError
 from captioner.use.options import BEAM, CONSENSUS, LENGTH_PENALTY, MODEL
 
 FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # how shtab completes a file's name
@@ -79,20 +80,34 @@ def _whole_number(text: str, least: int) -> int:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """End the process with 130 and one line where Ctrl-C comes while the block imports.
+def importing(extra: str | None = None) -> Iterator[None]:
+    """Import in this block what takes seconds, or what the package's extra `extra` installs.
 
-    An exception would come out of the middle of a library's import, as anything. Nothing is being written then.
+    Ctrl-C ends the process with 130 and one line: an exception would come out of the middle of a library's import, as
+    anything. Nothing is being written then. Raises CaptionerError that names the extra where one of its packages is
+    missing.
     """
     usual = signal.getsignal(signal.SIGINT)
-    if usual is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, _stop)
+    interrupts = usual is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if interrupts:
+        signal.signal(signal.SIGINT, _stop)
     try:
         yield
+    except ModuleNotFoundError as error:
+        if extra is None or not error.name or error.name.startswith("captioner"):
+            raise
+        raise missing_package(error.name, extra) from None
     finally:
-        signal.signal(signal.SIGINT, usual)
+        if interrupts:
+            signal.signal(signal.SIGINT, usual)
+
+
+def missing_package(module: str, extra: str) -> CaptionerError:
+    """Return the error for a module that the package's extra `extra` installs."""
+    return CaptionerError(
+        f"needs the module {module.partition('.')[0]}, which comes with the extra `{extra}`: "
+        f"`pip install 'captioner[{extra}]'`"
+    )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     if picture.exists() and Path(options.photo).exists() and picture.samefile(options.photo):
         raise CaptionerError(f"{picture}: is the photo itself; give another name with --out")
     model = local_model(options.model)
-    with importing():
+    with importing("explain"):
         from captioner.use.caption import PhotoCaptioner
         from captioner.use.explain import explain
     text = explain(

@@ -45,7 +45,7 @@ def environment(wheel, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
-    site = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)}))
+    site = Path(sysconfig.get_path("purelib", "posix_prefix", vars={"base": str(folder), "platbase": str(folder)}))
     for installed in closure(metadata(wheel).get_all("Requires-Dist")).values():
         for top in {file.parts[0] for file in installed.files or [] if file.parts[0] not in ("..", "__pycache__")}:
             if not (site / top).exists():

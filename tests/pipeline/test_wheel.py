@@ -22,7 +22,10 @@ from tests.support.workspaces import ROOT
 from tests.support.worlds import captioner_file
 
 pytestmark = pytest.mark.pipeline
-EXTRAS = ("dvc", "h5py", "jsonschema", "pandas", "matplotlib", "pycocoevalcap", "requests", "torchvision", "onnx")
+EXTRAS = (  # some modules of them
+    *("dvc", "h5py", "jsonschema", "pandas", "matplotlib", "pycocoevalcap"),
+    *("requests", "torchvision", "starlette", "onnx"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,8 @@ def test_a_photo_gets_a_caption(environment, photo, tmp_path):
     [
         ("explain", ["explain", "drawn.png", "--model", "model.safetensors"]),
         ("export", ["export", "--model", "model.safetensors"]),
+        ("score", ["score", "references.csv", "predictions.json"]),
+        ("serve", ["serve", "--model", "model.safetensors"]),
         ("hub", ["caption", "drawn.png", "--model", "hf:owner/name"]),
         ("web", ["caption", "drawn.png", "--model", f"https://models.invalid/a#sha256={'0' * 64}"]),
     ],

@@ -60,7 +60,7 @@ lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
 readme-picture: demo ## take the demo's sample picture into the docs
 	cp .demo/pictures/samples.png docs/samples.png
 
-tour: $(BIN)/.done ## execute docs/tour.ipynb at the size of the demo and save its outputs (10 minutes on two cores)
+tour: $(BIN)/.done ## execute docs/tour.ipynb at the size of the demo and save its outputs (longer than `make demo`)
 	$(BIN)/python -m dev.tour --size demo
 
 clean: ## remove the workspaces of demo and tour, and the state of interrupted runs; data, models, DVC cache stay

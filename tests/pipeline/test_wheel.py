@@ -22,7 +22,10 @@ from tests.support.workspaces import ROOT
 from tests.support.worlds import captioner_file
 
 pytestmark = pytest.mark.pipeline
-EXTRAS = ("dvc", "h5py", "jsonschema", "pandas", "matplotlib", "pycocoevalcap", "requests", "torchvision", "onnx")
+EXTRAS = (  # some modules of them
+    *("dvc", "h5py", "jsonschema", "pandas", "matplotlib", "pycocoevalcap"),
+    *("requests", "torchvision", "starlette", "onnx"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def environment(wheel, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
-    site = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)}))
+    site = Path(sysconfig.get_path("purelib", "posix_prefix", vars={"base": str(folder), "platbase": str(folder)}))
     for installed in closure(metadata(wheel).get_all("Requires-Dist")).values():
         for top in {file.parts[0] for file in installed.files or [] if file.parts[0] not in ("..", "__pycache__")}:
             if not (site / top).exists():
@@ -114,6 +117,8 @@ def test_a_photo_gets_a_caption(environment, photo, tmp_path):
     [
         ("explain", ["explain", "drawn.png", "--model", "model.safetensors"]),
         ("export", ["export", "--model", "model.safetensors"]),
+        ("score", ["score", "references.csv", "predictions.json"]),
+        ("serve", ["serve", "--model", "model.safetensors"]),
         ("hub", ["caption", "drawn.png", "--model", "hf:owner/name"]),
         ("web", ["caption", "drawn.png", "--model", f"https://models.invalid/a#sha256={'0' * 64}"]),
     ],

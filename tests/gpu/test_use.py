@@ -9,7 +9,6 @@ from PIL import Image
 
 from captioner.base.device import select_device
 from captioner.captions.vocabulary import EOS
-from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
 from captioner.sources.archives import Archive
 from captioner.use.caption import PhotoCaptioner
@@ -78,13 +77,7 @@ def test_an_explanation_is_that_of_a_cpu(model, photos, gpu, tmp_path):
     assert abs(one - other).max() <= 2
 
 
-def test_consensus_is_of_arrays_on_the_cpu(model, gpu):
-    describe = PhotoCaptioner(model)
-    assert isinstance(describe.consensus, Consensus)
-    assert not gpu.waits.total() - sum(count for (kind, _), count in gpu.waits.items() if kind == "copy to cuda")
-
-
-def test_an_export_computes_on_the_cpu(tmp_path, gpu, monkeypatch):
+def test_an_export_computes_on_the_cpu(tmp_path, gpu):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     model = captioner_file(tmp_path / "captioner.safetensors")
@@ -93,7 +86,7 @@ def test_an_export_computes_on_the_cpu(tmp_path, gpu, monkeypatch):
     assert gpu.launches.total() == gpu.waits.total() == 0
 
 
-def test_features_are_those_of_a_cpu_and_wait_four_times_a_batch(tmp_path, gpu, monkeypatch):
+def test_features_in_float16_are_those_in_float32_and_wait_four_times_a_batch(tmp_path, gpu, monkeypatch):
     photos = pictures(5)
     archive = Archive(zipped(tmp_path / "photos.zip", photos))
     torch.manual_seed(1)
@@ -103,7 +96,8 @@ def test_features_are_those_of_a_cpu_and_wait_four_times_a_batch(tmp_path, gpu, 
     encoder.eval()
     views = [View(name) for name in photos]
     stores = {}
-    for device in (select_device(), CPU):
+    for device, precision in ((select_device(), "auto"), (CPU, "float32")):
+        monkeypatch.setenv("CAPTIONER_PRECISION", precision)
         folder = tmp_path / device.type
         shards = folder / "shards"
         shards.mkdir(parents=True)
@@ -117,4 +111,4 @@ def test_features_are_those_of_a_cpu_and_wait_four_times_a_batch(tmp_path, gpu, 
         join(views, shards, grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
         stores[device.type] = FeatureStore(folder / "grid.h5", layer=END)
     found, wanted = (stores[kind].read(range(len(views))).float() for kind in ("cuda", "cpu"))
-    assert (found - wanted).abs().max() <= 0.02 * wanted.abs().max()  # half precision
+    assert (found - wanted).abs().max() <= 0.01 * wanted.abs().max()

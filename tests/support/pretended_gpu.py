@@ -19,7 +19,7 @@ decides in C++ by the device is done here instead: autocast, dropout, the LSTM, 
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +32,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from torch.utils import _foreach_utils as foreach
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
 
 from captioner.model.search import forbidden
 
@@ -132,6 +133,19 @@ class PretendedGPU(TorchDispatchMode):
         self.launches.clear()
         self.lstm_steps = 0
 
+    def launched(self, operation: str, tensors: Sequence[Tensor], flops: Callable[[], int], steps: int = 1) -> None:
+        """Count a launch.
+
+        `tensors` are what it reads and writes, on the CPU. `flops` returns its number of floating-point operations.
+        `steps` are the time steps that it computes one after the other.
+        """
+        self.launches[operation] += 1
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Hold what the CPU computes in the GPU's place, beside `run`."""
+        yield
+
     def waited(self, operation: str) -> None:
         """Count a wait, at the innermost line of the project outside of this file."""
         frame, place = sys._getframe(1), "elsewhere"
@@ -168,8 +182,11 @@ class PretendedGPU(TorchDispatchMode):
         if device is not None:
             kwargs = kwargs | {"device": torch.device("cpu")}
         result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
-        if name not in FREE and not _is_view(func) and (result is None or _has_tensors(result)):
-            self.launches[name] += 1
+        moved = [_held(tensor) for tensor in tensors] + [
+            part for part in tree_leaves(result) if isinstance(part, Tensor)
+        ]
+        if name not in FREE and not _is_view(func) and (result is None or len(moved) > len(tensors)):
+            self.launched(name, moved, lambda: _flops(func, tree_map(_held, args), result))
         known = {id(tensor.held): tensor for tensor in on_gpu}  # the result of an operation in place is its argument
 
         def wrapped(part: Any) -> Any:
@@ -197,12 +214,12 @@ class PretendedGPU(TorchDispatchMode):
 
     def _copy(self, name: str, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Copy within the GPU or to it, or into a tensor of the host; `GPUTensor.to` makes new tensors there."""
-        self.launches[name] += 1
         into, source = (args[0], args[1]) if name == "copy_" else (None, args[0])
         to = DEVICE if into is None else into.device
         non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
         if to != source.device and not (non_blocking and (to.type == "cpu" or getattr(source, "pinned", False))):
             self.waited(f"copy to {to.type}")
+        self.launched(name, [_held(source)] * 2, lambda: 0)
         if into is not None:
             _held(into).copy_(_held(source))
             return into
@@ -234,8 +251,16 @@ def _is_view(func: Any) -> bool:
     return bool(returned) and returned[0].alias_info is not None and not returned[0].alias_info.is_write
 
 
-def _has_tensors(result: Any) -> bool:
-    return any(isinstance(part, Tensor) for part in tree_leaves(result))
+def _flops(func: Any, args: Any, result: Any) -> int:
+    """Return the floating-point operations of a product or convolution, 0 for anything else."""
+    count = flop_registry.get(func.overloadpacket)
+    return 0 if count is None else count(*args, out_val=result)
+
+
+def _lstm_flops(lstm_inputs: Sequence[Tensor]) -> int:
+    """Return the floating-point operations of the products of (x [..., I], h, c, weights [4W, I] and [4W, W])."""
+    x, _, _, into, again, *_ = lstm_inputs
+    return 2 * (x.numel() // x.shape[-1]) * (into.numel() + again.numel())
 
 
 class _Autocast(TorchFunctionMode):
@@ -301,9 +326,14 @@ def _cell_instead_of(original: Callable) -> Callable:
             return handle_torch_function(lstm_cell, parts, x, state, *weights)
         if not all(isinstance(part, GPUTensor) for part in parts):
             raise RuntimeError("lstm_cell: expected the input, the states and the weights to be on cuda:0")
-        gpu_in_use().launches.update({"addmm": 2, "_thnn_fused_lstm_cell": 1})
-        held = [_held(part) for part in parts]
-        return tuple(map(GPUTensor, original(held[0], (held[1], held[2]), *held[3:])))
+        x, h, c, into, again, *biases = (_held(part) for part in parts)
+        with gpu_in_use().computing():
+            new = original(x, (h, c), into, again, *biases)
+        for state, weight in ((x, into), (h, again)):
+            flops = 2 * len(state) * weight.numel()
+            gpu_in_use().launched("addmm", [state, weight], lambda flops=flops: flops)  # type: ignore[misc]
+        gpu_in_use().launched("_thnn_fused_lstm_cell", [c, *new, *[c] * 8], lambda: 0)  # and both gates, [n, 4W]
+        return tuple(map(GPUTensor, new))
 
     return lstm_cell
 
@@ -313,10 +343,11 @@ class _ToHost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, source: GPUTensor, dtype: torch.dtype, non_blocking: bool) -> Tensor:
-        gpu_in_use().launches["_to_copy"] += 1
+        gpu_in_use().launched("_to_copy", [source.held] * 2, lambda: 0)
         if not non_blocking:
             gpu_in_use().waited("copy to cpu")
-        return source.held.to(dtype, copy=True)
+        with gpu_in_use().computing():
+            return source.held.to(dtype, copy=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -327,25 +358,29 @@ class _CuDNN(torch.autograd.Function):
     """torch's LSTM as one operation of the GPU; `compute` takes and returns tensors on the CPU."""
 
     @staticmethod
-    def forward(ctx: Any, compute: Callable, train: bool, *inputs: Tensor) -> Any:
+    def forward(ctx: Any, compute: Callable, train: bool, steps: int, *inputs: Tensor) -> Any:
         if not all(isinstance(part, GPUTensor) for part in inputs):
             raise RuntimeError("lstm: expected the input, the states and the weights to be on cuda:0")
-        gpu_in_use().launches["_cudnn_rnn"] += 1
         ctx.set_materialize_grads(False)
-        with torch.enable_grad():
+        with gpu_in_use().computing(), torch.enable_grad():
             ctx.inputs = [part.held.detach().requires_grad_() for part in inputs]  # type: ignore[attr-defined]
             ctx.outputs = compute(*ctx.inputs)
-        ctx.train = train
+        ctx.train, ctx.steps = train, steps
+        gpu = gpu_in_use()
+        gpu.lstm_steps += steps
+        gpu.launched("_cudnn_rnn", [*ctx.inputs, *ctx.outputs], lambda: _lstm_flops(ctx.inputs), steps)
         return tuple(GPUTensor(part.detach()) for part in ctx.outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         if not ctx.train:
             raise RuntimeError("cudnn RNN backward can only be called in training mode")
-        gpu_in_use().launches["_cudnn_rnn_backward"] += 1
+        moved = [*ctx.inputs, *ctx.inputs, *ctx.outputs, *ctx.outputs]
+        gpu_in_use().launched("_cudnn_rnn_backward", moved, lambda: 2 * _lstm_flops(ctx.inputs), ctx.steps)
         used = [(output, grad.held) for output, grad in zip(ctx.outputs, grads, strict=True) if grad is not None]
-        found = torch.autograd.grad([output for output, _ in used], ctx.inputs, [grad for _, grad in used])
-        return None, None, *map(GPUTensor, found)
+        with gpu_in_use().computing():
+            found = torch.autograd.grad([output for output, _ in used], ctx.inputs, [grad for _, grad in used])
+        return None, None, None, *map(GPUTensor, found)
 
 
 def _lstm_instead_of(original: Callable) -> Callable:
@@ -359,12 +394,12 @@ def _lstm_instead_of(original: Callable) -> Callable:
             raise RuntimeError("lstm: expected batch_sizes to be on the CPU")
         if not all(getattr(weight, "flat", False) for weight in weights):
             warnings.warn("RNN module weights are not part of single contiguous chunk of memory", stacklevel=3)
-        gpu_in_use().lstm_steps += len(sizes[0]) if sizes else data.shape[1]
+        steps = len(sizes[0]) if sizes else data.shape[1]
 
         def compute(data: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> Any:
             return original(data, *sizes, (h, c), list(weights), *options)
 
-        return _CuDNN.apply(compute, options[3], data, *states, *weights)
+        return _CuDNN.apply(compute, options[3], steps, data, *states, *weights)
 
     return lstm
 
@@ -405,9 +440,9 @@ def _group_instead_of(original: Callable) -> Callable:
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[PretendedGPU]:
+def pretended_gpu(gpu: PretendedGPU | None = None) -> Iterator[PretendedGPU]:
     """Make torch believe in one GPU that can compute in bfloat16, until the `with` block ends."""
-    gpu = PretendedGPU()
+    gpu = gpu or PretendedGPU()
     answers = {
         "is_available": True,
         "is_bf16_supported": True,

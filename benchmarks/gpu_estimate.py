@@ -33,7 +33,9 @@ from captioner.captions.dataset import CaptionedImage
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.captioner import Captioner
 from captioner.model.decoder import Decoder
-from captioner.training.loop import CaptionSet, NextWord, Objective, parameter_groups
+from captioner.training.batches import CaptionSet
+from captioner.training.objectives import NextWord, Objective
+from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
 from captioner.vision.encoder import WIDTH, Encoder
 from tests.support.pretended_gpu import DEVICE, GPUTensor, PretendedGPU, pretended_gpu
@@ -174,10 +176,10 @@ def training_images(count: int, vocabulary: Vocabulary, rows: Sequence[int]) -> 
 def steps_of(
     captioner: Captioner, training: CaptionSet, objective: Objective, batch: int, *, clip: float
 ) -> Iterator[None]:
-    """Take a training step for each batch, as `captioner.training.loop.fit` does; yield after each."""
+    """Take a training step for each batch, as `captioner.training.loop.train_one_epoch` does; yield after each."""
     captioner.to(DEVICE).train()
-    groups = parameter_groups([captioner], lr=1e-4, weight_decay=0.01)
-    optimizer = torch.optim.AdamW([{**group, "lr": group["peak"]} for group in groups], fused=True)
+    groups = parameter_groups([captioner], name="all", lr=1e-4, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([{**group, "lr": group["peak_lr"]} for group in groups], fused=True)
     trained = [parameter for group in groups for parameter in group["params"]]
     for images in training.batches(torch.arange(len(training)), batch, DEVICE):
         assert images is not None
@@ -200,9 +202,8 @@ def steps_on(kind: str, batch: int, values: dict[str, Any]) -> Iterator[None]:
     if kind == "next word":
         section = values["train"]
         captioner, training = Captioner(decoder), training_images(count, vocabulary, (7, 7, WIDTH))
-        objective: Objective = NextWord(
-            label_smoothing=section["label_smoothing"], own_words=section["scheduled_sampling"]
-        )
+        names = ("label_smoothing", "scheduled_sampling")
+        objective: Objective = NextWord(**{name: section[name] for name in names})
     else:
         section = values["finetune"]
         start = section["unfreeze_from"]

@@ -16,8 +16,12 @@ from captioner.captions.vocabulary import EOS, Vocabulary
 from captioner.model.captioner import Captioner, load_model
 from captioner.model.decoder import Decoder
 from captioner.model.search import LOOK_EVERY, sample
+from captioner.training.batches import CaptionSet
+from captioner.training.dev import DevEvaluation, dev_scores, examples_of
 from captioner.training.finetune import FinetuneSettings, finetune
-from captioner.training.loop import CHECK_EVERY, CaptionSet, NextWord, dev_scores, examples_of, fit, parameter_groups
+from captioner.training.loop import CHECK_EVERY, LoopSettings, fit
+from captioner.training.objectives import NextWord
+from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
 from captioner.training.train import DecoderSettings, TrainSettings, train_decoder
 from captioner.vision.encoder import END, Encoder, calibrate, fingerprint, save_encoder
@@ -27,7 +31,7 @@ from tests.support.pretended_gpu import DEVICE, GPUTensor
 CPU = torch.device("cpu")
 WORDS = ("red", "blue", "dog", "cat", "runs", "sits")
 VOCABULARY = Vocabulary(words=WORDS, max_length=11)
-RECIPE = {"epochs": 1, "batch": 4, "warmup": 0.5, "clip": 1.0, "patience": 9, "ema": 0.9, "crop": 1.0}
+RECIPE = {"batch": 4, "warmup": 0.5, "clip": 1.0, "patience": 9, "ema": 0.9, "crop": 1.0}
 TRAIN, DEV = CHECK_EVERY + 4, 4  # images
 LOOK = 4  # waits of a look at the losses, their gradient and the measure
 
@@ -58,31 +62,30 @@ def captioner_of(attention=True, dropout=0.1):
     return Captioner(Decoder(vocabulary=len(VOCABULARY), features=3, **shape))
 
 
-def next_word(training, own_words=0.25):
-    return NextWord(label_smoothing=0.1, own_words=own_words)
+def next_word(training, scheduled_sampling=0.25):
+    return NextWord(label_smoothing=0.1, scheduled_sampling=scheduled_sampling)
 
 
 def self_critical(training):
     return SelfCritical(training.references, VOCABULARY, samples=3)
 
 
-def train(captioner, objective, device, *, name="run", on_epoch=lambda records: None, **changes):
+def train(captioner, objective, device, *, name="run", epochs=1, on_epoch=lambda records: None, **changes):
     """Train and return the records; `objective` returns one for the training images."""
     sets = splits()
     return fit(
         captioner,
-        parameter_groups([captioner.decoder], lr=0.01, weight_decay=0.05),
+        parameter_groups([captioner.decoder], name="decoder", lr=0.01, weight_decay=0.05),
         sets["train"],
-        sets["dev"],
-        VOCABULARY,
+        DevEvaluation(sets["dev"], VOCABULARY, beam=2, device=device),
         objective(sets["train"]),
+        settings=LoopSettings(**RECIPE | changes),
+        epochs=epochs,
         seed=3,
         start_is_candidate=True,
-        dev_beam=2,
         device=device,
         resume=Resume(name, {}),
         on_epoch=on_epoch,
-        **RECIPE | changes,
     )
 
 
@@ -173,7 +176,7 @@ def test_a_gpu_learns_what_a_cpu_learns(gpu, monkeypatch, attention):
     monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
 
     def objective(training):
-        return next_word(training, own_words=0.0)
+        return next_word(training, scheduled_sampling=0.0)
 
     one, other = (
         train(captioner_of(attention, dropout=0.0), objective, device, name=device.type) for device in (DEVICE, CPU)
@@ -236,10 +239,17 @@ def test_both_stages_run_on_a_gpu_and_write_models(world, gpu, attention):
     shared = {
         "captions": world / "captions.jsonl",
         "vocabulary": world / "vocabulary.json",
-        "made": {"inputs": {}, "params": {}},
+        "provenance": {"inputs": {}, "params": {}},
         "seed": 5,
     }
-    settings = RECIPE | {"lr": 0.01, "weight_decay": 0.05, "label_smoothing": 0.1, "scheduled_sampling": 0.25}
+    settings = RECIPE | {"epochs": 1, "lr": 0.01, "weight_decay": 0.05}
+    settings |= {"label_smoothing": 0.1, "scheduled_sampling": 0.25}
+        "epochs": 1,
+        "lr": 0.01,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "scheduled_sampling": 0.25,
+    }
     train_decoder(
         **shared,
         grid_store=world / f"{END}.h5",
@@ -261,6 +271,7 @@ def test_both_stages_run_on_a_gpu_and_write_models(world, gpu, attention):
         settings=FinetuneSettings(
             **settings,
             unfreeze_from="layer4",
+            train_encoder=True,
             objective="cider",
             samples=3,
             adapt_epochs=1,

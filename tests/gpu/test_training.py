@@ -244,12 +244,6 @@ def test_both_stages_run_on_a_gpu_and_write_models(world, gpu, attention):
     }
     settings = RECIPE | {"epochs": 1, "lr": 0.01, "weight_decay": 0.05}
     settings |= {"label_smoothing": 0.1, "scheduled_sampling": 0.25}
-        "epochs": 1,
-        "lr": 0.01,
-        "weight_decay": 0.05,
-        "label_smoothing": 0.1,
-        "scheduled_sampling": 0.25,
-    }
     train_decoder(
         **shared,
         grid_store=world / f"{END}.h5",

@@ -8,13 +8,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from captioner.base.device import select_device
+from captioner.base.device import mixed_precision, select_device
 from captioner.base.files import read_json, write_json, write_text
 from captioner.base.resume import Resume
 from captioner.captions.dataset import CaptionedImage
 from captioner.captions.vocabulary import EOS, Vocabulary
 from captioner.model.captioner import Captioner, load_model
 from captioner.model.decoder import Decoder
+from captioner.model.lstm import LSTM
 from captioner.model.search import LOOK_EVERY, sample
 from captioner.training.batches import CaptionSet
 from captioner.training.dev import DevEvaluation, dev_scores, examples_of
@@ -169,6 +170,15 @@ def test_self_critical_training_leaves_the_train_mode_that_the_backward_pass_of_
     assert captioner.training
     assert all(part.training for part in captioner.modules())
     loss.value.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lstms_are_computed_in_float32_in_mixed_precision(gpu, dtype):
+    lstm, x = LSTM(3, 4).to(DEVICE), torch.ones(2, 3, dtype=dtype).to(DEVICE)
+    with mixed_precision(DEVICE):
+        state = lstm.begin(x)
+        after = lstm.over(x, state, torch.tensor([2]))
+    assert {part.dtype for part in (*state, after)} == {torch.float32}
 
 
 @pytest.mark.parametrize("attention", [True, False])

@@ -56,11 +56,11 @@ class GPUTensor(Tensor):
     """A tensor that says that it is on cuda:0; `held` is its value, on the CPU."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "GPUTensor":
-        tensor = Tensor._make_subclass(cls, held, device_for_backend_keys=DEVICE)  # type: ignore[attr-defined]
+        tensor = Tensor._make_subclass(cls, held, device_for_backend_keys=DEVICE)
         tensor.held = held
         return tensor
 
@@ -70,14 +70,14 @@ class GPUTensor(Tensor):
         return gpu_in_use().run(func, args, kwargs or {})
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return DEVICE
 
     @property
-    def is_cuda(self) -> bool:  # type: ignore[override]
+    def is_cuda(self) -> bool:
         return True
 
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
         if args and isinstance(args[0], Tensor):
             args = (args[0].device, args[0].dtype, *args[1:])
         device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
@@ -86,16 +86,16 @@ class GPUTensor(Tensor):
             return _ToHost.apply(self, dtype, non_blocking)
         return Tensor.to(self, dtype) if layout is None else Tensor.to(self, dtype, memory_format=layout)
 
-    def cpu(self, *_: Any) -> Tensor:  # type: ignore[override]
+    def cpu(self, *_: Any) -> Tensor:
         return self.to("cpu")
 
     def tolist(self) -> Any:
         return self.detach().cpu().tolist()
 
-    def numpy(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+    def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
 
-    __array__ = numpy  # type: ignore[assignment]
+    __array__ = numpy
 
     def __format__(self, form: str) -> str:
         return format(self.detach().item() if self.ndim == 0 else repr(self), form)
@@ -154,7 +154,7 @@ class PretendedGPU(TorchDispatchMode):
             if file != __file__ and file.startswith(str(ROOT)) and "site-packages" not in file:
                 place = f"{Path(file).relative_to(ROOT)}:{frame.f_lineno}"
                 break
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         self.waits[operation, place] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -242,7 +242,7 @@ def _pinned(tensor: Tensor) -> Tensor:
     if isinstance(tensor, GPUTensor):
         raise RuntimeError("only tensors on the CPU can be pinned")
     copied = tensor.clone()
-    copied.pinned = True  # type: ignore[attr-defined]
+    copied.pinned = True
     return copied
 
 
@@ -331,7 +331,7 @@ def _cell_instead_of(original: Callable) -> Callable:
             new = original(x, (h, c), into, again, *biases)
         for state, weight in ((x, into), (h, again)):
             flops = 2 * len(state) * weight.numel()
-            gpu_in_use().launched("addmm", [state, weight], lambda flops=flops: flops)  # type: ignore[misc]
+            gpu_in_use().launched("addmm", [state, weight], lambda flops=flops: flops)
         gpu_in_use().launched("_thnn_fused_lstm_cell", [c, *new, *[c] * 8], lambda: 0)  # and both gates, [n, 4W]
         return tuple(map(GPUTensor, new))
 
@@ -363,7 +363,7 @@ class _CuDNN(torch.autograd.Function):
             raise RuntimeError("lstm: expected the input, the states and the weights to be on cuda:0")
         ctx.set_materialize_grads(False)
         with gpu_in_use().computing(), torch.enable_grad():
-            ctx.inputs = [part.held.detach().requires_grad_() for part in inputs]  # type: ignore[attr-defined]
+            ctx.inputs = [part.held.detach().requires_grad_() for part in inputs]
             ctx.outputs = compute(*ctx.inputs)
         ctx.train, ctx.steps = train, steps
         gpu = gpu_in_use()
@@ -408,7 +408,7 @@ def _flatten(lstm: torch.nn.LSTM) -> None:
     """Do what `flatten_parameters` does: from then on the weights are in one piece."""
     for weight in lstm._flat_weights:
         if isinstance(weight, GPUTensor):
-            weight.flat = True  # type: ignore[attr-defined]
+            weight.flat = True
 
 
 def _apply_instead_of(original: Callable) -> Callable:

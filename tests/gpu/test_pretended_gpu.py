@@ -118,6 +118,11 @@ def test_moving_a_network_leaves_its_parameters_the_same_objects(gpu):
     assert not any(isinstance(part, GPUTensor) for part in network.state_dict().values())
 
 
+def test_networks_of_the_cpu_are_moved_as_ever(gpu):
+    assert nn.Linear(3, 4).double().weight.dtype == torch.float64
+    assert nn.Linear(3, 4, device="meta").to_empty(device="cpu").weight.device == torch.device("cpu")
+
+
 def test_a_network_trains_as_on_the_cpu(gpu):
     def trained(device):
         torch.manual_seed(1)

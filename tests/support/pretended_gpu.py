@@ -416,15 +416,18 @@ def _apply_instead_of(original: Callable) -> Callable:
         """Move parameters and leave them the same objects, as torch does by replacing their data."""
         for child in module.children() if recurse else ():
             child._apply(function)
+        moved = set()
         for parameter in module._parameters.values():
             if parameter is None:
                 continue
             with torch.no_grad():
-                moved = function(parameter)
-            if moved is not parameter and (isinstance(parameter, GPUTensor) or isinstance(moved, GPUTensor)):
-                replacement = torch.nn.Parameter(moved, requires_grad=parameter.requires_grad)
-                torch.utils.swap_tensors(parameter, replacement)
-        return original(module, lambda part: part if isinstance(part, torch.nn.Parameter) else function(part), False)
+                found = function(parameter)
+            if isinstance(parameter, GPUTensor) or isinstance(found, GPUTensor):
+                if found is not parameter:
+                    replacement = torch.nn.Parameter(found, requires_grad=parameter.requires_grad)
+                    torch.utils.swap_tensors(parameter, replacement)
+                moved.add(id(parameter))
+        return original(module, lambda part: part if id(part) in moved else function(part), False)
 
     return apply
 

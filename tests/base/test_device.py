@@ -65,12 +65,16 @@ def test_captions_are_generated_in_single_precision(capable):
 
 def test_float32_is_not_tf32_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
     monkeypatch.setenv("CAPTIONER_DEVICE", "cpu")
-    select_device()
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert torch.get_float32_matmul_precision() == "highest"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as TORCH_ALLOW_TF32_CUBLAS_OVERRIDE does
+    try:
+        select_device()
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):

@@ -1,0 +1,277 @@
+"""How busy a GPU would be in a training step, from what the pretended GPU counts: nothing is run on a GPU.
+
+python -m benchmarks.gpu_estimate     writes benchmarks/gpu_estimate.json and the table of docs/_gpu.md
+
+A step is run on the pretended GPU (`tests.support.pretended_gpu`) with the sizes of params.yaml and random data of
+Flickr8k's shape. It gives a list of what the host does: launches, each with its bytes and floating-point operations,
+waits, and the host's own time between them. The list is then played on each GPU of GPUS: the host goes on after a
+launch, the GPU computes the launches one after the other, and at a wait the host stands still until the GPU is done.
+What is assumed of GPUs and of the host stands in GPUS, LAUNCH and WAIT.
+
+gpu_estimate.json: {"steps": {"next word, batch 32": {"launches", "waits", "LSTM time steps", "host ms" (between the
+launches), "TFLOP", "GB", "GPUs": {name: {"step ms", "busy ms", "busy share"}}}}, "assumed": {...}, "machine"}.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.measure import machine, significant
+from benchmarks.page import put, table
+from captioner.base.device import mixed_precision
+from captioner.base.files import read_json, write_json
+from captioner.base.params import read_values
+from captioner.captions.dataset import CaptionedImage
+from captioner.captions.vocabulary import Vocabulary
+from captioner.model.captioner import Captioner
+from captioner.model.decoder import Decoder
+from captioner.training.batches import CaptionSet
+from captioner.training.objectives import NextWord, Objective
+from captioner.training.schedule import parameter_groups
+from captioner.training.self_critical import SelfCritical
+from captioner.vision.encoder import WIDTH, Encoder
+from tests.support.pretended_gpu import DEVICE, GPUTensor, PretendedGPU, pretended_gpu
+
+ROOT = Path(__file__).parent.parent
+RECORD, PAGE = ROOT / "benchmarks/gpu_estimate.json", ROOT / "docs/_gpu.md"
+BATCHES = (32, 128)  # images
+STEPS = 3  # of which each figure is the mean, after one that is not counted
+WORDS, CAPTIONS, LENGTHS = 3000, 5, (8, 16)  # about Flickr8k's vocabulary, captions an image, words of a caption
+LAUNCH, WAIT = 5e-6, 10e-6  # seconds of the host: to start an operation; from the GPU's end until the host goes on
+
+
+@dataclass(frozen=True)
+class GPU:
+    """What a GPU is assumed to reach: about half of what its data sheet says."""
+
+    lower: float  # floating-point operations a second of products in bfloat16 or float16
+    float32: float  # the same in float32, without TF32
+    memory: float  # bytes a second
+    shortest: float  # seconds of the shortest operation
+    lstm_step: float  # seconds of a time step of cuDNN's LSTM beside its products
+
+
+GPUS = {
+    "H100 (SXM)": GPU(lower=450e12, float32=30e12, memory=2.0e12, shortest=3e-6, lstm_step=12e-6),
+    "RTX 4060 Laptop": GPU(lower=25e12, float32=6e12, memory=0.18e12, shortest=3e-6, lstm_step=15e-6),
+}
+
+
+class Event(NamedTuple):
+    """What the host does: it computes for `host` seconds, then launches an operation or waits for all of them."""
+
+    host: float
+    waits: bool = False
+    flops: int = 0
+    bytes: int = 0
+    lower: bool = False  # a product in less than float32
+    steps: int = 0  # time steps of an LSTM
+
+
+class Recorder(PretendedGPU):
+    """A pretended GPU that keeps what the host does, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+        self._host, self._since, self._computing = 0.0, time.perf_counter(), False
+
+    def reset(self) -> None:
+        """Count from 0 again."""
+        super().reset()
+        self.events.clear()
+        self._host, self._since = 0.0, time.perf_counter()
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run one operation. What the CPU does for it is the host's time only if it is an operation of the CPU."""
+        if self._computing:
+            return super().run(func, args, kwargs)
+        self._until_now()
+        result = super().run(func, args, kwargs)
+        if any(isinstance(part, GPUTensor) for part in tree_leaves((args, kwargs, result))):
+            self._since = time.perf_counter()
+        return result
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Leave out what the CPU computes in the GPU's place."""
+        self._until_now()
+        before, self._computing = self._computing, True
+        try:
+            yield
+        finally:
+            self._computing, self._since = before, time.perf_counter()
+
+    def _until_now(self) -> None:
+        now = time.perf_counter()
+        self._host, self._since = self._host + now - self._since, now
+
+    def launched(self, operation: str, tensors: Sequence[Tensor], flops: Callable[[], int], steps: int = 1) -> None:
+        """Keep a launch."""
+        super().launched(operation, tensors, flops, steps)
+        moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        lower = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors)
+        recurrent = steps if "rnn" in operation else 0
+        self._keep(Event(self._host, flops=flops(), bytes=moved, lower=lower, steps=recurrent))
+
+    def waited(self, operation: str) -> None:
+        """Keep a wait."""
+        super().waited(operation)
+        self._keep(Event(self._host, waits=True))
+
+    def _keep(self, event: Event) -> None:
+        self.events.append(event)
+        self._host = 0.0
+
+
+def busy_time(event: Event, gpu: GPU) -> float:
+    """Return how long an operation is computed, in seconds: its products or its memory, whatever takes longer."""
+    products = event.flops / (gpu.lower if event.lower else gpu.float32)
+    return max(products, event.bytes / gpu.memory, gpu.shortest) + event.steps * gpu.lstm_step
+
+
+def play(events: Sequence[Event], gpu: GPU) -> tuple[float, float]:
+    """Return the time until host and GPU are done, and how much of it the GPU computes, both in seconds."""
+    host = free = busy = 0.0
+    for event in events:
+        host += event.host
+        if event.waits:
+            host = max(host, free) + WAIT
+        else:
+            host += LAUNCH
+            took = busy_time(event, gpu)
+            free = max(host, free) + took
+            busy += took
+    return max(host, free), busy
+
+
+def training_images(count: int, vocabulary: Vocabulary, rows: Sequence[int]) -> CaptionSet:
+    """Return images with random captions and features of shape `rows`, [h, w, C], in half precision."""
+    torch.manual_seed(1)
+
+    def captions() -> list[list[str]]:
+        lengths = torch.randint(*LENGTHS, (CAPTIONS,)).tolist()
+        # the square makes some words much more frequent than others
+        return [[vocabulary.words[int(WORDS * p * p)] for p in torch.rand(length).tolist()] for length in lengths]
+
+    items = []
+    for number in range(count):
+        texts = captions()
+        ids = [vocabulary.encode(text) for text in texts]
+        items.append(CaptionedImage(f"{number}.jpg", "train", [" ".join(text) for text in texts], ids))
+    features = torch.rand(count, *rows).half()
+    views = {item.image: [row] for row, item in enumerate(items)}
+    items.append(CaptionedImage("dev.jpg", "dev", items[0].raw, items[0].ids))
+    return CaptionSet.of_splits(items, views | {"dev.jpg": [0]}, features.__getitem__)["train"]
+
+
+def steps_of(
+    captioner: Captioner, training: CaptionSet, objective: Objective, batch: int, *, clip: float
+) -> Iterator[None]:
+    """Take a training step for each batch, as `captioner.training.loop.train_one_epoch` does; yield after each."""
+    captioner.to(DEVICE).train()
+    groups = parameter_groups([captioner], name="all", lr=1e-4, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([{**group, "lr": group["peak_lr"]} for group in groups], fused=True)
+    trained = [parameter for group in groups for parameter in group["params"]]
+    for images in training.batches(torch.arange(len(training)), batch, DEVICE):
+        assert images is not None
+        optimizer.zero_grad(set_to_none=True)
+        with mixed_precision(DEVICE):
+            loss, _ = objective(captioner, images)
+        loss.value.backward()
+        nn.utils.clip_grad_norm_(trained, clip)
+        optimizer.step()
+        yield
+
+
+def steps_on(kind: str, batch: int, values: dict[str, Any]) -> Iterator[None]:
+    """Return the steps of one objective: "next word" as in `train`, "self-critical" as in `finetune`."""
+    words = tuple(f"w{number}" for number in range(WORDS))
+    vocabulary = Vocabulary(words=words, max_length=values["captions"]["max_length"])
+    shape = {key: value for key, value in values["decoder"].items() if key != "standardise"}
+    decoder = Decoder(vocabulary=len(vocabulary), features=WIDTH, **shape)
+    count = batch * (STEPS + 1)
+    if kind == "next word":
+        section = values["train"]
+        captioner, training = Captioner(decoder), training_images(count, vocabulary, (7, 7, WIDTH))
+        names = ("label_smoothing", "scheduled_sampling")
+        objective: Objective = NextWord(**{name: section[name] for name in names})
+    else:
+        section = values["finetune"]
+        start = section["unfreeze_from"]
+        encoder = Encoder()
+        for module in encoder.block_modules("conv1", start):
+            module.requires_grad_(False)
+        with torch.no_grad():
+            rows = encoder(torch.zeros(1, *[values["image"]["size"]] * 2, 3), stop=start).shape[1:]
+        captioner, training = Captioner(decoder, encoder, start), training_images(count, vocabulary, rows)
+        objective = SelfCritical(training.references, vocabulary, samples=section["samples"])
+    return steps_of(captioner, training, objective, batch, clip=section["clip"])
+
+
+def measure(kind: str, batch: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a step, the mean of STEPS."""
+    with pretended_gpu(recorder := Recorder()):
+        steps = steps_on(kind, batch, values)
+        next(steps)
+        recorder.reset()
+        for _ in range(STEPS):
+            next(steps)
+        events = list(recorder.events)
+    launches = [event for event in events if not event.waits]
+    record = {
+        "launches": len(launches) / STEPS,
+        "waits": (len(events) - len(launches)) / STEPS,
+        "LSTM time steps": recorder.lstm_steps / STEPS,
+        "host ms": 1e3 * sum(event.host for event in events) / STEPS,
+        "TFLOP": sum(event.flops for event in launches) / 1e12 / STEPS,
+        "GB": sum(event.bytes for event in launches) / 1e9 / STEPS,
+    }
+    played = {name: play(events, gpu) for name, gpu in GPUS.items()}
+    gpus = {
+        name: {
+            "step ms": significant(1e3 * total / STEPS),
+            "busy ms": significant(1e3 * busy / STEPS),
+            "busy share": significant(busy / total),
+        }
+        for name, (total, busy) in played.items()
+    }
+    return {key: significant(value) for key, value in record.items()} | {"GPUs": gpus}
+
+
+def table_of(record: dict[str, Any]) -> str:
+    """Return the record as a table of Markdown."""
+    header = ["step", "launches", "waits", "host", *(f"{name}: step, busy" for name in GPUS)]
+    rows = []
+    for step, found in record["steps"].items():
+        shares = [f"{gpu['step ms']} ms, {gpu['busy share']:.0%}" for gpu in found["GPUs"].values()]
+        rows.append([step, f"{found['launches']:.0f}", f"{found['waits']:.1f}", f"{found['host ms']} ms", *shares])
+    return table(header, rows)
+
+
+def main() -> None:
+    """Measure, or only fill the page's table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_estimate", description=__doc__.splitlines()[0])
+    parser.add_argument("--page", action="store_true", help="only fill the page's table from the record")
+    if not parser.parse_args().page:
+        values = read_values()
+        steps = {
+            f"{kind}, batch {batch}": measure(kind, batch, values)
+            for kind in ("next word", "self-critical")
+            for batch in BATCHES
+        }
+        assumed = {name: asdict(gpu) for name, gpu in GPUS.items()} | {"launch s": LAUNCH, "wait s": WAIT}
+        write_json(RECORD, {"steps": steps, "assumed": assumed, "machine": machine()})
+    put(PAGE, "gpu", table_of(read_json(RECORD)))
+
+
+if __name__ == "__main__":
+    main()

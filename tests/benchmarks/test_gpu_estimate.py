@@ -1,0 +1,60 @@
+"""The estimate for GPUs: what is counted is what a step does, and waits make a GPU idle."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from benchmarks import gpu_estimate
+from benchmarks.gpu_estimate import GPU, GPUS, LAUNCH, WAIT, Event, Recorder, busy_time, measure, play, table_of
+from captioner.model.search import LOOK_EVERY
+from tests.support.pretended_gpu import DEVICE, pretended_gpu
+
+SLOW = GPU(lower=1e12, float32=1e11, memory=1e9, shortest=1e-6, lstm_step=0.0)
+VALUES = {
+    "captions": {"max_length": 10},
+    "image": {"size": 64},
+    "decoder": {"attention": True, "width": 16, "heads": 2, "tied": True, "dropout": 0.5, "standardise": True},
+    "train": {"label_smoothing": 0.1, "scheduled_sampling": 0.0, "clip": 1.0},
+    "finetune": {"unfreeze_from": "layer4", "samples": 2, "clip": 1.0},
+}
+
+
+def test_an_operation_takes_what_its_products_or_its_memory_take():
+    assert busy_time(Event(0.0, flops=10**9), SLOW) == pytest.approx(1e-2)
+    assert busy_time(Event(0.0, flops=10**9, lower=True), SLOW) == pytest.approx(1e-3)
+    assert busy_time(Event(0.0, flops=10**9, bytes=10**8), SLOW) == pytest.approx(1e-1)
+    assert busy_time(Event(0.0), SLOW) == SLOW.shortest
+
+
+def test_a_gpu_is_busy_while_the_host_is_ahead_and_idle_after_a_wait():
+    second = Event(0.0, bytes=10**9)
+    total, busy = play([second] * 3, SLOW)
+    assert (total, busy) == (pytest.approx(3 + LAUNCH), pytest.approx(3))
+    thinking = Event(2.0, bytes=10**9)  # after 2 s of the host's own
+    assert play([second, thinking], SLOW)[0] == pytest.approx(3 + 2 * LAUNCH)
+    assert play([second, Event(0.0, waits=True), thinking], SLOW)[0] == pytest.approx(4 + 2 * LAUNCH + WAIT)
+
+
+def test_launches_are_kept_with_their_operations_and_bytes():
+    with pretended_gpu(recorder := Recorder()):
+        x, weight = torch.ones(3, 4, device=DEVICE), torch.ones(5, 4, device=DEVICE)
+        recorder.reset()
+        F.linear(x, weight).sum().item()
+    product, total, wait = recorder.events
+    assert product.flops == 2 * 3 * 4 * 5
+    assert product.bytes == 4 * (3 * 4 + 4 * 5 + 3 * 5)
+    assert (total.flops, total.bytes, total.waits, wait.waits) == (0, 4 * (3 * 5 + 1), False, True)
+    assert min(event.host for event in recorder.events) > 0
+
+
+@pytest.mark.parametrize(("kind", "most"), [("next word", 0), ("self-critical", 10 // LOOK_EVERY + 3)])
+def test_a_step_is_counted(monkeypatch, kind, most):
+    monkeypatch.setattr(gpu_estimate, "WORDS", 30)
+    monkeypatch.setattr(gpu_estimate, "STEPS", 1)
+    record = measure(kind, 2, VALUES)
+    assert record["waits"] <= most
+    assert record["launches"] > 50
+    assert min(record["TFLOP"], record["GB"], record["host ms"], record["LSTM time steps"]) > 0
+    assert set(record["GPUs"]) == set(GPUS)
+    assert all(0 < found["busy share"] < 1 for found in record["GPUs"].values())
+    assert table_of({"steps": {kind: record}}).count("\n") == 2

@@ -44,8 +44,7 @@ def tokenise_dataset(
 
     `images` is an archive of photos or a folder of such, `captions` one of texts in a form of
     `captioner.captions.formats`. `dev`, `test` and `seed` draw the splits that the texts do not give. `columns` are
-    those that `own.columns` names. `language` decides about tokens (`captioner.captions.tokens`) and goes into the
-    vocabulary.
+    those of `own.columns`. `language` decides about tokens (`captioner.captions.tokens`) and goes into the vocabulary.
 
     `on_bad` is "error" or "skip". It says what to do with a photo that a split names and that has no captions or is not
     there, with a photo that a table or sidecars do not name, and with a line of another form. Captions of Flickr8k's
@@ -54,9 +53,8 @@ def tokenise_dataset(
     """
     archive = Archive(images)
     photos = set(archive.photos())
-    listing = read_listing(
-        Archive(captions), archive, form=form, dev=dev, test=test, seed=seed, columns=columns or Columns()
-    )
+    columns = columns or Columns()
+    listing = read_listing(Archive(captions), archive, form=form, dev=dev, test=test, seed=seed, columns=columns)
     bad = _Bad(on_bad)
     for kind, message in listing.tally.first.items():
         bad(kind, message, listing.tally.faults[kind])

@@ -73,7 +73,7 @@ def dev_scores(captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, de
     Recipes and settings are chosen by them, so that the test split stays unseen.
     """
     captions = dev_captions(captioner, dev, vocabulary, DEV_BEAM, device)
-    corpus, _ = score(dev.references, captions, meteor=False)
+    corpus, _ = score(dev.references, captions, language=vocabulary.language)
     return {name: round(corpus[name], 5) for name in ("BLEU-4", "CIDEr")}
 
 

@@ -71,8 +71,7 @@ def finetune(
 
     Writes `model`, which takes photos by itself, the curve (CSV; epoch 0 is the frozen encoder) and the summary (JSON).
     Only the unfrozen blocks are computed: they read the rows of the boundary store. Their gradients are those of the
-    whole network, but for the rows' half precision. With `train_encoder` false they stay as they are, and the decoder
-    alone is fine-tuned.
+    whole network, but for the rows' half precision. With `train_encoder` false only the decoder is trained.
 
     In the first `adapt_epochs` the objective is the next word, with learning rates of their own: the encoder changes
     and the decoder follows. The second part starts from the best of these epochs. It takes `epochs` more with the
@@ -116,9 +115,8 @@ def finetune(
         train_part("finetune-adapt", first, settings.adapt_epochs, settings.adapt_lr, settings.adapt_encoder_lr)
     start = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
     train_part("finetune", second, settings.epochs, settings.lr, settings.encoder_lr)
-    share, scores = interpolate(
-        captioner, start, lambda: dev_scores(captioner, splits["dev"], metadata.vocabulary, device)
-    )
+    words = metadata.vocabulary
+    share, scores = interpolate(captioner, start, lambda: dev_scores(captioner, splits["dev"], words, device))
     if rank() != 0:
         return
     captioner.examples = examples_of(captioner, splits["train"], device)

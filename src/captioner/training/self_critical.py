@@ -40,12 +40,13 @@ class SelfCritical:
             memory = captioner.decoder.encode(features)
         tokens = sample(captioner.decoder, memory, samples=self._samples, max_length=self._vocabulary.max_length)
         captioner.train()
-        rewards = torch.from_numpy(self._reward(batch.images, tokens.cpu().numpy())).float()  # [B, K]
+        drawn = tokens.cpu()  # once: it waits for the device
+        rewards = torch.from_numpy(self._reward(batch.images, drawn.numpy())).float()  # [B, K]
         others = (rewards.sum(1, keepdim=True) - rewards) / (self._samples - 1)
         advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape)
 
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
-        lengths = (tokens != PAD).sum(-1).cpu()
+        lengths = (drawn != PAD).sum(-1)
         packed = pack(lengths, tokens.shape[-1]).to(functools.partial(to_device, device=tokens.device))
         hidden = captioner.decoder(captioner.decoder.encode(features), inputs, packed)  # [T, W]
         logits = captioner.decoder.logits(hidden).float()  # [T, V]

@@ -10,7 +10,7 @@ help: ## say what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
 	@echo "  With the environment active (. $(BIN)/activate):"
-	@echo "  dvc repro             Flickr8k: download, tokenise, features, train, finetune, validate, evaluate, pictures, report"
+	@echo "  dvc repro             Flickr8k: every stage, from the download to the report and the model card"
 	@echo "  edit params.yaml, dvc repro       rerun the stages that depend on what was changed, and no other"
 	@echo "  dvc metrics diff, dvc plots diff  compare with the last commit"
 	@echo "  dvc exp run -S train.lr=0.002     an experiment; dvc exp show lists them, dvc exp diff compares"

@@ -1,6 +1,6 @@
 """How busy a GPU would be in a training step, from what the pretended GPU counts: nothing is run on a GPU.
 
-python -m benchmarks.gpu_estimate     writes benchmarks/gpu_estimate.json and the table of docs/_gpu.md
+python -m benchmarks.gpu_estimate     writes benchmarks/gpu_estimate.json and the table of docs/gpu.md
 
 A step is run on the pretended GPU (`tests.support.pretended_gpu`) with the sizes of params.yaml and random data of
 Flickr8k's shape. It gives a list of what the host does: launches, each with its bytes and floating-point operations,
@@ -41,7 +41,7 @@ from captioner.vision.encoder import WIDTH, Encoder
 from tests.support.pretended_gpu import DEVICE, GPUTensor, PretendedGPU, pretended_gpu
 
 ROOT = Path(__file__).parent.parent
-RECORD, PAGE = ROOT / "benchmarks/gpu_estimate.json", ROOT / "docs/_gpu.md"
+RECORD, PAGE = ROOT / "benchmarks/gpu_estimate.json", ROOT / "docs/gpu.md"
 BATCHES = (32, 128)  # images
 STEPS = 3  # of which each figure is the mean, after one that is not counted
 WORDS, CAPTIONS, LENGTHS = 3000, 5, (8, 16)  # about Flickr8k's vocabulary, captions an image, words of a caption

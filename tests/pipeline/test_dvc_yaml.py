@@ -170,3 +170,20 @@ def test_the_table_says_what_reruns():
         for key in KEYS:
             if any(fnmatch(key, pattern) for pattern in patterns):
                 assert (key, declaring(key), following(key)) == (key, runs, then)
+
+
+ORDER = ("base", "sources", "captions", "vision", "scoring", "model", "training", "results", "use")
+
+
+def test_packages_import_in_one_direction():
+    for path in (ROOT / "src/captioner").glob("*/**/*.py"):
+        package = path.relative_to(ROOT / "src/captioner").parts[0]
+        for other in re.findall(r"^\s*from captioner\.(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert ORDER.index(other) <= ORDER.index(package), f"{path}: imports {other}"
+
+
+def test_the_package_docstrings_name_every_module():
+    for init in (ROOT / "src/captioner").glob("*/__init__.py"):
+        text = init.read_text(encoding="utf-8")
+        modules = {path.stem for path in init.parent.glob("*.py")} - {"__init__"}
+        assert {name for name in modules if f"`{name}`" not in text} == set(), init

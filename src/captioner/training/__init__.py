@@ -3,6 +3,7 @@
 - `batches`: captions and features of a split, batches, random windows
 - `objectives`: the loss of the next word, label smoothing, scheduled sampling
 - `self_critical`: the loss of self-critical training
+- `reward`: the reward of self-critical training, CIDEr of drawn captions
 - `schedule`: parameter groups and learning rates
 - `loop`: epochs and steps, averaged weights, the resume state
 - `early_stopping`: the best epoch, and when a run stops

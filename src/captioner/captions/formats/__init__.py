@@ -25,7 +25,15 @@ sidecars                  `1.txt` or `1.caption` beside `1.jpg`              tra
 webdataset                `0.jpg`, `0.txt`, `0.json` in tars                 img2dataset
 ========================  =================================================  ========================================
 
-`forms` holds the same table as code; `listing` puts the records of all files together.
+- `forms`: the table of forms, each with its marks and its reader
+- `flickr8k`, `tables`, `lines`, `json_files`, `sidecars`: the readers
+- `json_stream`: reading long JSON a piece at a time
+- `columns`: which column is the photo, the caption and the split
+- `records`: what readers take and return
+- `text`: cleaning cells: bytes to characters, HTML entities, lists written as text
+- `names`: the photo that a name means
+- `splits`: names of splits, lists of photos, drawn splits
+- `listing`: the records of all files in one listing
 """
 
 from captioner.captions.formats.flickr8k import CAPTION_FILES

@@ -54,7 +54,10 @@ def test_the_page_shows_the_committed_records(scale):
 
 def test_the_page_shows_what_validate_says_of_the_committed_records():
     shown = PAGE.split("<!-- flickr8k, validate -->\n")[1].split("\n<!-- end of flickr8k, validate -->")[0]
-    records = read_json(experiments.RECORDS)["flickr8k"]
+    records = read_json(experiments.RECORDS).get("flickr8k", [])
+    if not records:
+        assert shown.startswith("Not run yet")
+        return
     assert shown == experiments.validate_table("flickr8k", records), "run `python -m dev.experiments`"
     committed = read_json(ROOT / "metrics/validate.json")
     default = experiments.known_record(records, experiments.DEFAULT, read_values(ROOT / "params.yaml")["seed"])

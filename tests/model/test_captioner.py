@@ -124,7 +124,7 @@ def test_a_file_tells_its_vocabulary_transform_params_inputs_and_versions():
     assert record["encoder"] == "abc123"
     assert record["start"] == "end"
     assert record["image"] == {"size": 64, "fit": "crop"}
-    assert record["vocabulary"] == {"max_length": 5, "words": ["dog", "chien", "naïve", "犬"]}
+    assert record["vocabulary"] == {"max_length": 5, "language": "en", "words": ["dog", "chien", "naïve", "犬"]}
     assert record["decoder"]["width"] == 8
     assert record["provenance"]["inputs"] == MADE["inputs"]
     assert record["provenance"]["params"] == MADE["params"]

@@ -149,7 +149,7 @@ class Scripted:
     def __init__(self, *values):
         self.values = iter(values)
 
-    def __call__(self, references):
+    def __call__(self, references, language):
         return self
 
     def score(self, captions):
@@ -427,8 +427,8 @@ def test_every_step_trains_in_train_mode_also_a_captioner_that_comes_in_eval_mod
 def test_label_smoothing_is_that_of_torch_and_the_measure_has_none(smoothing):
     captioner = captioner_of().eval()
     (batch,) = sets_of(*toy(captions=lambda number: 1 + number % 3))[0].batches(torch.arange(16), 16, CPU)
-    memory = captioner.decoder.encode(captioner.features(batch.rows))
-    logits = captioner.decoder.logits(captioner.decoder.read(memory, batch.inputs, batch.packed))
+    memory = captioner.encode(batch.rows)
+    logits = captioner.decoder.logits(captioner.decoder(memory, batch.inputs, batch.packed))
     loss, measure = NextWord(label_smoothing=smoothing)(captioner, batch)
     wanted = F.cross_entropy(logits, batch.targets, ignore_index=PAD, label_smoothing=smoothing)
     torch.testing.assert_close(loss.value, wanted)

@@ -4,19 +4,13 @@ from dataclasses import dataclass
 
 from captioner.base.files import read_json
 from captioner.base.stage import run
+from captioner.model.settings import SearchSettings
 from captioner.results.evaluate import evaluate, table_of
 
 
 @dataclass(frozen=True)
-class Search:
-    beam: int
-    length_penalty: float
-    consensus: float
-
-
-@dataclass(frozen=True)
 class Params:
-    search: Search
+    search: SearchSettings
 
 
 def main(params: Params) -> None:

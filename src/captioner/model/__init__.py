@@ -6,6 +6,7 @@
 - `captioner`: encoder blocks and decoder in one model, and the model file
 - `search`: beam search, and drawing captions at random
 - `generate`: from images to captions, by beam search
+- `settings`: the params of the search
 - `consensus`: the choice among beams, by captions of similar training images
 - `attention`: where the decoder looked at each word
 """

@@ -1,8 +1,13 @@
 """Fixtures that tests of several folders share."""
 
+import signal
+
 import pytest
 
 from tests.support.workspaces import Workspace
+
+# A shell ignores SIGINT for its background jobs, and the processes that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

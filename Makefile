@@ -23,7 +23,7 @@ $(BIN)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo (5 minutes on two cores)
+demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo (5 to 10 minutes on two cores)
 	$(BIN)/python demo/run.py
 
 test: $(BIN)/.done ## run the tests, and say which branches of src/ they leave out

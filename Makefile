@@ -23,7 +23,7 @@ $(BIN)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo (5 to 10 minutes on two cores)
+demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo
 	$(BIN)/python demo/run.py
 
 test: $(BIN)/.done ## run the tests, and say which branches of src/ they leave out
@@ -37,10 +37,10 @@ fault-test: $(BIN)/.done ## kill the pipeline at random moments, KILLS=50 times,
 repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-bench: $(BIN)/.done ## measure speed against what people use instead, after repro; fills docs/performance.md (10 minutes)
+bench: $(BIN)/.done ## measure speed against what people use instead, after repro; fills docs/performance.md
 	$(BIN)/python -m benchmarks
 
-check: lint ## check form and types, and run the tests that run no stage (3 minutes)
+check: lint ## check form and types, and run the tests that run no stage
 	$(BIN)/python -m pytest -q -m "not pipeline"
 
 lint: $(BIN)/.done ## check form and types, and that the lists in dvc.yaml are current

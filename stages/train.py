@@ -21,6 +21,7 @@ def main(params: Params) -> None:
         captions="data/captions.jsonl",
         vocabulary="data/vocabulary.json",
         grid_store="data/features/grid.h5",
+        start="data/raw/start",
         model="models/decoder.safetensors",
         curve="metrics/train_curve.csv",
         summary="metrics/train.json",

@@ -189,12 +189,12 @@ def test_a_store_larger_than_memory_is_trained_on(tmp_path):
         Path("captions.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
         Path("vocabulary.json").write_text(json.dumps({"max_length": 4, "words": ["a", "dog", "cat"]}))
         train_decoder(
-            captions="captions.jsonl", vocabulary="vocabulary.json", grid_store="grid.h5", model="m.safetensors",
-            curve="c.csv", summary="s.json", provenance={}, seed=1,
+            captions="captions.jsonl", vocabulary="vocabulary.json", grid_store="grid.h5", start="none",
+            model="m.safetensors", curve="c.csv", summary="s.json", provenance={}, seed=1,
             decoder=DecoderSettings(attention=True, width=16, heads=2, tied=True, dropout=0.1, standardise=True),
             settings=TrainSettings(
-                epochs=1, batch=4, lr=0.001, warmup=0, weight_decay=0.0, label_smoothing=0.0, scheduled_sampling=0.0,
-                clip=1.0, patience=1, ema=0.0, crop=1.0,
+                start=None, epochs=1, batch=4, lr=0.001, warmup=0, weight_decay=0.0, label_smoothing=0.0,
+                scheduled_sampling=0.0, clip=1.0, patience=1, ema=0.0, crop=1.0,
             ),
         )
         print("trained", Path("m.safetensors").exists())

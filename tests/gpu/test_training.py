@@ -252,11 +252,12 @@ def test_both_stages_run_on_a_gpu_and_write_models(world, gpu, attention):
         "provenance": {"inputs": {}, "params": {}},
         "seed": 5,
     }
-    settings = RECIPE | {"epochs": 1, "lr": 0.01, "weight_decay": 0.05}
+    settings = RECIPE | {"start": None, "epochs": 1, "lr": 0.01, "weight_decay": 0.05}
     settings |= {"label_smoothing": 0.1, "scheduled_sampling": 0.25}
     train_decoder(
         **shared,
         grid_store=world / f"{END}.h5",
+        start=world / "no start",
         model=world / "decoder.safetensors",
         curve=world / "train.csv",
         summary=world / "train.json",

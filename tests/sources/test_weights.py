@@ -12,7 +12,10 @@ import torch
 from torchvision.models import resnet18, resnet34
 
 from captioner.base.errors import CaptionerError
-from captioner.sources.weights import provide_weights, read_weights
+from captioner.model.captioner import load_model
+from captioner.sources.weights import provide_start, provide_weights, read_weights
+from captioner.vision.encoder import fingerprint, load_encoder
+from tests.support.worlds import captioner_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,6 +154,55 @@ def test_imagenet_comes_from_the_mirror_and_must_be_a_resnet18(drawn, goal, monk
 
 def test_stage(drawn):
     main = runpy.run_path(str(ROOT / "stages" / "weights.py"), run_name="stage")["main"]
-    main(SimpleNamespace(encoder=SimpleNamespace(weights="random", seed=3)))
+    main(SimpleNamespace(encoder=SimpleNamespace(weights="random", seed=3), train=SimpleNamespace(start=None)))
+    assert list(Path("data/raw/start").iterdir()) == []
     assert json.loads(Path("metrics/weights.json").read_text()) == drawn[1]
     assert Path("data/raw/resnet18.pth").read_bytes() == drawn[0].read_bytes()
+
+
+# ------------------------------------------------------------------------------------------- train.start
+
+
+def test_a_fine_tuned_start_brings_its_encoder(goal):
+    captioner_file("other.safetensors")
+    model = provide_start("other.safetensors", "start")
+    assert model == Path("start/captioner.safetensors")
+    assert model.read_bytes() == Path("other.safetensors").read_bytes()
+    record = provide_weights("imagenet", 0, goal, model)
+    assert (record["source"], record["official"]) == ("start", None)
+    written = load_encoder(torch.load(goal, weights_only=True))
+    assert fingerprint(written) == fingerprint(load_model("other.safetensors")[0].encoder)
+
+
+def test_a_start_without_an_encoder_leaves_the_weights_to_the_params(drawn, goal):
+    captioner_file("other.safetensors", encoder=False)
+    assert provide_weights("random", 3, goal, provide_start("other.safetensors", "start")) == drawn[1]
+
+
+def test_a_fine_tuned_start_and_random_weights_contradict_each_other(goal):
+    captioner_file("other.safetensors")
+    with pytest.raises(CaptionerError, match=r"encoder\.weights: random.*set encoder\.weights to imagenet"):
+        provide_weights("random", 0, goal, provide_start("other.safetensors", "start"))
+    assert_nothing(goal)
+
+
+def test_without_a_start_the_folder_of_an_earlier_one_is_emptied():
+    captioner_file("other.safetensors", encoder=False)
+    provide_start("other.safetensors", "start")
+    assert provide_start(None, "start") is None
+    assert list(Path("start").iterdir()) == []
+
+
+def test_a_start_that_is_missing_leaves_the_folder_as_it_was():
+    captioner_file("other.safetensors", encoder=False)
+    provide_start("other.safetensors", "start")
+    with pytest.raises(CaptionerError, match=r"missing\.safetensors: not found"):
+        provide_start("missing.safetensors", "start")
+    assert Path("start/captioner.safetensors").exists()
+
+
+def test_a_start_that_is_no_model_file_is_named(goal):
+    Path("other.safetensors").write_text("text")
+    with pytest.raises(CaptionerError, match=r"train\.start: start/captioner\.safetensors: not a whole model file"):
+        provide_weights("imagenet", 0, goal, provide_start("other.safetensors", "start"))
+    assert_nothing(goal)

@@ -821,6 +821,7 @@ def train_on(world, out, **changes):
         "captions": world / "captions.jsonl",
         "vocabulary": world / "vocabulary.json",
         "grid_store": world / "end.h5",
+        "start": out / "no start",
         "model": out / "decoder.safetensors",
         "curve": out / "train.csv",
         "summary": out / "train.json",
@@ -828,7 +829,13 @@ def train_on(world, out, **changes):
         "seed": 5,
     }
     decoder = {"attention": True, "width": 16, "heads": 2, "tied": True, "dropout": 0.2, "standardise": True}
-    settings = RECIPE | {"lr": 0.01, "weight_decay": 0.05, "label_smoothing": 0.1, "scheduled_sampling": 0.0}
+    settings = RECIPE | {
+        "start": None,
+        "lr": 0.01,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "scheduled_sampling": 0.0,
+    }
     arguments |= {key: changes.pop(key) for key in arguments.keys() & changes.keys()}
     decoder |= {key: changes.pop(key) for key in decoder.keys() & changes.keys()}
     train_decoder(**arguments, decoder=DecoderSettings(**decoder), settings=TrainSettings(**settings | changes))
@@ -949,6 +956,19 @@ def stop_in(stage, epoch, monkeypatch):
         stop(records)
 
     monkeypatch.setattr(stage, "write_curve", write_and_stop)
+
+
+def test_train_starts_from_a_model_and_counts_it_as_epoch_0(world, tmp_path):
+    (tmp_path / "start").mkdir()
+    shutil.copy(world / "decoder.safetensors", tmp_path / "start" / "captioner.safetensors")
+    train_on(world, tmp_path, start=tmp_path / "start", standardise=False, epochs=1, lr=1e-9)
+    rows = curve_of(tmp_path / "train.csv")
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    kept = max(float(row["dev CIDEr"]) for row in curve_of(world / "train.csv"))
+    assert float(rows[0]["dev CIDEr"]) == pytest.approx(kept, abs=1e-5)
+    before, after = (load_model(folder / "decoder.safetensors")[0].decoder for folder in (world, tmp_path))
+    for name, value in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[name], value, rtol=0, atol=1e-5, msg=name)
 
 
 def test_train_interrupted_and_run_again_gives_the_same_files(world, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from captioner.base.errors import CaptionerError
+from captioner.sources.models import local_model
 from captioner.use.commands.arguments import importing
-from captioner.use.models import local_model
 from dev.distributions import closure, modules_of, project
 from tests.support.worlds import captioner_file
 

@@ -19,7 +19,7 @@ the pieces make the file: it is compared before the file is renamed to its desti
 
 `obtain` returns the file's record, which is committed to Git and so names no folder of this machine:
 
-    source    "official" or "mirror" (other modules also write "drawn", "own", "random" and "file")
+    source    "official" or "mirror" (other modules also write "drawn", "own", "random", "file" and "start")
     md5       32 hexadecimal digits
     bytes     int
     official  bool: the bytes are those at the official address; null where there is none

@@ -1,4 +1,4 @@
-"""The encoder's starting weights: a torchvision ResNet-18 state dict, as one file.
+"""What training starts from: a torchvision ResNet-18 state dict, as one file, and a model file (`train.start`).
 
 Format: what `torch.save` writes for `resnet18().state_dict()`; keys and shapes are those of torchvision's
 ResNet-18. The classifier (`fc.*`) may be missing or of any shape, since the encoder has none, and
@@ -10,20 +10,70 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torchvision.models import resnet18
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import whole
 from captioner.sources.download import obtain, provenance
+from captioner.sources.models import FILE, local_model
+
+ENCODER = "encoder."  # before the names of the encoder's tensors in a model file
 
 
-def provide_weights(weights: str, seed: int, destination: str | Path) -> dict[str, Any]:
+def provide_start(start: str | None, folder: str | Path) -> Path | None:
+    """Make `folder` anew and copy the model that `train.start` names into it; return the copy's path.
+
+    `start` is what `captioner.sources.models.local_model` takes. Without a start the folder is empty and the result is
+    None. Raises CaptionerError as `local_model`.
+    """
+    folder = Path(folder)
+    source = local_model(start) if start else None
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    if source is None:
+        return None
+    with whole(folder / FILE) as beside:
+        shutil.copyfile(source, beside)
+    return folder / FILE
+
+
+def weights_of_model(model: str | Path) -> dict[str, Tensor]:
+    """Return the state dict of a fine-tuned model's encoder; it is empty for a model without an encoder.
+
+    The stage train reads the rest of the file and compares its checksums. Raises CaptionerError that names the file if
+    it is no safetensors file.
+    """
+    try:
+        with safe_open(model, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(ENCODER)]  # noqa: SIM118 - it is not iterable
+            return {name.removeprefix(ENCODER): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CaptionerError(f"train.start: {model}: not a whole model file ({error}); get or make it again") from None
+
+
+def provide_weights(
+    weights: str, seed: int, destination: str | Path, model: str | Path | None = None
+) -> dict[str, Any]:
     """Write the weights that `weights` asks for to `destination`; return their record (captioner.sources.download).
 
     `imagenet`: torchvision's, or the mirror's resnet18.pth; `random`: torchvision's initialisation from
-    `seed`; all else is the path of a state dict. Raises CaptionerError if that is not a ResNet-18's.
+    `seed`; all else is the path of a state dict. A fine-tuned `model` brings its own encoder, which is then written
+    instead. Raises CaptionerError if the weights are not a ResNet-18's.
     """
+    started = weights_of_model(model) if model else {}
+    if started:
+        if weights == "random":
+            raise CaptionerError(
+                "encoder.weights: random, but train.start names a fine-tuned model, which brings its own encoder; "
+                "set encoder.weights to imagenet or train.start to null"
+            )
+        with whole(destination) as beside:
+            torch.save(started, beside)
+        read_weights(destination)
+        return provenance(None, destination, source="start")
     if weights == "imagenet":
         record = obtain("resnet18.pth", destination)
         read_weights(destination)  # a mirror may hold another network under this name

@@ -8,6 +8,7 @@
 - `loop`: epochs and steps, averaged weights, the resume state
 - `early_stopping`: the best epoch, and when a run stops
 - `dev`: loss, captions and scores on the dev split
+- `start`: a decoder that starts from another model
 - `train`: what the stage train does
 - `finetune`: what the stage finetune does
 - `curves`: the curve and the summary that both write

@@ -19,6 +19,7 @@ from captioner.training.dev import DevEvaluation, dev_scores, examples_of
 from captioner.training.loop import LoopSettings, fit
 from captioner.training.objectives import NextWord
 from captioner.training.schedule import parameter_groups
+from captioner.training.start import start_decoder
 from captioner.vision.encoder import END
 from captioner.vision.store import FeatureStore
 
@@ -37,8 +38,9 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class TrainSettings(LoopSettings):
-    """The section `train` of params.yaml."""
+    """The section `train` of params.yaml. The stage weights obtains what `start` names."""
 
+    start: str | None
     epochs: int
     lr: float
     weight_decay: float
@@ -51,6 +53,7 @@ def train_decoder(
     captions: str | Path,
     vocabulary: str | Path,
     grid_store: str | Path,
+    start: str | Path,
     model: str | Path,
     curve: str | Path,
     summary: str | Path,
@@ -62,7 +65,9 @@ def train_decoder(
     """Train a decoder on the store of grids and write the model, its curve (CSV) and its summary (JSON).
 
     A decoder without attention reads the grids' means, which are kept in memory. With `decoder.standardise` it
-    standardises image features by the mean and deviation of all training views. `provenance` is the result of
+    standardises image features by the mean and deviation of all training views. If the folder `start` has a model, the
+    decoder starts from it, and standardises by that model's mean and deviation (see
+    `captioner.training.start.start_decoder`). `provenance` is the result of
     `captioner.base.resume.stage_provenance`. It is stored in the model and names the state from which an interrupted
     run resumes.
     """
@@ -74,7 +79,10 @@ def train_decoder(
     shape = {"vocabulary": len(words), "features": store.shape[-1], **asdict(decoder)}
     del shape["standardise"]
     captioner = Captioner(Decoder(**shape))
-    if decoder.standardise:
+    started = next(Path(start).glob("*.safetensors"), None)
+    if started:
+        start_decoder(captioner.decoder, words, shape, store.attributes["encoder"], started)
+    elif decoder.standardise:
         mean, scale = feature_statistics(read, splits["train"].views.flatten())
         captioner.decoder.feature_mean.copy_(mean)
         captioner.decoder.feature_scale.copy_(scale)
@@ -89,7 +97,7 @@ def train_decoder(
         settings=settings,
         epochs=settings.epochs,
         seed=seed,
-        start_is_candidate=False,
+        start_is_candidate=started is not None,
         device=device,
         resume=resume,
         on_epoch=lambda records: write_curve(curve, records, [NextWord.measure]),

@@ -5,7 +5,6 @@
 - `caption`: captions for photos, from Python: `PhotoCaptioner`
 - `options`: the defaults of the search
 - `library`: photos in folders, and the text files beside them
-- `models`: where a model file comes from: a path, the Hub, an address
 - `cache`: the cache folder
 - `beams`: what a caption was chosen from: beams, scores, attention, similar images
 - `explain`: the picture of `captioner explain`

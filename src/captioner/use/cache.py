@@ -21,7 +21,7 @@ from captioner.base.files import digest
 from captioner.model import consensus
 from captioner.model.captioner import Examples
 from captioner.model.consensus import Consensus
-from captioner.use.models import cache_folder
+from captioner.sources.models import cache_folder
 
 log = logging.getLogger(__name__)
 

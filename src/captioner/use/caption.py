@@ -26,8 +26,8 @@ from captioner.captions.vocabulary import PAD
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus, total
 from captioner.model.search import beam_search
+from captioner.sources.models import local_model
 from captioner.use.cache import cached_consensus
-from captioner.use.models import local_model
 from captioner.use.options import BATCH, BEAM, CONSENSUS, LENGTH_PENALTY, MODEL, Search
 from captioner.vision.encoder import BLOCKS, fused
 from captioner.vision.reading import read_photo, read_photos
@@ -48,7 +48,7 @@ class Caption(NamedTuple):
 class PhotoCaptioner:
     """A fine-tuned model that takes photo files of any size and mode.
 
-    `model` is a path or what else `captioner.use.models` says, `device` by default what CAPTIONER_DEVICE says.
+    `model` is a path or what else `captioner.sources.models` says, `device` by default what CAPTIONER_DEVICE says.
     `captioner` is its network, in eval mode and from the first block on, with BatchNorm folded away. Raises
     CaptionerError where the file is no model, or one without an encoder, or where the device cannot be used.
     """

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.base.errors import CaptionerError
+from captioner.sources.models import local_model
 from captioner.use.commands.arguments import add_device, add_file, add_model, add_search, count, importing, positive
 from captioner.use.library import find_photos, sidecars, write_sidecar
-from captioner.use.models import local_model
 from captioner.use.options import BATCH
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from captioner.sources.models import local_model
 from captioner.use.commands.arguments import add_file, importing
-from captioner.use.models import local_model
 from captioner.use.options import MODEL
 
 CONFIG = "config.json"

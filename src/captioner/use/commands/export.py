@@ -3,8 +3,8 @@
 import argparse
 from typing import Any
 
+from captioner.sources.models import local_model
 from captioner.use.commands.arguments import add_file, add_model, importing
-from captioner.use.models import local_model
 
 
 def add_parser(commands: Any) -> None:

@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 from captioner.base.errors import CaptionerError
+from captioner.sources.models import local_model
 from captioner.use.commands.arguments import add_device, add_model, add_search, importing
-from captioner.use.models import local_model
 
 ANYWHERE = ("0.0.0.0", "::")
 

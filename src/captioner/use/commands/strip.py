@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from captioner.base.errors import CaptionerError
+from captioner.sources.models import local_model
 from captioner.use.commands.arguments import add_file, importing
-from captioner.use.models import local_model
 
 
 def add_parser(commands: Any) -> None:

@@ -17,10 +17,10 @@ from PIL import Image
 from captioner.base.errors import CaptionerError
 from captioner.model.captioner import Examples
 from captioner.model.consensus import Consensus
+from captioner.sources.models import cache_folder, local_model
 from captioner.use import cache
 from captioner.use.cache import cached_consensus
 from captioner.use.cli import main
-from captioner.use.models import cache_folder, local_model
 from tests.support.worlds import captioner_file, encoded
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -96,7 +96,7 @@ def address(server):
 RESOLVE = """
 import sys
 from captioner.base.errors import CaptionerError
-from captioner.use.models import local_model
+from captioner.sources.models import local_model
 for name in sys.argv[1:]:
     try:
         print(local_model(name))

@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test fault-test repro bench lint dvc-yaml lock readme-picture tour clean
+.PHONY: help setup demo check test fault-test repro bench bench-plain lint dvc-yaml lock readme-picture tour clean
 
 help: ## say what there is to do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
 
 bench: $(BIN)/.done ## measure speed against what people use instead, after repro; fills docs/performance.md
 	$(BIN)/python -m benchmarks
+
+bench-plain: $(BIN)/.done ## the same pairs as on a CPU with AVX2 only, in single precision
+	$(BIN)/python -m benchmarks --plain
 
 check: lint ## check form and types, and run the tests that run no stage
 	$(BIN)/python -m pytest -q -m "not pipeline"

@@ -1,26 +1,36 @@
-"""Run benchmarks: python -m benchmarks [NAME ...] [--rounds N] [--out FOLDER]
+"""Run benchmarks: python -m benchmarks [NAME ...] [--plain] [--rounds N] [--out FOLDER]
 
 From the project's folder, after `dvc repro`. Without a name all but `memory`, which takes as long as the pipeline with
-one epoch. Records go to results.json (the pairs), variants.json, profiling.json, scaling.json, memory.json in FOLDER,
-in place of the older records of the same name; with the default folder the tables of docs/performance.md and
-docs/scale.md follow.
+one epoch. Records go to results.json (the pairs) and to variants.json, profiling.json, scaling.json, neighbour.json and
+memory.json in FOLDER, in place of the older records of the same name. With the default folder the tables of
+docs/performance.md and docs/scale.md follow.
+
+`--plain` measures the pairs as on a CPU without AVX-512, bfloat16 and AMX: it holds torch's libraries to AVX2 and the
+stages to single precision (`PLAIN`). The records go to results_plain.json.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import memory, page, profiling, scale, scaling, variants
+from benchmarks import memory, neighbour, page, profiling, scale, scaling, variants
 from benchmarks.measure import Mismatch, compare
 from benchmarks.pairs import PAIRS
 from captioner.base.device import select_device
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json
 
-OTHERS = {module.__name__.rpartition(".")[2]: module for module in (variants, profiling, scaling, memory)}
+OTHERS = {module.__name__.rpartition(".")[2]: module for module in (variants, profiling, scaling, neighbour, memory)}
 ON_REQUEST = {"memory"}
+PLAIN = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "CAPTIONER_PRECISION": "float32",
+}
 
 
 def main() -> int:
@@ -28,6 +38,7 @@ def main() -> int:
     names = [*PAIRS, *OTHERS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} (default: all but memory)")
+    parser.add_argument("--plain", action="store_true", help="as on a CPU with AVX2 only, in single precision")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken (default: 5)")
     parser.add_argument("--out", type=Path, default=page.FOLDER, help="folder of the records (default: benchmarks)")
     arguments = parser.parse_args()
@@ -36,6 +47,12 @@ def main() -> int:
             parser.error(f"no benchmark is named {name}; there are {', '.join(names)}")
     if arguments.rounds < 1:
         parser.error("--rounds: expected 1 or more")
+    if arguments.plain:
+        if others := [name for name in arguments.names if name in OTHERS]:
+            parser.error(f"--plain: measures pairs only, and {others[0]} is none")
+        if PLAIN.items() - os.environ.items():  # the libraries read them when they are loaded
+            os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], {**os.environ, **PLAIN})
+        names = list(PAIRS)
     select_device()  # limits what a CPU compiles and keeps, as in the stages
     failed = []
     for name in arguments.names or [name for name in names if name not in ON_REQUEST]:
@@ -51,7 +68,9 @@ def main() -> int:
             failed.append(name)
             continue
         if name in PAIRS:
-            keep(arguments.out / "results.json", name, record, list(PAIRS))
+            keep(
+                arguments.out / ("results_plain.json" if arguments.plain else "results.json"), name, record, list(PAIRS)
+            )
             print(
                 f"{name}: {record['ratio']:.3g} ({record['ours']} against {record['baseline']} {record['unit']})",
                 end="",

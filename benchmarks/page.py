@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def with_tables(text: str, folder: Path = FOLDER) -> str:
     def filled(found: re.Match) -> str:
         name = found[1]
         path = folder / f"{name}.json"
-        command = f"python -m benchmarks {name}" if name == "memory" else "make bench"
+        command = {"memory": "python -m benchmarks memory", "results_plain": "make bench-plain"}.get(name, "make bench")
         shown = TABLES[name](read_json(path)) if path.exists() else f"Not measured yet: `{command}`."
         return f"<!-- {name} -->\n{shown}\n<!-- end of {name} -->"
 
@@ -62,11 +63,12 @@ def _on(machines: set[str]) -> str:
     return f"\n\nOn {'; '.join(sorted(machines))}."
 
 
-def _results(records: dict[str, Any]) -> str:
+def _results(records: dict[str, Any], *, plain: bool = False) -> str:
     rows = []
     for name, record in records.items():
         pair = PAIRS[name]
-        goal = "" if pair.goal is None else f"{pair.goal:g}"
+        value = pair.plain_goal if plain else pair.goal
+        goal = "" if value is None else f"{value:g}"
         ours, baseline = _duration(record["ours"]), _duration(record["baseline"])
         ratio = f"**{record['ratio']:.3g}** ({record['lowest']:.3g} to {record['highest']:.3g})"
         unit = record["unit"].removeprefix("s per ")
@@ -96,6 +98,17 @@ def _scaling(record: dict[str, Any]) -> str:
     return table(["what", "time", "4x, as a multiple of four times 1x"], rows)
 
 
+def _neighbour(record: dict[str, Any]) -> str:
+    rows = []
+    for way, found in record.items():
+        if way != "machine":
+            alone, beside = found.values()
+            rows.append([way, _duration(alone), _duration(beside), f"{beside / alone:.2f}"])
+    return table(["how threads wait", "a step alone", "beside a busy program", "ratio"], rows) + _on(
+        {record["machine"]}
+    )
+
+
 def _memory(record: dict[str, Any]) -> str:
     rows = [[f"`{stage}`", f"{peak:,.0f}"] for stage, peak in record["MiB"].items()]
     return table(["stage", f"most resident memory, MiB, {record['images']:,} images"], rows) + _on({record["machine"]})
@@ -103,9 +116,11 @@ def _memory(record: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Any], str]] = {
     "results": _results,
+    "results_plain": partial(_results, plain=True),
     "variants": _parts(_duration, ["what", "form", "time"]),
     "profiling": _parts(lambda share: f"{100 * share:.1f}%", ["what", "part", "share"]),
     "scaling": _scaling,
+    "neighbour": _neighbour,
     "memory": _memory,
 }
 

@@ -59,7 +59,8 @@ def vocabulary() -> Vocabulary:
 
 def random_decoder(words: int, **changes: Any) -> Decoder:
     """Return a decoder as params.yaml says, for features of ResNet-18, with random weights."""
-    return Decoder(vocabulary=words, features=512, **{**read_values()["decoder"], **changes})
+    shape = {key: value for key, value in read_values()["decoder"].items() if key != "standardise"}
+    return Decoder(vocabulary=words, features=512, **{**shape, **changes})
 
 
 def random_pixels(images: int, size: int = SIZE) -> Tensor:

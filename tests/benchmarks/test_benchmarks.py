@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as program
-from benchmarks import memory, page, tutorials
+from benchmarks import memory, neighbour, page, tutorials
 from benchmarks.measure import Mismatch, Pair, compare, require_close, require_equal, rounds_of
 from benchmarks.pairs import PAIRS
+from benchmarks.world import random_decoder
 from captioner.base.errors import CaptionerError
+from captioner.base.params import read_values
 from captioner.captions.vocabulary import BOS, EOS, PAD
 from captioner.model.decoder import Decoder
 from captioner.model.search import beam_search
@@ -32,6 +34,7 @@ GOALS = {
     "store_read_h5py": 20,
     "noop": 0.5,
 }
+PLAIN_GOALS = {"features": 1.6, "train_epoch": 12, "decoder_step": 3, "finetune_step": 3, "beam_search": 6}
 
 
 @pytest.fixture
@@ -52,6 +55,8 @@ def test_tables_show_what_was_recorded(tmp_path):
         "results": {"features": {**pair, "rounds": 5, "machine": "M1"}},
         "variants": {"encoder": {"in use": 0.0312, "eager": 1.25}, "machine": "M2"},
         "profiling": {"step": {"aten::mm": 0.514}, "machine": "M3"},
+        "results_plain": {"features": {**pair, "ours": 0.03, "rounds": 5, "machine": "M5"}},
+        "neighbour": {"as torch sets it": {"alone": 2.0, "beside a busy program": 5.0}, "machine": "M6"},
         "scaling": {"features": {"images": [64, 128], "seconds": [1.5, 3.1], "growth": 1.03}},
         "memory": {"images": 7500, "MiB": {"train": 1234.5}, "machine": "M4"},
     }
@@ -69,25 +74,51 @@ def test_tables_show_what_was_recorded(tmp_path):
         "64 images 1.5 s",
         "1.03",
         "1,23",
+        "| 30 ms",
+        "| as torch sets it | 2 s | 5 s | 2.50 |",
     ):
         assert shown in found
-    for machine in ("M1", "M2", "M3", "M4"):
+    for machine in ("M1", "M2", "M3", "M4", "M5", "M6"):
         assert f"On {machine}." in found
     assert page.with_tables(found, tmp_path) == found
 
 
 def test_every_pair_and_its_goal_are_known():
     assert {name: pair.goal for name, pair in PAIRS.items() if pair.goal is not None} == GOALS
+    assert {name: pair.plain_goal for name, pair in PAIRS.items() if pair.plain_goal is not None} == PLAIN_GOALS
 
 
-def test_committed_ratios_are_of_their_times():
-    path = page.FOLDER / "results.json"
+@pytest.mark.parametrize("name", ["results", "results_plain"])
+def test_committed_ratios_are_of_their_times(name):
+    path = page.FOLDER / f"{name}.json"
     records = json.loads(path.read_text()) if path.exists() else {}
     for name, record in records.items():
         assert name in PAIRS
         assert record["ratio"] == pytest.approx(record["baseline"] / record["ours"], rel=2e-3)
         assert record["lowest"] <= record["ratio"] * 1.001
         assert record["ratio"] <= record["highest"] * 1.001
+
+
+def test_plain_holds_the_libraries_to_avx2_before_they_are_loaded(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("os.execve", lambda *arguments: started.append(arguments) or sys.exit(0))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "features", "--plain"])
+    for name in program.PLAIN:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        program.main()
+    ((_, command, environment),) = started
+    assert command[1:] == ["-m", "benchmarks", "features", "--plain"]
+    assert environment.items() >= program.PLAIN.items()
+
+
+def test_the_neighbour_measures_what_the_stage_sets():
+    assert neighbour.stage_variables("train") == {"GOMP_SPINCOUNT": "1000"}
+    assert neighbour.stage_variables("tokenise") == {}
+
+
+def test_random_decoders_are_as_params_yaml_says():
+    assert random_decoder(30).width == read_values()["decoder"]["width"]
 
 
 def test_sides_take_turns():

@@ -74,6 +74,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "crops for the decoder too": {"train.crop": 0.7},
         "fine-tuned on the next word": {"finetune.objective": "cross-entropy"},
         "frozen encoder": {"finetune.train_encoder": False},
+        "encoder's rate on the next word five times": {"finetune.adapt_encoder_lr": 0.0005},
+        "twice the epochs of train": {"train.epochs": 12},
         "twice the epochs on CIDEr": {"finetune.epochs": 12},
         "encoder's rate on CIDEr a fifth": {"finetune.encoder_lr": 0.00002},
         "layer3, encoder's rate on CIDEr a fifth": {"finetune.unfreeze_from": "layer3", "finetune.encoder_lr": 0.00002},

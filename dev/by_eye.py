@@ -1,16 +1,18 @@
-"""A hundred captions of the fine-tuned model judged by eye.
+"""Captions of a hundred images, before and after fine-tuning, judged by eye.
 
 python -m dev.by_eye draw     numbered contact sheets, and by_eye.csv to be filled in, into pictures/by_eye/
 python -m dev.by_eye table    dev/by_eye.csv, filled in, as the table of docs/metrics.md, and dev/by_eye.json
 
 The images are the first hundred of metrics/test_captions.csv in the order of the SHA-256 of their names, so that nobody
-chose them. by_eye.csv has a line for each of them, in that order, with the columns
+chose them. by_eye.csv has two lines for each of them, in that order: the captions of the frozen and of the fine-tuned
+model, in an order that the hash decides. So the judge does not know which is which. The columns are
 
     image, caption     as in test_captions.csv; a file with other captions is refused: judge them anew
     verdict            right: it describes the photo; minor: it nearly does, with one small mistake; wrong
     mistake            the worst one, of colour, count, object, action, place, gender, other; empty where right
 
-by_eye.json says how well scores tell a right caption from a wrong one: {"judged": MD5 of by_eye.csv, "right": int,
+by_eye.json says how well scores tell a right caption of the fine-tuned model from a wrong one: {"judged": MD5 of
+by_eye.csv, "right": int,
 "wrong": int, "AUC": {score: {"value", "from", "to"}}, "AUC - CIDEr's": the same of the difference to CIDEr's}. The AUC
 is the share of the pairs of a right and a wrong caption in which the right one scores higher; a tie counts half. "from"
 and "to" are the middle 95 % of DRAWS draws of the right and of the wrong captions with replacement.
@@ -18,7 +20,6 @@ and "to" are the middle 95 % of DRAWS draws of the right and of the wrong captio
 
 import argparse
 import hashlib
-import math
 import sys
 import textwrap
 from collections import Counter
@@ -48,49 +49,59 @@ SHEETS = ROOT / "pictures/by_eye"
 IMAGES = 100
 VERDICTS = {"right": "right", "minor": "minor mistake", "wrong": "wrong"}
 MISTAKES = ("colour", "count", "object", "action", "place", "gender", "other")
+MODELS = {"frozen": "frozen", "finetuned": "fine-tuned"}
 COLUMNS, ROWS = 5, 4  # of a sheet
-SIDE, TEXT = 2.6, 0.75  # inches: of a photo, of the text under it
+SIDE, TEXT = 2.6, 1.0  # inches: of a photo, of the text under it
 LETTERS = 40  # of a line
 DPI = 100
 MINUS = "\N{MINUS SIGN}"
 
 
 def chosen(generated: Path, images: int = IMAGES) -> pd.DataFrame:
-    """Return the images to judge: columns image, caption, CIDEr; raises CaptionerError where the file is not there."""
+    """Return what to judge: columns image, caption, model and CIDEr, two rows an image.
+
+    Raises CaptionerError where the file is not there.
+    """
     if not generated.exists():
         raise CaptionerError(f"{generated}: not found; run `dvc repro evaluate` first")
     rows = pd.read_csv(generated, keep_default_na=False)
-    order = rows["image"].map(lambda name: hashlib.sha256(name.encode()).hexdigest()).sort_values().index
-    first = rows.loc[order[:images]].reset_index(drop=True)
-    return first[["image", "finetuned", "finetuned CIDEr"]].set_axis(["image", "caption", "CIDEr"], axis="columns")
+    hashes = rows["image"].map(lambda name: hashlib.sha256(name.encode()).hexdigest()).sort_values()
+    records = []
+    for place, digits in list(hashes.items())[:images]:
+        row = rows.loc[place]
+        for model in list(MODELS)[:: 1 if int(digits[-1], 16) % 2 else -1]:
+            records.append((row["image"], row[model], model, row[f"{model} CIDEr"]))
+    return pd.DataFrame(records, columns=["image", "caption", "model", "CIDEr"])
 
 
 def draw(rows: pd.DataFrame, photos: Archive, folder: Path) -> list[Path]:
     """Write the sheets, numbered pictures with their captions, and by_eye.csv without verdicts; return their paths."""
     written = []
-    for number in range(math.ceil(len(rows) / (COLUMNS * ROWS))):
-        path = folder / f"sheet-{number + 1}.png"
-        _draw_sheet(rows.iloc[number * COLUMNS * ROWS :][: COLUMNS * ROWS], photos, path)
+    images = [(image, list(of["caption"])) for image, of in rows.groupby("image", sort=False)]
+    for first in range(0, len(images), COLUMNS * ROWS):
+        path = folder / f"sheet-{first // (COLUMNS * ROWS) + 1}.png"
+        _draw_sheet(images[first : first + COLUMNS * ROWS], first, photos, path)
         written.append(path)
     empty = rows[["image", "caption"]].assign(verdict="", mistake="")
     write_text(folder / JUDGED.name, empty.to_csv(index=False, lineterminator="\n"))
     return [*written, folder / JUDGED.name]
 
 
-def _draw_sheet(rows: pd.DataFrame, photos: Archive, path: Path) -> None:
+def _draw_sheet(images: list[tuple[str, list[str]]], first: int, photos: Archive, path: Path) -> None:
     wide, high = COLUMNS * SIDE, ROWS * (SIDE + TEXT)
     with matplotlib.rc_context({"font.family": "DejaVu Sans", "font.size": 8.5}):
         figure = Figure(figsize=(wide, high), dpi=DPI, facecolor="white")
-        for place, (number, row) in enumerate(rows.iterrows()):
+        for place, (image, captions) in enumerate(images):
             at, column = divmod(place, COLUMNS)
             left, top = (column + 0.03) * SIDE / wide, 1 - (at * (SIDE + TEXT) + 0.05) / high
             axis = figure.add_axes((left, top - 0.94 * SIDE / high, 0.94 * SIDE / wide, 0.94 * SIDE / high))
             axis.set_axis_off()
             try:
-                axis.imshow(load_photo(photos.read(row["image"]), size=int(DPI * SIDE), fit="squash"))
+                axis.imshow(load_photo(photos.read(image), size=int(DPI * SIDE), fit="squash"))
             except ValueError as error:
-                raise CaptionerError(f"{photos.path}: {row['image']}: {error}") from None
-            text = textwrap.fill(f"{number + 1}. {row['caption']}", LETTERS, max_lines=4)
+                raise CaptionerError(f"{photos.path}: {image}: {error}") from None
+            lines = [f"{first + place + 1}{'ab'[at]}. {caption}" for at, caption in enumerate(captions)]
+            text = "\n".join(textwrap.fill(line, LETTERS, max_lines=3) for line in lines)
             figure.text(left, top - 0.96 * SIDE / high, text, va="top", parse_math=False)
         with whole(path) as beside:
             figure.savefig(beside, metadata={"Software": None})
@@ -124,10 +135,13 @@ def read_judged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def separation(judged: pd.DataFrame, references: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Return the record of by_eye.json but for "judged"; raises CaptionerError where there is nothing to compare.
+    """Return the record of by_eye.json but for "judged", of the fine-tuned model's captions.
+
+    Raises CaptionerError where there is nothing to compare.
 
     `references` are the raw captions of the images.
     """
+    judged = judged[judged["model"] == "finetuned"]
     unknown = [image for image in judged["image"] if image not in references]
     if unknown:
         raise CaptionerError(f"no references of {unknown[0]}; give the captions.jsonl of the run with --references")
@@ -178,13 +192,14 @@ def _record(value: float, drawn: np.ndarray) -> dict[str, float]:
 def table_of(judged: pd.DataFrame) -> str:
     """Return the judgements as the table of docs/metrics.md."""
     rows = []
-    for verdict, name in VERDICTS.items():
-        of = judged[judged["verdict"] == verdict]
-        counts = Counter(of["mistake"][of["mistake"] != ""])
-        mistakes = ", ".join(f"{mistake} {count}" for mistake, count in counts.most_common())
-        mean = f"{100 * of['CIDEr'].mean():.1f}" if len(of) else ""
-        rows.append([name, f"{len(of)}", mean, mistakes])
-    return table(["verdict", "captions", "their mean CIDEr, x100", "worst mistake"], rows)
+    for model, shown in MODELS.items():
+        for verdict, name in VERDICTS.items():
+            of = judged[(judged["model"] == model) & (judged["verdict"] == verdict)]
+            counts = Counter(of["mistake"][of["mistake"] != ""])
+            mistakes = ", ".join(f"{mistake} {count}" for mistake, count in counts.most_common())
+            mean = f"{100 * of['CIDEr'].mean():.1f}" if len(of) else ""
+            rows.append([shown, name, f"{len(of)}", mean, mistakes])
+    return table(["model", "verdict", "captions", "their mean CIDEr, x100", "worst mistake"], rows)
 
 
 def separation_table(record: Mapping[str, Any]) -> str:
@@ -198,7 +213,8 @@ def separation_table(record: Mapping[str, Any]) -> str:
         [name, cell(found, ""), cell(record["AUC - CIDEr's"][name], "+") if name in record["AUC - CIDEr's"] else ""]
         for name, found in record["AUC"].items()
     ]
-    head = [f"{record['right']} right against {record['wrong']} wrong, x100", "AUC (95 %)", "less CIDEr's (95 %)"]
+    pair = f"fine-tuned: {record['right']} right against {record['wrong']} wrong, x100"
+    head = [pair, "AUC (95 %)", "less CIDEr's (95 %)"]
     return table(head, rows)
 
 

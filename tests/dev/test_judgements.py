@@ -135,21 +135,30 @@ def test_a_part_is_put_between_its_marks_alone(tmp_path):
 
 @pytest.fixture
 def captions_file(tmp_path):
-    rows = [(f"{number}.jpg", f"a dog, {number}", 0.1 * number) for number in range(30)]
-    table = pd.DataFrame(rows, columns=["image", "finetuned", "finetuned CIDEr"])
+    rows = [(f"{at}.jpg", f"a cat, {at}", f"a dog, {at}", 0.01 * at, 0.1 * at) for at in range(30)]
+    table = pd.DataFrame(rows, columns=["image", "frozen", "finetuned", "frozen CIDEr", "finetuned CIDEr"])
     table.to_csv(tmp_path / "generated.csv", index=False)
     return tmp_path / "generated.csv"
 
 
 def test_images_are_chosen_by_the_hash_of_their_names(captions_file):
-    found = by_eye.chosen(captions_file, 7)["image"].tolist()
+    found = by_eye.chosen(captions_file, 7)["image"].tolist()[::2]
     everyone = [f"{number}.jpg" for number in range(30)]
     assert found == sorted(everyone, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:7]
 
 
+def test_both_captions_of_an_image_are_judged_in_an_order_that_does_not_tell_the_model(captions_file):
+    rows = by_eye.chosen(captions_file, 30)
+    assert rows.groupby("image")["model"].agg(set).eq({"frozen", "finetuned"}).all()
+    assert set(rows["model"][::2]) == {"frozen", "finetuned"}
+    assert (rows["caption"].str.startswith("a cat") == (rows["model"] == "frozen")).all()
+    number = rows["image"].str.removesuffix(".jpg").astype(float)
+    assert list(rows["CIDEr"]) == pytest.approx(list(number * rows["model"].map({"frozen": 0.01, "finetuned": 0.1})))
+
+
 def test_sheets_have_every_photo_and_the_file_to_fill_in_is_read_back(captions_file, tmp_path):
     rows = by_eye.chosen(captions_file, 23)
-    photos = {f"photos/{name}": jpeg(colour="red" if at < 20 else "blue") for at, name in enumerate(rows["image"])}
+    photos = {f"photos/{name}": jpeg(colour="red" if at < 20 else "blue") for at, name in enumerate(rows["image"][::2])}
     *sheets, csv = by_eye.draw(rows, Archive(zipped(tmp_path / "photos.zip", photos)), tmp_path / "out")
     shares = []
     for sheet in sheets:
@@ -159,12 +168,13 @@ def test_sheets_have_every_photo_and_the_file_to_fill_in_is_read_back(captions_f
         shares.append([round(float(mask.sum() / (0.94 * by_eye.DPI * by_eye.SIDE) ** 2)) for mask in masks])
     assert shares == [[20, 0], [0, 3]]
     empty = pd.read_csv(csv, keep_default_na=False)
-    filled = empty.assign(verdict=["right"] * 20 + ["minor", "minor", "wrong"], mistake=[""] * 20 + ["count"] * 3)
+    filled = empty.assign(verdict=["right"] * 40 + ["minor"] * 4 + ["wrong"] * 2, mistake=[""] * 40 + ["count"] * 6)
     filled.to_csv(csv, index=False)
     shown = by_eye.table_of(by_eye.read_judged(csv, rows))
-    mean = 100 * rows["CIDEr"][20:22].mean()
-    assert f"| minor mistake | 2 | {mean:.1f} | count 2 |" in shown
-    assert "| right | 20 |" in shown
+    tuned = rows[40:44]
+    mean = 100 * tuned["CIDEr"][tuned["model"] == "finetuned"].mean()
+    assert f"| fine-tuned | minor mistake | 2 | {mean:.1f} | count 2 |" in shown
+    assert "| frozen | right | 20 |" in shown
 
 
 @pytest.mark.parametrize(
@@ -189,8 +199,8 @@ def test_verdicts_of_other_captions_or_without_sense_are_refused(captions_file, 
 
 def test_verdicts_for_another_number_of_captions_are_refused(captions_file, tmp_path):
     rows = by_eye.chosen(captions_file, 5)
-    rows[["image", "caption"]].assign(verdict="right", mistake="")[:4].to_csv(tmp_path / "judged.csv", index=False)
-    with pytest.raises(CaptionerError, match="4 captions, expected 5"):
+    rows[["image", "caption"]].assign(verdict="right", mistake="")[:9].to_csv(tmp_path / "judged.csv", index=False)
+    with pytest.raises(CaptionerError, match="9 captions, expected 10"):
         by_eye.read_judged(tmp_path / "judged.csv", rows)
 
 
@@ -204,6 +214,7 @@ def test_separation_is_the_share_of_pairs_in_order():
         ],
         columns=["image", "caption", "CIDEr", "verdict"],
     )
+    judged = pd.concat([judged.assign(model="finetuned"), judged.assign(model="frozen", verdict="right")])
     texts = ["The dogs run .", "A dog is on the grass .", "A dog ."]
     references = dict.fromkeys(judged["image"], texts)
     found = by_eye.separation(judged, references)
@@ -222,6 +233,7 @@ def test_separation_is_the_share_of_pairs_in_order():
 @pytest.mark.parametrize(("verdict", "told"), [("right", "0 wrong"), ("wrong", "0 right")])
 def test_verdicts_of_one_kind_cannot_be_separated(verdict, told):
     judged = pd.DataFrame({"image": ["1.jpg"], "caption": ["a dog"], "CIDEr": [1.0], "verdict": [verdict]})
+    judged["model"] = "finetuned"
     with pytest.raises(CaptionerError, match=told):
         by_eye.separation(judged, {"1.jpg": ["a dog"]})
     with pytest.raises(CaptionerError, match=r"no references of 1\.jpg"):

@@ -16,27 +16,9 @@ import tempfile
 from pathlib import Path
 
 from demo.run import dvc, make_workspace
+from tests.support.workspaces import TINY
 
-SMALL = {
-    "dataset.name": "shapes",
-    "shapes.train": 40,
-    "shapes.dev": 8,
-    "shapes.test": 12,
-    "captions.min_count": 1,
-    "image.size": 64,
-    "encoder.weights": "random",
-    "decoder.width": 32,
-    "decoder.heads": 2,
-    "decoder.standardise": False,
-    "train.epochs": 2,
-    "train.batch": 8,
-    "train.scheduled_sampling": 0.25,
-    "finetune.unfreeze_from": "layer3",
-    "finetune.adapt_epochs": 1,
-    "finetune.epochs": 2,
-    "finetune.batch": 8,
-    "pictures.each": 2,
-}
+SMALL = TINY | {"decoder.standardise": False}
 VARIANTS = {
     "attention": {},
     "pooled": {"decoder.attention": False, "decoder.tied": False, "image.fit": "crop", "captions.form": "lemma"},

@@ -5,7 +5,6 @@ import csv
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -28,7 +27,6 @@ WORDS = ("a", "dog", "cat", "runs", "<b>", "black")
 SEARCH = {"beam": 3, "length_penalty": 1.0, "consensus": 2.5}
 IMAGE = {"size": 64, "fit": "squash"}
 COUNT = 30  # more than the gallery shows at once
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SCORES = {
     **{f"BLEU-{n}": 0.5 for n in range(1, 5)},
     "ROUGE-L": 0.4,
@@ -242,17 +240,6 @@ def test_thumbnails_keep_the_shape_turn_as_exif_says_and_never_grow():
     assert thumbnail(jpeg(8, 6), fit="squash", pixels=5000)[1:] == (8, 6)
     with pytest.raises(ValueError, match="no photo"):
         thumbnail(b"no photo", fit="squash", pixels=5000)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no browser found: install chromium to test the report in it")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        started = play.chromium.launch(executable_path=BROWSER)
-        yield started
-        started.close()
 
 
 @pytest.fixture

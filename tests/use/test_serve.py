@@ -2,7 +2,6 @@
 
 import base64
 import re
-import shutil
 import subprocess
 import sys
 
@@ -15,7 +14,6 @@ from tests.support.worlds import captioner_file, encoded
 from tests.use.test_server import noise
 
 pytest.importorskip("starlette", reason="needs the extra `serve`")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MINUS = "\N{MINUS SIGN}"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 DROP = """([files, folder]) => {
@@ -60,17 +58,6 @@ def serve(models):
 @pytest.fixture(scope="module")
 def address(serve):
     return serve()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no browser found: install chromium to test the page in it")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as play:
-        started = play.chromium.launch(executable_path=BROWSER)
-        yield started
-        started.close()
 
 
 @pytest.fixture

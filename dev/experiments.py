@@ -77,8 +77,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "encoder's rate on the next word five times": {"finetune.adapt_encoder_lr": 0.0005},
         "twice the epochs of train": {"train.epochs": 12},
         "twice the epochs on CIDEr": {"finetune.epochs": 12},
-        "encoder's rate on CIDEr a fifth": {"finetune.encoder_lr": 0.00002},
-        "layer3, encoder's rate on CIDEr a fifth": {"finetune.unfreeze_from": "layer3", "finetune.encoder_lr": 0.00002},
+        "encoder's rate on CIDEr five times": {"finetune.encoder_lr": 0.0001},
         "on CIDEr at once": {"finetune.adapt_epochs": 0},
     },
 }

@@ -24,7 +24,7 @@ $(BIN)/.done: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo
-	$(BIN)/python demo/run.py
+	$(BIN)/python -m demo.run
 
 test: $(BIN)/.done ## run the tests, and say which branches of src/ they leave out
 	$(BIN)/python -m pytest --cov

@@ -14,10 +14,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from captioner.base.files import read_json
+from captioner.base.files import read_json, write_json
 from captioner.results.evaluate import table_of
+from demo.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
+SECONDS = ROOT / "demo" / "seconds.json"  # what each stage took in a recorded run
 COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", "stages", "src", "own/README.md")
 
 
@@ -61,10 +63,16 @@ def main() -> None:
     """Make the workspace, run the pipeline in it, say what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / ".demo", help="where to run (default: .demo)")
-    folder = parser.parse_args().folder
-    make_workspace(folder, YAML(typ="safe").load(ROOT / "demo" / "params.yaml"))
+    parser.add_argument("--record", action="store_true", help="run all stages and write demo/seconds.json")
+    options = parser.parse_args()
+    folder, params = options.folder, YAML(typ="safe").load(ROOT / "demo" / "params.yaml")
+    make_workspace(folder, params)
+    epochs = {stage: params[f"{stage}.epochs"] for stage in ("train", "finetune")}
     try:
-        dvc(folder, "repro")
+        with Progress(folder, read_json(SECONDS), epochs) as progress:
+            dvc(folder, "repro", *(["--force"] if options.record else []))
+        if options.record:
+            write_json(SECONDS, progress.stage_seconds())
     except (subprocess.CalledProcessError, KeyboardInterrupt):
         sys.exit("The demo did not finish; the lines above say why. `make demo` goes on where it stopped.")
     results = read_json(folder / "metrics" / "evaluate.json")

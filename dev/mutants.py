@@ -1,0 +1,131 @@
+"""Which small changes of the code the tests notice.
+
+    python -m dev.mutants run [--sample 30] [--seed 1] [--python .venv/bin/python] [MODULE ...]
+    python -m dev.mutants table
+
+`run` needs cosmic-ray (`pip install cosmic-ray`, in any environment) and works in a copy of the last commit. For each of
+the MODULES it draws `--sample` of the mutants that cosmic-ray makes. It runs the tests that MODULES names with `--python`
+on each. Replaced `|` signs are left out, since nearly all stand in type annotations. `table` writes docs/reliability.md.
+
+mutants.json beside this module: {module: {"mutants": int, "killed": int, "survivors": [{"operator", "line", "diff"}]}}.
+"""
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD, PAGE = ROOT / "dev/mutants.json", ROOT / "docs/reliability.md"
+MODULES = {
+    "base/params.py": ["tests/base/test_params.py"],
+    "captions/ptb.py": ["tests/captions/test_ptb.py", "tests/captions/test_tokens.py"],
+    "captions/vocabulary.py": ["tests/captions/test_tokenise.py"],
+    "vision/store.py": ["tests/vision/test_store.py"],
+    "scoring/cider.py": [
+        "tests/scoring/test_cider.py",
+        "tests/training/test_reward.py",
+        "tests/model/test_consensus.py",
+    ],
+    "model/search.py": ["tests/model/test_search.py"],
+    "model/lstm.py": ["tests/model/test_lstm.py", "tests/model/test_decoder.py"],
+    "model/consensus.py": ["tests/model/test_consensus.py"],
+    "training/reward.py": ["tests/training/test_reward.py", "tests/training/test_self_critical.py"],
+    "training/schedule.py": ["tests/training/test_training.py"],
+}
+TIMEOUT = 120.0  # seconds; a mutant may loop for ever
+LEFT_OUT = re.compile(r"ReplaceBinaryOperator_BitOr_")
+
+
+def run(module: str, *, sample: int, seed: int, python: str) -> dict[str, Any]:
+    """Return the record of one module."""
+    from cosmic_ray.work_db import WorkDB, use_db
+    from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
+
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        copy = Path(name) / "project"
+        subprocess.run(["git", "clone", "--quiet", ROOT, copy], check=True)
+        tests = " ".join(MODULES[module])
+        config, session = copy / "mutants.toml", copy / "mutants.sqlite"
+        config.write_text(
+            f'[cosmic-ray]\nmodule-path = "src/captioner/{module}"\ntimeout = {TIMEOUT}\nexcluded-modules = []\n'
+            f'test-command = "{python} -m pytest -q -x -p no:cacheprovider {tests}"\n'
+            '[cosmic-ray.distributor]\nname = "local"\n'
+        )
+        program = [sys.executable, "-m", "cosmic_ray.cli"]
+        subprocess.run([*program, "baseline", config.name], cwd=copy, check=True)
+        subprocess.run([*program, "init", config.name, session.name], cwd=copy, check=True)
+        with use_db(session, WorkDB.Mode.open) as jobs:
+            known = {job.job_id: job.mutations[0] for job in jobs.pending_work_items}
+            drawn = [
+                key
+                for key, mutation in sorted(known.items(), key=_place)
+                if not LEFT_OUT.search(mutation.operator_name)
+            ]
+            drawn = random.Random(seed).sample(drawn, min(sample, len(drawn)))
+            jobs.set_multiple_results(set(known) - set(drawn), WorkResult(WorkerOutcome.SKIPPED))
+        subprocess.run([*program, "exec", config.name, session.name], cwd=copy, check=True)
+        with use_db(session, WorkDB.Mode.open) as jobs:
+            results = {key: result for key, result in jobs.results if key in drawn}
+    survivors = [
+        {
+            "operator": known[key].operator_name.removeprefix("core/"),
+            "line": known[key].start_pos[0],
+            "diff": [line for line in (result.diff or "").splitlines() if re.match(r"[+-](?![+-])", line)],
+        }
+        for key, result in results.items()
+        if result.test_outcome == TestOutcome.SURVIVED
+    ]
+    return {
+        "mutants": len(results),
+        "killed": len(results) - len(survivors),
+        "survivors": sorted(survivors, key=lambda each: (each["line"], each["operator"])),
+    }
+
+
+def _place(item: tuple[str, Any]) -> tuple[Any, ...]:
+    mutation = item[1]
+    return (mutation.start_pos, mutation.operator_name, mutation.occurrence)
+
+
+def table_of(records: dict[str, Any]) -> str:
+    """Return the table of docs/reliability.md."""
+    from benchmarks.page import table
+
+    rows = [[f"`{module}`", f"{each['mutants']}", f"{each['killed']}"] for module, each in records.items()]
+    total, killed = (sum(each[key] for each in records.values()) for key in ("mutants", "killed"))
+    rows.append(["all", f"{total}", f"{killed} ({100 * killed / total:.0f} %)"])
+    return table(["module", "mutants drawn", "killed"], rows)
+
+
+def main() -> None:
+    """Run the mutants, or write the table."""
+    parser = argparse.ArgumentParser(prog="python -m dev.mutants", description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="default: all")
+    parser.add_argument("--sample", type=int, default=30, help="mutants of a module (default: 30)")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
+    parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="runs the tests (.venv/bin/python)")
+    options = parser.parse_args()
+    records = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    if options.what == "table":
+        from benchmarks.page import put
+
+        put(PAGE, "mutants", table_of(records))
+        return
+    for module in options.modules or MODULES:
+        if module not in MODULES:
+            parser.error(f"no module is named {module}; there are {', '.join(MODULES)}")
+        records[module] = run(module, sample=options.sample, seed=options.seed, python=options.python)
+        print(f"{module}: {records[module]['killed']} of {records[module]['mutants']} killed", flush=True)
+        ordered = {name: records[name] for name in MODULES if name in records}
+        RECORD.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,9 +3,10 @@
     python -m dev.mutants run [--sample 30] [--seed 1] [--python .venv/bin/python] [MODULE ...]
     python -m dev.mutants table
 
-`run` needs cosmic-ray (`pip install cosmic-ray`, in any environment) and works in a copy of the last commit. For each of
-the MODULES it draws `--sample` of the mutants that cosmic-ray makes. It runs the tests that MODULES names with `--python`
-on each. Replaced `|` signs are left out, since nearly all stand in type annotations. `table` writes docs/reliability.md.
+`run` needs cosmic-ray (`pip install cosmic-ray`, in any environment) and works in a copy of the last commit. For each
+of the MODULES it draws `--sample` of the mutants that cosmic-ray makes. It runs the tests that MODULES names with
+`--python` on each. Replaced `|` signs are left out, since nearly all stand in type annotations. `table` writes
+docs/reliability.md.
 
 mutants.json beside this module: {module: {"mutants": int, "killed": int, "survivors": [{"operator", "line", "diff"}]}}.
 """
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=30, help="mutants of a module (default: 30)")
     parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
     parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="runs the tests (.venv/bin/python)")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     records = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     if options.what == "table":
         from benchmarks.page import put

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from captioner.base.files import read_json, write_json
 from captioner.results.evaluate import table_of
+from demo.mend_lock import mend_lock
 from demo.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     folder, params = options.folder, YAML(typ="safe").load(ROOT / "demo" / "params.yaml")
     make_workspace(folder, params)
+    mend_lock(folder)
     epochs = {stage: params[f"{stage}.epochs"] for stage in ("train", "finetune")}
     try:
         with Progress(folder, read_json(SECONDS), epochs) as progress:

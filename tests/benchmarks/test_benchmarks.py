@@ -74,7 +74,7 @@ def test_tables_show_what_was_recorded(tmp_path):
         "64 images 1.5 s",
         "1.03",
         "1,23",
-        "| 30 ms",
+        ": 30 ms |",
         "| as torch sets it | 2 s | 5 s | 2.50 |",
     ):
         assert shown in found

@@ -514,6 +514,23 @@ def test_an_interruption_while_imports_run_is_one_line(model, photos, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"interrupted\n")
 
 
+def test_an_interruption_while_the_commands_are_imported_is_one_line():
+    code = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(name, path=None, target=None):
+        if name.startswith("captioner.use.commands"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts)
+from captioner.use.cli import main
+sys.exit(main(["--version"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"interrupted\n")
+
+
 def test_an_interruption_while_captioning_is_one_line(model, photos, monkeypatch, capsys):
     def interrupt(*given, **options):
         raise KeyboardInterrupt

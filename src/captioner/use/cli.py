@@ -8,9 +8,6 @@ from typing import Any
 
 from captioner.base.errors import CaptionerError
 from captioner.base.streams import tolerant_streams
-from captioner.use.commands import caption, card, completion, explain, export, score, serve, strip
-
-COMMANDS = (caption, score, explain, serve, export, card, strip, completion)
 
 
 class _Version(argparse.Action):
@@ -32,6 +29,9 @@ class _Version(argparse.Action):
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; parsed options have `run`, and `check` where options exclude each other."""
+    # Here and not above, so that `main` handles an interruption of these imports.
+    from captioner.use.commands import caption, card, completion, explain, export, score, serve, strip
+
     parser = argparse.ArgumentParser(
         prog="captioner",
         description="Captions for photos by a model of this pipeline.",
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version)
     parser.set_defaults(parser=parser, check=lambda options: None)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in COMMANDS:
+    for command in (caption, score, explain, serve, export, card, strip, completion):
         command.add_parser(commands)
     return parser
 

@@ -35,7 +35,7 @@ fault-test: $(BIN)/.done ## kill the pipeline at random moments, KILLS=50 times,
 	$(BIN)/python -m tests.pipeline.faults --kills $(KILLS) --seed $(SEED)
 
 repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
-	$(BIN)/python -m demo.mend_lock
+	$(BIN)/python -m dev.dvc_lock
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 bench: $(BIN)/.done ## measure speed against what people use instead, after repro; fills docs/performance.md

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 from captioner.base.files import read_json, write_json
 from captioner.results.evaluate import table_of
-from demo.mend_lock import mend_lock
 from demo.progress import Progress
+from dev.dvc_lock import mend
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = ROOT / "demo" / "seconds.json"  # what each stage took in a recorded run
@@ -68,7 +68,8 @@ def main() -> None:
     options = parser.parse_args()
     folder, params = options.folder, YAML(typ="safe").load(ROOT / "demo" / "params.yaml")
     make_workspace(folder, params)
-    mend_lock(folder)
+    if mended := mend(folder):
+        print(mended, file=sys.stderr)
     epochs = {stage: params[f"{stage}.epochs"] for stage in ("train", "finetune")}
     try:
         with Progress(folder, read_json(SECONDS), epochs) as progress:

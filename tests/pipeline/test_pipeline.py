@@ -240,7 +240,7 @@ def test_a_second_clone_pulls_what_it_needs_and_trains_on_it(done, clone):
     assert {path.name for path in (clone.folder / "models").glob("*.safetensors")} == {"captioner.safetensors"}
     assert not (clone.folder / "data").exists()
     needed = ["data/captions.jsonl", "data/vocabulary.json", "data/features/grid.h5"]
-    clone.dvc("pull", *needed)
+    clone.dvc("pull", *needed, "data/raw/start")
     assert clone.repro("--force", "--single-item", "train") == {"train"}
     model = "models/decoder.safetensors"
     assert digest(clone.folder / model) == outputs(done.folder)[model]

@@ -22,6 +22,8 @@ TINY = {
     "finetune.unfreeze_from": "layer3",
     "train.scheduled_sampling": 0.25,
     "finetune.adapt_epochs": 1,
+    "finetune.adapt_encoder_lr": 0.0005,
+    "finetune.encoder_lr": 0.0001,
     "finetune.epochs": 2,
     "finetune.batch": 8,
     "pictures.each": 2,

@@ -74,7 +74,7 @@ class Benchmark:
     ours: str
     baseline: str
     goal: float | None
-    plain_goal: float | None
+    plain_goal: float | None = None
 
 
 PAIRS: dict[str, Benchmark] = {}

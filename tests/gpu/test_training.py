@@ -252,7 +252,7 @@ def test_both_stages_run_on_a_gpu_and_write_models(world, gpu, attention):
         "provenance": {"inputs": {}, "params": {}},
         "seed": 5,
     }
-    settings = RECIPE | {"start": None, "epochs": 1, "lr": 0.01, "weight_decay": 0.05}
+    settings = RECIPE | {"epochs": 1, "lr": 0.01, "weight_decay": 0.05}
     settings |= {"label_smoothing": 0.1, "scheduled_sampling": 0.25}
     train_decoder(
         **shared,
@@ -262,7 +262,7 @@ def test_both_stages_run_on_a_gpu_and_write_models(world, gpu, attention):
         curve=world / "train.csv",
         summary=world / "train.json",
         decoder=DecoderSettings(attention=attention, width=16, heads=2, tied=True, dropout=0.2, standardise=True),
-        settings=TrainSettings(**settings),
+        settings=TrainSettings(start=None, **settings),
     )
     trained = gpu.launches.total()
     finetune(

@@ -151,7 +151,7 @@ def run(folder: Path, scale: str, name: str, seed: int, until: str = STAGES[-1])
     changes = ROWS[scale][name]
     experiment = re.sub(r"[^a-z0-9]+", "-", f"{name}-seed-{seed}".lower())
     dvc(folder, "exp", "remove", experiment)  # one of an earlier time; where there is none, it says so
-    settings = [part for key, value in {**changes, "seed": seed}.items() for part in ("-S", f"{key}={_yaml(value)}")]
+    settings = [part for key, value in {**changes, "seed": seed}.items() for part in ("-S", f"{key}={as_yaml(value)}")]
     print(f"{name}, seed {seed}: dvc exp run --temp --name {experiment} {' '.join(settings)} {until}", flush=True)
     said, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, until)
     if code:
@@ -228,7 +228,8 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
 
 
-def _yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
+    """Return a value of a param as it stands in params.yaml."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -268,9 +269,9 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
             continue
         stale = not all(of_these_params(each, scale) for each in runs)
         old = old or stale
-        changes = ", ".join(f"`{key}={_yaml(value)}`" for key, value in runs[0]["changes"].items())
+        changes = ", ".join(f"`{key}={as_yaml(value)}`" for key, value in runs[0]["changes"].items())
         cells = [
-            _mean([100 * each["scores"][stage][score] for each in runs if stage in each["scores"]])
+            mean_and_range([100 * each["scores"][stage][score] for each in runs if stage in each["scores"]])
             for stage in TRAINED
             for score in ("CIDEr", "BLEU-4")
         ]
@@ -306,19 +307,20 @@ def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
         runs = sorted((each for each in scored if each["row"] == name), key=lambda each: each["seed"])
         for model in MODELS if runs else ():
             found = [each["scores"]["validate"][model] for each in runs]
-            scores = [_mean([100 * each[key] for each in found]) for key in ("CIDEr", "BLEU-4", "ROUGE-L")]
+            scores = [mean_and_range([100 * each[key] for each in found]) for key in ("CIDEr", "BLEU-4", "ROUGE-L")]
             meteor = [100 * each["METEOR"] for each in found if "METEOR" in each]
-            language = [_mean([each["vocabulary"] for each in found], digits=0)]
-            language += [_mean([100 * each[key] for each in found]) for key in SHARES]
-            language += [_mean([each["mean length"] for each in found])]
-            language += [_mean([100 * each[key] for each in found if key in each]) for key in words]
+            language = [mean_and_range([each["vocabulary"] for each in found], digits=0)]
+            language += [mean_and_range([100 * each[key] for each in found]) for key in SHARES]
+            language += [mean_and_range([each["mean length"] for each in found])]
+            language += [mean_and_range([100 * each[key] for each in found if key in each]) for key in words]
             seeds = ", ".join(str(each["seed"]) for each in runs)
-            rows.append([name, model, *scores, _mean(meteor), *language, seeds])
+            rows.append([name, model, *scores, mean_and_range(meteor), *language, seeds])
     head = ["row", "model", "CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "words used", "distinct", "copied", "length"]
     return table([*head, *words, "seeds"], rows)
 
 
-def _mean(values: Sequence[float], digits: int = 1) -> str:
+def mean_and_range(values: Sequence[float], digits: int = 1) -> str:
+    """Return the mean, with the lowest and the highest of several values; "-" for none."""
     if not values:
         return "-"
     mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))

@@ -10,7 +10,6 @@ has the params that differ from this project's but for the folder, the numbers o
 """
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json
 from captioner.base.params import leaves, read_values
+from dev.experiments import as_yaml, mean_and_range
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "dev/other_datasets.json", ROOT / "docs/experiments.md"
@@ -56,26 +56,17 @@ def table_of(records: dict[str, list[dict[str, Any]]]) -> str:
     """Return the table: a line for each row and model."""
     rows = []
     for name, runs in records.items():
-        changes = ", ".join(f"`{key}={_yaml(value)}`" for key, value in runs[0]["changes"].items())
+        changes = ", ".join(f"`{key}={as_yaml(value)}`" for key, value in runs[0]["changes"].items())
         images = runs[0]["images"]
         for model, shown in MODELS.items():
-            cells = [_mean([100 * run[model][score] for run in runs if score in run[model]]) for score in SCORES]
-            words = _mean([run[model]["vocabulary"] for run in runs], digits=0)
+            cells = [
+                mean_and_range([100 * run[model][score] for run in runs if score in run[model]]) for score in SCORES
+            ]
+            words = mean_and_range([run[model]["vocabulary"] for run in runs], digits=0)
             first = model == "frozen"
             split = f"{images['train']:,}, {images[runs[0]['split']]:,} {runs[0]['split']}" if first else ""
             rows.append([name if first else "", split, shown, *cells, words, changes if first else ""])
     return table(["dataset", "images: train, scored", "model", *SCORES, "words used", "params"], rows)
-
-
-def _mean(values: list[float], digits: int = 1) -> str:
-    if not values:
-        return "-"
-    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
-    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
-
-
-def _yaml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def main() -> None:

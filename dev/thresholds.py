@@ -17,6 +17,7 @@ from captioner.base.device import make_deterministic, select_device
 from captioner.base.files import write_text
 from captioner.base.params import read_values
 from captioner.captions.dataset import read_captions
+from captioner.captions.vocabulary import PAD
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
@@ -45,7 +46,7 @@ def measure() -> pd.DataFrame:
         places = list(consensus.choose(features, tokens, beams, weight=search["consensus"]))
         near, shares = consensus.nearest(features)
         for row, place in enumerate(places):
-            length = float((tokens[row, place] != 0).sum())
+            length = float((tokens[row, place] != PAD).sum())
             scores.append(float(beams[row, place]) * length ** (search["length_penalty"] - 1))
             agreements.append(float(consensus.agreement(tokens[row], near[row], shares[row])[place]))
         return places

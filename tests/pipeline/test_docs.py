@@ -37,6 +37,14 @@ def test_results_are_those_of_the_committed_metrics():
             assert value == f"{100 * results[name.replace('-', '')][key]:.1f}", (name, key)
 
 
+def test_the_gain_in_the_readme_is_that_of_the_committed_metrics():
+    results = json.loads((ROOT / "metrics/evaluate.json").read_text())
+    gain = results["finetuned"]["CIDEr"] - results["frozen"]["CIDEr"]
+    low, high = results["intervals"]["finetuned - frozen"]["CIDEr"]
+    shown = f"gains {100 * gain:.1f} points of CIDEr (95 % interval over images: {100 * low:.1f} to {100 * high:.1f})"
+    assert shown in README
+
+
 def test_the_readme_says_on_what_the_results_were_measured():
     images = json.loads((ROOT / "metrics/evaluate.json").read_text())["images"]
     assert f"{images} test images" in README

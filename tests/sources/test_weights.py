@@ -196,7 +196,7 @@ def test_without_a_start_the_folder_of_an_earlier_one_is_emptied():
 def test_a_start_that_is_missing_leaves_the_folder_as_it_was():
     captioner_file("other.safetensors", encoder=False)
     provide_start("other.safetensors", "start")
-    with pytest.raises(CaptionerError, match=r"missing\.safetensors: not found"):
+    with pytest.raises(CaptionerError, match=r"train\.start: missing\.safetensors: not found"):
         provide_start("missing.safetensors", "start")
     assert Path("start/captioner.safetensors").exists()
 

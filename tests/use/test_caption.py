@@ -142,7 +142,7 @@ def test_a_missing_model_is_an_error(photos, capsys):
     assert main(["caption", str(photos), "--model", "none.safetensors"]) == 1
     said = capsys.readouterr().err
     assert "none.safetensors: not found" in said
-    assert "--model .demo/models/captioner.safetensors" in said  # after `make demo` alone
+    assert ".demo/models/captioner.safetensors" in said  # after `make demo` alone
 
 
 @pytest.mark.parametrize("beam", ["0", "-1", "x", "1.5", "\N{SUPERSCRIPT TWO}"])

@@ -34,8 +34,8 @@ def local_model(name: str | Path, *, beside: Sequence[str] = ()) -> Path:
     path = Path(name)
     if not path.exists():
         raise CaptionerError(
-            f"{name}: not found; `dvc repro` makes {Path('models') / FILE}, and `make demo` a model of drawn shapes: "
-            f"--model .demo/models/{FILE}"
+            f"{name}: not found; `dvc repro` makes {Path('models') / FILE}, and `make demo` a model of drawn shapes, "
+            f".demo/models/{FILE}"
         )
     return path
 

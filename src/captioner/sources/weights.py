@@ -29,7 +29,10 @@ def provide_start(start: str | None, folder: str | Path) -> Path | None:
     None. Raises CaptionerError as `local_model`.
     """
     folder = Path(folder)
-    source = local_model(start) if start else None
+    try:
+        source = local_model(start) if start else None
+    except CaptionerError as error:
+        raise CaptionerError(f"train.start: {error}") from None
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

@@ -4,7 +4,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pycocoevalcap.bleu.bleu import Bleu
 
@@ -37,6 +37,7 @@ SENTENCES = {
 
 @settings(max_examples=600, deadline=None)
 @given(TEXT, st.sampled_from(LANGUAGES))
+@example("İ\u094d\u200d", "de")
 def test_the_tokens_of_the_tokens_are_the_tokens(text, language):
     tokens = scored_tokens(text, language)
     assert scored_tokens(" ".join(tokens), language) == tokens

@@ -138,7 +138,7 @@ def lower(text: str, language: str = ENGLISH) -> str:
     if language in ("tr", "az"):
         text = text.replace("İ", "i").replace("I", "ı")  # noqa: RUF001
     text = text.lower()
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    return text if text.isascii() else normalise(text)  # İ becomes two, which may part a mark and its joiner
 
 
 def unsegmented(text: str) -> str | None:

@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
-from captioner.base.files import digest, read_json, whole, write_json, write_text
+from captioner.base.files import atomic_write, digest, read_json, write_json, write_text
 from captioner.captions.dataset import read_captions
 from captioner.scoring import bootstrap
 from captioner.scoring.scores import joined_tokens
@@ -103,7 +103,7 @@ def _draw_sheet(images: list[tuple[str, list[str]]], first: int, photos: Archive
             lines = [f"{first + place + 1}{'ab'[at]}. {caption}" for at, caption in enumerate(captions)]
             text = "\n".join(textwrap.fill(line, LETTERS, max_lines=3) for line in lines)
             figure.text(left, top - 0.96 * SIDE / high, text, va="top", parse_math=False)
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             figure.savefig(beside, metadata={"Software": None})
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from captioner.base.files import whole
+from captioner.base.files import atomic_write
 
 NAME = "dvc.lock"
 CONFLICT = re.compile(rb"^<<<<<<< ", re.MULTILINE)  # an open merge, which is for the user to decide
@@ -79,7 +79,7 @@ def mend(folder: str | Path = ".", wait: float = WRITING) -> str | None:
         path.unlink()
         done = "removed it, because Git has no intact one"
     else:
-        with whole(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(committed)
         done = "restored the one of the last commit"
     return (

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from captioner.base.files import write_json
 from captioner.base.stage import run
+from captioner.base.files import write_json
 from captioner.sources.download import dvc_cache, obtain, provenance
 from captioner.sources.own_data import provide_own
 from captioner.sources.shapes import write_archives

@@ -6,9 +6,9 @@ Run by itself with --shard 2/4, it computes the second of four shares and leaves
 import argparse
 from dataclasses import dataclass
 
+from captioner.base.stage import run
 from captioner.base.distributed import distributed
 from captioner.base.resume import stage_provenance
-from captioner.base.stage import run
 from captioner.vision.features import compute_features, share_of
 
 
@@ -57,7 +57,7 @@ def main(params: Params) -> None:
         weights="data/raw/resnet18.pth",
         folder="data/features",
         summary="metrics/features.json",
-        made=stage_provenance("features"),
+        provenance=stage_provenance("features"),
         boundary=params.finetune.unfreeze_from,
         size=params.image.size,
         fit=params.image.fit,

@@ -3,8 +3,8 @@
 import json
 from dataclasses import dataclass
 
-from captioner.base.files import write_json
 from captioner.base.stage import run
+from captioner.base.files import write_json
 from captioner.captions.formats import Columns
 from captioner.captions.tokenise import tokenise_dataset
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from captioner.base.stage import run
 from captioner.base.distributed import distributed
 from captioner.base.resume import stage_provenance
-from captioner.base.stage import run
 from captioner.training.train import DecoderSettings, TrainSettings, train_decoder
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from captioner.base.files import read_json
 from captioner.base.stage import run
+from captioner.base.files import read_json
 from captioner.model.settings import SearchSettings
 from captioner.results.evaluate import evaluate, table_of
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from captioner.base.files import write_json
 from captioner.base.stage import run
+from captioner.base.files import write_json
 from captioner.sources.weights import provide_start, provide_weights
 
 

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from captioner.base.files import digest, read_json, whole, write_json, write_text
+from captioner.base.files import atomic_write, digest, read_json, write_json, write_text
 
 
 def test_the_file_appears_under_its_name_when_the_block_ends(tmp_path):
     path = tmp_path / "new" / "folder" / "data.bin"
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         assert beside.name == path.name
         beside.write_bytes(b"\x00\xff\r\n")
         assert not path.exists()
@@ -23,7 +23,7 @@ def test_the_file_appears_under_its_name_when_the_block_ends(tmp_path):
 def test_a_reader_sees_the_old_file_until_the_block_ends(tmp_path):
     path = tmp_path / "data.txt"
     path.write_text("old")
-    with whole(str(path)) as beside:
+    with atomic_write(str(path)) as beside:
         beside.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -35,7 +35,7 @@ def test_when_the_block_raises_the_old_file_stays_and_nothing_is_left(tmp_path, 
     path = tmp_path / "data.txt"
     if old:
         path.write_text(old)
-    with pytest.raises(failure), whole(path) as beside:  # noqa: PT012
+    with pytest.raises(failure), atomic_write(path) as beside:  # noqa: PT012
         beside.write_text("half")
         raise failure
     assert {each.name: each.read_text() for each in tmp_path.iterdir()} == ({"data.txt": old} if old else {})
@@ -44,7 +44,7 @@ def test_when_the_block_raises_the_old_file_stays_and_nothing_is_left(tmp_path, 
 def test_a_block_that_writes_nothing_is_an_error_and_the_old_file_stays(tmp_path):
     path = tmp_path / "data.txt"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), whole(path):
+    with pytest.raises(FileNotFoundError), atomic_write(path):
         pass
     assert [each.read_text() for each in tmp_path.iterdir()] == ["old"]
 
@@ -54,8 +54,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, name):
     path = tmp_path / name
     kill = (
         "import os, signal, sys\n"
-        "from captioner.base.files import whole\n"
-        "with whole(sys.argv[1]) as beside:\n"
+        "from captioner.base.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as beside:\n"
         "    beside.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -67,7 +67,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, name):
 
 
 def test_what_is_left_has_a_name_that_git_ignores(tmp_path):
-    with whole(tmp_path / "data.txt") as beside:
+    with atomic_write(tmp_path / "data.txt") as beside:
         beside.touch()
         assert beside.parent.parent == tmp_path
         assert beside.parent.name.startswith(".part-")
@@ -75,7 +75,7 @@ def test_what_is_left_has_a_name_that_git_ignores(tmp_path):
 
 @pytest.mark.parametrize(("first", "second"), [("data.txt", "other.txt"), ("data", "data-more"), ("data-more", "data")])
 def test_a_file_that_is_being_written_is_left_alone_by_one_of_another_name(tmp_path, first, second):
-    with whole(tmp_path / first) as outer:
+    with atomic_write(tmp_path / first) as outer:
         outer.write_text("outer")
         write_text(tmp_path / second, "inner")
         assert outer.exists()

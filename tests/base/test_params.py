@@ -251,7 +251,7 @@ def start(folder, body, params=True):
         "from dataclasses import make_dataclass\n"
         "Params = make_dataclass('Params', [('seed', int)])\n"
         "from captioner.base.errors import CaptionerError\n"
-        "from captioner.base.files import whole\n"
+        "from captioner.base.files import atomic_write\n"
         "from captioner.base.stage import run\n"
         f"def main(params):\n{lines}"
         "run(main, Params)\n"
@@ -294,7 +294,7 @@ def test_a_defect_of_the_program_keeps_its_traceback(tmp_path):
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_stage_that_is_stopped_ends_with_130_and_leaves_nothing(tmp_path, sent):
     body = (
-        "with whole('made.txt') as beside:\n"
+        "with atomic_write('made.txt') as beside:\n"
         "    beside.write_text('half')\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)"
@@ -309,6 +309,29 @@ def test_a_stage_that_is_stopped_ends_with_130_and_leaves_nothing(tmp_path, sent
     assert stage.returncode == 130
     assert err == "interrupted; run again to go on\n"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+STOPPED = """
+import os, runpy, signal, sys
+
+class Stops:
+    def find_spec(name, path=None, target=None):
+        if name.startswith("captioner.") and name not in FIRST:
+            os.kill(os.getpid(), signal.SIGNAL)
+
+FIRST = ["captioner.base", *(f"captioner.base.{name}" for name in ("stage", "errors", "params", "streams"))]
+sys.meta_path.insert(0, Stops)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("script", sorted((SHIPPED.parent / "stages").glob("*.py")), ids=lambda path: path.stem)
+def test_a_stage_that_is_stopped_while_it_imports_ends_with_130_and_a_line(script, sent):
+    command = [sys.executable, "-c", STOPPED.replace("SIGNAL", sent), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; run again to go on\n")
 
 
 def test_a_stop_that_python_drops_is_repeated(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole, write_json, write_text
+from captioner.base.files import atomic_write, write_json, write_text
 from captioner.base.resume import Resume
 from captioner.sources.archives import Archive
 from captioner.sources.download import obtain
@@ -45,7 +45,7 @@ def store(path, size):
 
 
 def model(path, size):
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         save_file({"weight": torch.zeros(size)}, beside)
 
 
@@ -151,7 +151,7 @@ def test_a_folder_that_must_not_be_written_is_named_and_stays_as_it_is(tmp_path,
 
 def test_a_folder_that_goes_away_while_a_file_is_written_is_an_error(tmp_path):
     path = tmp_path / "data" / "made.txt"
-    with pytest.raises(FileNotFoundError, match=r"made\.txt"), whole(path) as beside:  # noqa: PT012
+    with pytest.raises(FileNotFoundError, match=r"made\.txt"), atomic_write(path) as beside:  # noqa: PT012
         beside.write_text("text")
         shutil.rmtree(path.parent)
     assert not path.parent.exists()

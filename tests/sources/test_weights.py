@@ -155,7 +155,7 @@ def test_imagenet_comes_from_the_mirror_and_must_be_a_resnet18(drawn, goal, monk
 def test_stage(drawn):
     main = runpy.run_path(str(ROOT / "stages" / "weights.py"), run_name="stage")["main"]
     main(SimpleNamespace(encoder=SimpleNamespace(weights="random", seed=3), train=SimpleNamespace(start=None)))
-    assert list(Path("data/raw/start").iterdir()) == []
+    assert [path.name for path in Path("data/raw/start").iterdir()] == ["start.json"]
     assert json.loads(Path("metrics/weights.json").read_text()) == drawn[1]
     assert Path("data/raw/resnet18.pth").read_bytes() == drawn[0].read_bytes()
 
@@ -190,7 +190,8 @@ def test_without_a_start_the_folder_of_an_earlier_one_is_emptied():
     captioner_file("other.safetensors", encoder=False)
     provide_start("other.safetensors", "start")
     assert provide_start(None, "start") is None
-    assert list(Path("start").iterdir()) == []
+    assert [path.name for path in Path("start").iterdir()] == ["start.json"]
+    assert json.loads(Path("start/start.json").read_text()) == {"train.start": None}
 
 
 def test_a_start_that_is_missing_leaves_the_folder_as_it_was():

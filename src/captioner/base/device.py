@@ -30,28 +30,28 @@ def select_device(device: str | None = None) -> torch.device:
     # of captions differ. The variables are read at the first product.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "512")
-    named = "CAPTIONER_DEVICE" if device is None else "device"
-    asked = device or os.environ.get("CAPTIONER_DEVICE", "auto")
+    source = "CAPTIONER_DEVICE" if device is None else "device"
+    setting = device or os.environ.get("CAPTIONER_DEVICE", "auto")
     local = os.environ.get("LOCAL_RANK")  # of several processes on this machine
-    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
-    if wanted == "cuda" and local:
-        wanted = f"cuda:{local}"
-    elif wanted.startswith("cuda:") and _processes_here() > 1:
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if setting == "auto" else setting
+    if name == "cuda" and local:
+        name = f"cuda:{local}"
+    elif name.startswith("cuda:") and _processes_here() > 1:
         raise CaptionerError(
-            f"{named}: {wanted} is one GPU, and {_processes_here()} processes need one each; set it to cuda, "
+            f"{source}: {name} is one GPU, and {_processes_here()} processes need one each; set it to cuda, "
             "and CUDA_VISIBLE_DEVICES to theirs"
         )
     try:
-        chosen = torch.ones(1, device=wanted).device  # computed, which a GPU too old for this torch cannot
+        chosen = torch.ones(1, device=name).device  # computed, which a GPU too old for this torch cannot
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        if asked == "auto" and not local:
-            log.warning("%s cannot be used here (%s); computing on the CPU", wanted, reason)
+        if setting == "auto" and not local:
+            log.warning("%s cannot be used here (%s); computing on the CPU", name, reason)
             return torch.device("cpu")
         fewer = ", or start fewer processes" if _processes_here() > 1 else ""
-        raise CaptionerError(f"{named}: {wanted} cannot be used here ({reason}); set it to cpu{fewer}") from None
+        raise CaptionerError(f"{source}: {name} cannot be used here ({reason}); set it to cpu{fewer}") from None
     if chosen.type not in ("cpu", "cuda", "mps"):
-        raise CaptionerError(f"{named}: is {wanted}, expected auto, cpu, cuda, cuda:N or mps")
+        raise CaptionerError(f"{source}: is {name}, expected auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)  # what torch says of the current GPU, and pinned memory, are to be this one's
     torch.set_float32_matmul_precision("highest")  # images set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which allows TF32

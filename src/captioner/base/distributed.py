@@ -132,8 +132,8 @@ def distributed(main: Callable[[P], None]) -> Callable[[P], None]:
     def run(params: P) -> None:
         if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
             main(params) if os.environ["WORLD_SIZE"] == "1" else _take_part(main, params)
-        elif (wanted := wanted_processes()) > 1:
-            _launch(wanted)
+        elif (count := wanted_processes()) > 1:
+            _launch(count)
         else:
             main(params)
 

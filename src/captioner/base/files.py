@@ -16,7 +16,7 @@ FULL = 64 << 10  # bytes; a disk with less room is full
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a path to write to; when the block ends well, what was written there becomes `path`.
 
     The file is written under its own name in a temporary folder beside `path` (some formats put the
@@ -46,7 +46,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 with Unix line ends."""
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -77,8 +77,8 @@ def param_names(kind: type, values: dict[str, Any], prefix: str = "") -> list[st
     """
     names: list[str] = []
     for name, hint in typing.get_type_hints(kind).items():
-        whole = dataclasses.is_dataclass(hint) and {f.name for f in dataclasses.fields(hint)} == set(values[name])
-        if whole or not dataclasses.is_dataclass(hint):
+        complete = dataclasses.is_dataclass(hint) and {f.name for f in dataclasses.fields(hint)} == set(values[name])
+        if complete or not dataclasses.is_dataclass(hint):
             names.append(prefix + name)
         else:
             names += param_names(typing.cast(type, hint), values[name], f"{prefix}{name}.")

@@ -18,7 +18,7 @@ import torch
 from ruamel.yaml import YAML
 
 from captioner.base.distributed import from_first
-from captioner.base.files import digest, whole
+from captioner.base.files import atomic_write, digest
 from captioner.base.params import leaves
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Resume:
     def __init__(self, stage: str, provenance: dict[str, Any], folder: Path = FOLDER):
         self._stage, self._folder = stage, folder
         precision = os.environ.get("CAPTIONER_PRECISION", "auto")
-        record = {"made": provenance, "torch": torch.__version__, "precision": precision}
+        record = {"provenance": provenance, "torch": torch.__version__, "precision": precision}
         fingerprint = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{stage}-{fingerprint[:16]}.pt"
         self.parts = self.path.with_suffix("")
@@ -71,7 +71,7 @@ class Resume:
 
     def save(self, state: dict[str, Any]) -> None:
         """Save a state of tensors, numbers, text, lists and dicts."""
-        with whole(self.path) as beside:
+        with atomic_write(self.path) as beside:
             torch.save(state, beside)
 
     def remove(self) -> None:

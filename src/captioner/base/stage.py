@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from captioner.base.streams import tolerant_streams
 
 P = TypeVar("P")
 LEVELS = {"quiet": logging.WARNING, "normal": logging.INFO, "verbose": logging.DEBUG}
+INTERRUPTED = "interrupted; run again to go on"
 AGAIN = 1.0  # seconds until an interruption that came to nothing is repeated
 
 
@@ -26,14 +28,12 @@ def run(main: Callable[[P], None], params: type[P]) -> None:
     a failed stage. The environment variable CAPTIONER_LOG (quiet, normal, verbose) says how much is logged.
     """
     tolerant_streams()
-    said = os.environ.get("CAPTIONER_LOG", "normal")
-    if said not in LEVELS:
-        sys.exit(f"error: CAPTIONER_LOG: is {said!r}, expected one of {', '.join(LEVELS)}")
+    level = os.environ.get("CAPTIONER_LOG", "normal")
+    if level not in LEVELS:
+        sys.exit(f"error: CAPTIONER_LOG: is {level!r}, expected one of {', '.join(LEVELS)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("captioner").setLevel(LEVELS[said])  # the libraries' own logs stay at warnings
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is for a shell's background job
-            signal.signal(number, _interrupt)
+    logging.getLogger("captioner").setLevel(LEVELS[level])  # the libraries' own logs stay at warnings
+    _handle_stops(_interrupt)
     try:
         main(read_params(params))
     except CaptionerError as error:
@@ -42,8 +42,21 @@ def run(main: Callable[[P], None], params: type[P]) -> None:
         sys.exit(f"error: {error}; nothing half-written was left. Mend it and run again")
     except KeyboardInterrupt:
         _repeat(0)
-        print("interrupted; run again to go on", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
+
+
+def _handle_stops(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Call `handler` on SIGINT and SIGTERM, but for one that is ignored, as SIGINT is for a shell's background job."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End at once, as `run` ends on an interruption. While a script imports its modules, no file is being written."""
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(130)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -57,3 +70,7 @@ def _repeat(seconds: float) -> None:
     if sys.platform != "win32":  # which has no such timer
         signal.signal(signal.SIGALRM, _interrupt)
         signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+if Path(sys.argv[0]).parent.name == "stages":  # and not a test that reads a script
+    _handle_stops(_leave)  # until `run` is called; a stage script imports this module before the slow ones

@@ -68,9 +68,9 @@ def normalise(text: str) -> str:
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
-def _visible(found: re.Match[str]) -> str:
+def _visible(match: re.Match[str]) -> str:
     """Return what stays of an invisible character, by its neighbours."""
-    char, text, at = found[0], found.string, found.start()
+    char, text, at = match[0], match.string, match.start()
     before, after = text[at - 1 : at], text[at + 1 : at + 2]
     if char == "\u200b":
         return " "
@@ -143,8 +143,8 @@ def lower(text: str, language: str = ENGLISH) -> str:
 
 def unsegmented(text: str) -> str | None:
     """Return the first run of more than `LONGEST_RUN` letters without a space in Thai, Lao, Khmer or Burmese."""
-    found = None if text.isascii() else _DICTIONARY.search(text)
-    return found[0] if found else None
+    run = None if text.isascii() else _DICTIONARY.search(text)
+    return run[0] if run else None
 
 
 def lost_characters(text: str, tokens: Iterable[str]) -> tuple[int, str]:

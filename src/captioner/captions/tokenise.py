@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole, write_json
+from captioner.base.files import atomic_write, write_json
 from captioner.captions.dataset import SPLITS
 from captioner.captions.formats import NO_PHOTO, Columns, Listing, markers_in, read_listing
 from captioner.captions.text import ENGLISH, lost_characters, lower
@@ -124,13 +124,13 @@ class _Learn:
 
     def __call__(self, text: str) -> list[str]:
         tokens = text.split() if self.tokenised and text.isascii() else separate(text, self.language)
-        kept = learnt_tokens(tokens, language=self.language, lowercase=False, punctuation=self.punctuation)
-        characters, lost = lost_characters(plain_text(text, self.language), kept)
+        learnt = learnt_tokens(tokens, language=self.language, lowercase=False, punctuation=self.punctuation)
+        characters, lost = lost_characters(plain_text(text, self.language), learnt)
         self.characters += characters
         self.lost.update(lost)
         for char in lost:
             self.captions.setdefault(char, text)
-        return [lower(token, self.language) for token in kept] if self.lowercase else kept
+        return [lower(token, self.language) for token in learnt] if self.lowercase else learnt
 
     def summary(self) -> dict[str, float]:
         """Return the share of the characters that reached no token, punctuation and spaces apart, and their number."""
@@ -196,12 +196,12 @@ def _words(listing: Listing, learn: _Learn) -> tuple[dict[str, list[list[str]]],
     empty = 0
     for name, texts in raw.items():
         learnt = [[same.setdefault(token, token) for token in learn(text)] for text in listing.lemmas.get(name, texts)]
-        kept = [
+        usable = [
             (text, tokens) for text, tokens in zip(texts, learnt, strict=True) if any(map(str.isalnum, "".join(tokens)))
         ]
-        empty += len(learnt) - len(kept)
-        raw[name] = [text for text, _ in kept]
-        words[name] = [tokens for _, tokens in kept]
+        empty += len(learnt) - len(usable)
+        raw[name] = [text for text, _ in usable]
+        words[name] = [tokens for _, tokens in usable]
     return words, empty
 
 
@@ -252,11 +252,11 @@ def _write(
     vocabulary: Vocabulary,
 ) -> None:
     """Write the three files of `captioner.captions.dataset`, a line at a time."""
-    with whole(folder / "images.csv") as beside, beside.open("w", encoding="utf-8", newline="\n") as table:
+    with atomic_write(folder / "images.csv") as beside, beside.open("w", encoding="utf-8", newline="\n") as table:
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["image", "split"])
         writer.writerows([name, split] for split in SPLITS for name in splits[split])
-    with whole(folder / "captions.jsonl") as beside, beside.open("w", encoding="utf-8", newline="\n") as lines:
+    with atomic_write(folder / "captions.jsonl") as beside, beside.open("w", encoding="utf-8", newline="\n") as lines:
         for split in SPLITS:
             for name in splits[split]:
                 ids = [vocabulary.encode(tokens) for tokens in words[name]]

@@ -30,8 +30,8 @@ class Vocabulary:
         cls, counts: dict[str, int], *, min_count: int, max_length: int, language: str = ENGLISH
     ) -> "Vocabulary":
         """Take the words that stand `min_count` times or more in the training captions."""
-        kept = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
-        return cls(words=tuple(word for _, word in kept), max_length=max_length, language=language)
+        ranked = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
+        return cls(words=tuple(word for _, word in ranked), max_length=max_length, language=language)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "Vocabulary":

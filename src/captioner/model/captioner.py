@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole
+from captioner.base.files import atomic_write
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.decoder import Decoder, Memory
 from captioner.vision.encoder import BLOCKS, END, Encoder
@@ -108,7 +108,7 @@ def save_model(path: str | Path, captioner: Captioner, metadata: Metadata) -> No
         "examples": captioner.examples is not None,
         "checksums": {key: checksum(tensors[key]) for key in sorted(tensors)},
     }
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         save_file(tensors, beside, metadata={"captioner": json.dumps(record, ensure_ascii=False)})
 
 
@@ -124,8 +124,8 @@ def load_model(path: str | Path) -> tuple[Captioner, Metadata]:
             metadata, examples, checksums = _read_metadata(path, file.metadata() or {})
             names = list(file.keys())
             slices = {name: file.get_slice(name) for name in names}
-            found = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-            _check_shapes(path, metadata, examples, found)
+            stored = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            _check_shapes(path, metadata, examples, stored)
             tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise CaptionerError(f"{path}: not found; `dvc repro` or `make demo` makes a model") from None
@@ -184,7 +184,7 @@ def _read_metadata(path: str | Path, texts: dict[str, str]) -> tuple[Metadata, b
 
 
 def _check_shapes(
-    path: str | Path, metadata: Metadata, examples: bool, found: dict[str, tuple[str, tuple[int, ...]]]
+    path: str | Path, metadata: Metadata, examples: bool, stored: dict[str, tuple[str, tuple[int, ...]]]
 ) -> None:
     """Raise CaptionerError unless a file's tensors, (type, shape) by name, are those that its metadata call for."""
     try:
@@ -196,16 +196,16 @@ def _check_shapes(
         del state[TIED]
     expected = {name: (TYPES[tensor.dtype], tuple(tensor.shape)) for name, tensor in state.items()}
     if examples:
-        images, *captions = found.get(EXAMPLES + "captions", ("", (0, 0, 0)))[1] or (0,)
+        images, *captions = stored.get(EXAMPLES + "captions", ("", (0, 0, 0)))[1] or (0,)
         expected[EXAMPLES + "features"] = ("F16", (images, metadata.decoder["features"]))
         expected[EXAMPLES + "captions"] = ("I32", (images or 1, *(captions if len(captions) == 2 else (1, 1))))
     problems = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
+        "missing": [name for name in expected if name not in stored],
+        "unexpected": [name for name in stored if name not in expected],
         "of another shape or type": [
-            f"{name} ({found[name][0]} {found[name][1]}, expected {of[0]} {of[1]})"
+            f"{name} ({stored[name][0]} {stored[name][1]}, expected {of[0]} {of[1]})"
             for name, of in expected.items()
-            if name in found and found[name] != of
+            if name in stored and stored[name] != of
         ],
     }
     if any(problems.values()):

@@ -14,5 +14,5 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         dropped = min(round(self.p * 2**16), 2**16 - 1)  # out of 2**16
         bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = bits[: x.numel()].view(x.shape) >= dropped - 2**15
-        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+        mask = bits[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * mask.to(x.dtype).mul_(2**16 / (2**16 - dropped))

@@ -50,8 +50,8 @@ def beam_search(
     row = torch.arange(shape[0], device=device).unsqueeze(1).expand(shape)  # of each beam in the state
     for step in range(max_length):
         places = (~finished).flatten().nonzero().squeeze(1)  # [n] of the beams that go on: only these are computed
-        kept = row.flatten()[places]
-        state = tuple(part.index_select(0, kept) for part in state)
+        rows = row.flatten()[places]
+        state = tuple(part.index_select(0, rows) for part in state)
         hidden, state = decoder.step(memory, last.flatten()[places], state, places, beam)
         words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
         early = [EOS] if step < min_length else []

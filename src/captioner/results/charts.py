@@ -69,7 +69,7 @@ def line_chart(
     }
     xs = [x for _, points in finite.values() for x in points]
     ys = [y for _, points in finite.values() for y in points.values()]
-    x_values = _ticks(xs, whole=True)
+    x_values = _ticks(xs, integers=True)
     y_values = _ticks([*ys, 0.0] if from_zero else ys)
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
@@ -99,17 +99,17 @@ def line_chart(
     )
 
 
-def _ticks(values: Sequence[float], whole: bool = False) -> list[float]:
+def _ticks(values: Sequence[float], integers: bool = False) -> list[float]:
     """Return round numbers at equal distances, the first and the last beyond or at the ends of `values`."""
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if low == high:
         low, high = low - 1, high + 1
-    steps = WHOLE_STEPS if whole else STEPS
+    steps = WHOLE_STEPS if integers else STEPS
     least = math.floor(math.log10((high - low) / steps))
-    powers = range(max(least, 0) if whole else least, least + 3)
+    powers = range(max(least, 0) if integers else least, least + 3)
     for step in (factor * 10.0**power for power in powers for factor in (1, 2, 2.5, 5)):
         first, last = math.floor(low / step + ROUNDING), math.ceil(high / step - ROUNDING)
-        if last - first <= steps and (not whole or step.is_integer()):
+        if last - first <= steps and (not integers or step.is_integer()):
             break
     return [round(number * step, 10) for number in range(first, last + 1)]
 

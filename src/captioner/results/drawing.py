@@ -81,8 +81,8 @@ class Fonts:
         needed = {ord(character) for character in characters if not _invisible(character)}
         lacking = needed - _dejavu("DejaVuSans.ttf").characters
         self._fallbacks = _covering(lacking) if lacking else []
-        found = frozenset[int]().union(*(face.characters for face in self._fallbacks))
-        self.missing = sorted({_script_name(chr(code)) for code in lacking - found})
+        drawable = frozenset[int]().union(*(face.characters for face in self._fallbacks))
+        self.missing = sorted({_script_name(chr(code)) for code in lacking - drawable})
         joined = {scripts.script(character) for character in characters} & JOINED
         self.unjoined = [] if features.check("raqm") else sorted(scripts.script_name(script) for script in joined)
 
@@ -147,9 +147,9 @@ class Fonts:
         faces = [_dejavu(style.file), _dejavu("DejaVuSans.ttf"), *self._fallbacks]
         parts: list[tuple[str, Face]] = []
         for stretch in _stretches(_clean(text)):
-            whole = _first(faces, stretch)
-            if whole is not None:
-                parts.append((stretch, whole))
+            single = _first(faces, stretch)
+            if single is not None:
+                parts.append((stretch, single))
             else:
                 for cluster in _clusters(stretch):  # a space is in the first face: an emoji font's is wide
                     parts.append((cluster, _first(faces, cluster) or faces[0]))

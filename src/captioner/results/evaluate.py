@@ -83,7 +83,7 @@ def evaluate(
         if not shown:
             raise CaptionerError(f"{store_path}: no image of the {split} split in it; expected at least one")
         rows = np.array([store.rows[item.image] for item in shown])
-        found = generate(
+        texts = generate(
             captioner,
             [item.image for item in shown],
             partial(_read, store, rows),
@@ -93,12 +93,12 @@ def evaluate(
             device=device,
             choose=partial(chooser.choose, weight=consensus) if chooser else None,
         )
-        scored = score_all({item.image: item.raw for item in shown}, found, language=words.language)
-        language = diversity(found, known, words.language)
+        scored = score_all({item.image: item.raw for item in shown}, texts, language=words.language)
+        language = diversity(texts, known, words.language)
         results |= {"images": len(shown), name: {**scored.corpus, **language, **scored.words}}
         resampled[name] = scored.resampled
         cider_of = scored.each["CIDEr"]
-        columns |= {name: found, f"{name} CIDEr": {image: round(value, 5) for image, value in cider_of.items()}}
+        columns |= {name: texts, f"{name} CIDEr": {image: round(value, 5) for image, value in cider_of.items()}}
     table = pd.DataFrame(columns)[sorted(columns, key=lambda column: "CIDEr" in column)]
     write_text(generated, table.sort_index().to_csv(index_label="image", lineterminator="\n"))
     write_json(scores, results | {"intervals": _intervals(resampled)})
@@ -106,12 +106,12 @@ def evaluate(
 
 def _intervals(resampled: Mapping[str, Mapping[str, bootstrap.Resampled]]) -> dict[str, dict[str, list[float]]]:
     """Return the intervals of each model's scores and, where both are there, of fine-tuned minus frozen."""
-    found = {name: bootstrap.intervals(scores) for name, scores in resampled.items()}
+    by_model = {name: bootstrap.intervals(scores) for name, scores in resampled.items()}
     if {"frozen", "finetuned"} <= resampled.keys():
-        found[DIFFERENCE] = bootstrap.paired(resampled["finetuned"], resampled["frozen"])
+        by_model[DIFFERENCE] = bootstrap.paired(resampled["finetuned"], resampled["frozen"])
     return {
         name: {metric: [round(end, DIGITS) for end in ends] for metric, ends in by_metric.items()}
-        for name, by_metric in found.items()
+        for name, by_metric in by_model.items()
     }
 
 
@@ -125,6 +125,6 @@ def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
     lines = ["".join(["x100".ljust(12), *(name.rjust(12) for name in models)])]
     for key in dict.fromkeys(key for name in models for key in results[name]):
         if key.isupper() or key.startswith(("BLEU", "CIDEr", "ROUGE")):
-            found = [results[name].get(key) for name in models]  # METEOR's program may have failed for one of them
-            lines.append("".join([key.ljust(12), *("-".rjust(12) if v is None else f"{100 * v:12.1f}" for v in found)]))
+            row = [results[name].get(key) for name in models]  # METEOR's program may have failed for one of them
+            lines.append("".join([key.ljust(12), *("-".rjust(12) if v is None else f"{100 * v:12.1f}" for v in row)]))
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole
+from captioner.base.files import atomic_write
 from captioner.captions.dataset import read_captions
 from captioner.results.drawing import Fonts, Style
 from captioner.sources.archives import Archive
@@ -82,7 +82,7 @@ def draw_samples(
         _draw_paragraphs(picture, (left + CELL, top + MARGIN), paragraphs, fonts)
     for number, note in enumerate(notes, 1):
         fonts.draw(picture, (MARGIN, height + number * LINE), note, PLAIN, "black")
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         picture.save(temporary, "PNG")
 
 

@@ -36,8 +36,8 @@ def _scores(
     rouge_l: float | None = None,
     cider: float | None = None,
 ) -> dict[str, float]:
-    told = {"BLEU-1": bleu_1, "BLEU-4": bleu_4, "METEOR": meteor, "ROUGE-L": rouge_l, "CIDEr": cider}
-    return {name: value for name, value in told.items() if value is not None}
+    scores = {"BLEU-1": bleu_1, "BLEU-4": bleu_4, "METEOR": meteor, "ROUGE-L": rouge_l, "CIDEr": cider}
+    return {name: value for name, value in scores.items() if value is not None}
 
 
 PUBLISHED = (

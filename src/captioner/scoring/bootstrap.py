@@ -124,9 +124,9 @@ def resample(scores: Mapping[str, Resampled], draws: int = DRAWS, seed: int = SE
         drawn = generator.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images)
         sums.append(times.astype(np.float64) @ statistics)
-    whole = np.concatenate(sums)  # [D, C of all scores]
+    joined = np.concatenate(sums)  # [D, C of all scores]
     ends = np.cumsum([score.statistics.shape[1] for score in scores.values()])
-    parts = np.split(whole, ends[:-1], axis=1)
+    parts = np.split(joined, ends[:-1], axis=1)
     return {name: score.value(part) for (name, score), part in zip(scores.items(), parts, strict=True)}
 
 

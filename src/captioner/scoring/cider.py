@@ -162,7 +162,7 @@ class References:
 
     def _known(self, counts: _Counts) -> np.ndarray:
         """Return the id here of every n-gram of `counts`, by its id there; 0 if no reference has it."""
-        found, prefixes, offset = [np.zeros(1, np.int64)], np.zeros(1, np.int64), 0
+        ids, prefixes, offset = [np.zeros(1, np.int64)], np.zeros(1, np.int64), 0
         for theirs, ours in zip(counts.keys, self._counts.keys, strict=True):
             prefix, word = np.divmod(theirs, counts.base)
             key = np.where(word < self._counts.base, prefixes[prefix] * self._counts.base + word, -1)
@@ -170,9 +170,9 @@ class References:
             there = at < len(ours)
             there[there] = ours[at[there]] == key[there]
             at = np.where(there, at + 1, 0)
-            found.append(np.where(there, at + offset, 0))
+            ids.append(np.where(there, at + offset, 0))
             prefixes, offset = np.concatenate([[0], at]), offset + len(ours)
-        return np.concatenate(found)
+        return np.concatenate(ids)
 
 
 def _count(words: np.ndarray, lengths: np.ndarray, document: np.ndarray | None = None) -> _Counts:
@@ -261,8 +261,8 @@ def _places_in(keys: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.nd
     row, column = np.nonzero(may_be[queries & (FILTER - 1)])
     queries = queries[row, column]
     at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
-    found = keys[at] == queries
-    return row[found], column[found], at[found]
+    known = keys[at] == queries
+    return row[known], column[known], at[known]
 
 
 def _ranges(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

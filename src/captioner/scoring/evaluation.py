@@ -40,16 +40,16 @@ def score_all(
     stems, synonyms and weights are English) and where Java does not work. The word scores are for English only. Raises
     CaptionerError as `captioner.scoring.scores.Cider` does.
     """
-    found = score_images(references, hypotheses, language)
-    corpus, each = dict(found.corpus), dict(found.each)
-    resampled = bootstrap.bleu(list(found.references.values()), list(found.captions.values()))
+    scored = score_images(references, hypotheses, language)
+    corpus, each = dict(scored.corpus), dict(scored.each)
+    resampled = bootstrap.bleu(list(scored.references.values()), list(scored.captions.values()))
     resampled |= {name: bootstrap.mean(list(values.values())) for name, values in each.items()}
     if use_meteor and language != ENGLISH:
         _log.info("METEOR is left out: it is for English, and captions.language is %s.", language)
     elif use_meteor:
         try:
-            corpus["METEOR"], each["METEOR"], resampled["METEOR"] = meteor(found.references, found.captions)
+            corpus["METEOR"], each["METEOR"], resampled["METEOR"] = meteor(scored.references, scored.captions)
         except MeteorUnavailable as cause:
             _log.warning("METEOR is left out: %s.", cause)
-    words = word_scores(found.references, found.captions, language)
+    words = word_scores(scored.references, scored.captions, language)
     return Evaluation(corpus, {name: share.score() for name, share in words.items()}, each, resampled | words)

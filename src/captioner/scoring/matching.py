@@ -33,21 +33,21 @@ def match(references: Iterable[str], predictions: Mapping[str, str], ids: Mappin
     two predictions are of one image.
     """
     names = _Names(references, ids or {})
-    found: dict[str, str] = {}  # the name in the predictions, by image
+    name_of: dict[str, str] = {}  # the name in the predictions, by image
     unknown = []
     for name in predictions:
         image = names.find(name)
         if image is None:
             unknown.append(name)
-        elif image in found:
+        elif image in name_of:
             raise CaptionerError(
-                f"{visible(found[image])} and {visible(name)}: both are predictions of the image {visible(image)}; "
+                f"{visible(name_of[image])} and {visible(name)}: both are predictions of the image {visible(image)}; "
                 "expected one"
             )
         else:
-            found[image] = name
-    captions = {image: predictions[found[image]] for image in names.images if image in found}
-    return Matched(captions, [image for image in names.images if image not in found], unknown)
+            name_of[image] = name
+    captions = {image: predictions[name_of[image]] for image in names.images if image in name_of}
+    return Matched(captions, [image for image in names.images if image not in name_of], unknown)
 
 
 def some(names: Iterable[str]) -> str:
@@ -85,18 +85,18 @@ class _Names:
         parts = _parts(name)
         for key in ("end", "stem", "number"):
             value = getattr(parts, key)
-            found = [] if value is None else self._index.get((key, value), [])
+            matches = [] if value is None else self._index.get((key, value), [])
             if key == "number" and not parts.is_number:
-                found = [image for image in found if self._parts[image].is_number]
-            if len(found) > 1:
-                found = self._of_same_folder(parts, found)
-            if len(found) > 1:
+                matches = [image for image in matches if self._parts[image].is_number]
+            if len(matches) > 1:
+                matches = self._of_same_folder(parts, matches)
+            if len(matches) > 1:
                 raise CaptionerError(
-                    f"{visible(name)}: may be the image {visible(found[0])} or {visible(found[1])}; write the name as "
-                    "the references have it"
+                    f"{visible(name)}: may be the image {visible(matches[0])} or {visible(matches[1])}; write the name "
+                    "as the references have it"
                 )
-            if found:
-                return found[0]
+            if matches:
+                return matches[0]
         return None
 
     def _of_same_folder(self, name: _Name, images: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ JAVA_SECONDS = 30  # a Java that has not told its version by then is broken
 COUNTS = 23  # that the program returns of an image
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75  # the program's for English
 STAGES = np.array([1.0, 0.6, 0.8, 0.6])  # weights of words that match exactly, by stem, by synonym, by paraphrase
-_TOLD_CHARACTERS = 300
+_MESSAGE_CHARACTERS = 300
 _INSTALL = "Install a Java runtime, version 8 or later, to have it"
 _FOLDER = Path(published.__file__).parent
 _JAR = published.METEOR_JAR
@@ -136,10 +136,10 @@ def _require_java() -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MeteorUnavailable(f"java does not start: {error}. {_INSTALL}") from None
     if done.returncode != 0:
-        told = done.stderr.decode(errors="replace").strip()
-        if _is_memory(told):
-            raise MeteorUnavailable(_cause(told, done.returncode, heap_mb(), None))
-        raise MeteorUnavailable(f"java -version ended with {done.returncode}: {_short(told)}. {_INSTALL}")
+        message = done.stderr.decode(errors="replace").strip()
+        if _is_memory(message):
+            raise MeteorUnavailable(_cause(message, done.returncode, heap_mb(), None))
+        raise MeteorUnavailable(f"java -version ended with {done.returncode}: {_short(message)}. {_INSTALL}")
 
 
 def heap_mb() -> int:
@@ -155,20 +155,24 @@ def heap_mb() -> int:
     return max(LEAST_HEAP_MB, min(limits) // 2 // 2**20)
 
 
-def _is_memory(told: str) -> bool:
-    return any(sign in told for sign in ("OutOfMemoryError", "enough space", "insufficient memory", "allocate memory"))
+def _is_memory(message: str) -> bool:
+    return any(
+        sign in message for sign in ("OutOfMemoryError", "enough space", "insufficient memory", "allocate memory")
+    )
 
 
-def _cause(told: str, code: int, heap: int, error: Exception | None) -> str:
+def _cause(message: str, code: int, heap: int, error: Exception | None) -> str:
     """Return why the program failed and what to do, from what it printed."""
-    if "UnsupportedClassVersionError" in told:
-        return f"this Java is too old for {_JAR}: {_short(told)}. Install version 8 or later"
-    if _is_memory(told):
-        return f"Java has too little memory for a heap of {heap} MB: {_short(told)}. Free memory, or raise its limit"
-    if "Unable to access jarfile" in told:
+    if "UnsupportedClassVersionError" in message:
+        return f"this Java is too old for {_JAR}: {_short(message)}. Install version 8 or later"
+    if _is_memory(message):
+        return f"Java has too little memory for a heap of {heap} MB: {_short(message)}. Free memory, or raise its limit"
+    if "Unable to access jarfile" in message:
         return f"{_FOLDER / _JAR} is not there or cannot be read. Install pycocoevalcap again"
     how = f"was ended by signal {-code}" if code < 0 and code != -9 else "died" if code else "ended"
-    return f"the METEOR program {how}: {_short(told)} ({error}). Try `java -version`; a broken Java has to be replaced"
+    return (
+        f"the METEOR program {how}: {_short(message)} ({error}). Try `java -version`; a broken Java has to be replaced"
+    )
 
 
 def _told(errors: IO[bytes]) -> str:
@@ -176,8 +180,8 @@ def _told(errors: IO[bytes]) -> str:
     return errors.read().decode(errors="replace").strip()
 
 
-def _short(told: str) -> str:
-    return told[:_TOLD_CHARACTERS].strip() or "no message"
+def _short(message: str) -> str:
+    return message[:_MESSAGE_CHARACTERS].strip() or "no message"
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

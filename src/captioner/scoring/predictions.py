@@ -49,8 +49,8 @@ def read_predictions(path: str | Path, column: str | None = None) -> dict[str, s
     file = TextFile(shown_path, shown_path, decode(Files([path]).read(shown_path), shown_path))
     captions: dict[str, str] = {}
     places: dict[str, str] = {}
-    found, ranked = _read(file, column)
-    for name, text, place in found:
+    rows, ranked = _read(file, column)
+    for name, text, place in rows:
         image = name_of(name, place)
         if image in captions:
             if ranked:
@@ -89,8 +89,8 @@ def _delimiter(line: str, column: str | None) -> str | None:
     """Return the delimiter of a header: one that gives both columns, else one that gives that of the image alone."""
     cells = {each: next(csv.reader([line], delimiter=each), []) for each in DELIMITERS}
     with_image = [each for each in DELIMITERS if len(cells[each]) > 1 and _key(cells[each], _IMAGE)]
-    wanted = _CAPTION if column is None else (plain(column),)
-    return next((each for each in with_image if _key(cells[each], wanted)), with_image[0] if with_image else None)
+    keys = _CAPTION if column is None else (plain(column),)
+    return next((each for each in with_image if _key(cells[each], keys)), with_image[0] if with_image else None)
 
 
 def _object(file: TextFile, column: str | None) -> Found:
@@ -160,10 +160,10 @@ def _chosen(names: list[str], column: str | None, place: str) -> tuple[str, str]
     return image, caption
 
 
-def _key(names: Iterable[str], wanted: Iterable[str]) -> str | None:
+def _key(names: Iterable[str], keys: Iterable[str]) -> str | None:
     """Return the first of the wanted names that is there, as it is spelt there."""
     spelt = {plain(name): name for name in reversed(list(names))}
-    return next((spelt[name] for name in wanted if name in spelt), None)
+    return next((spelt[name] for name in keys if name in spelt), None)
 
 
 def _one(value: Any, place: str) -> str:

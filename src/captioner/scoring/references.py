@@ -60,14 +60,14 @@ class _Folder(Files):
 
     def __init__(self, folder: Path):
         self._folder = folder
-        found = sorted(
+        names = sorted(
             path.relative_to(folder).as_posix()
             for here, folders, names in os.walk(folder)
             for path in (Path(here, name) for name in names)
             if not is_junk(PurePosixPath(path.relative_to(folder).as_posix()))
         )
-        metadata = [name for name in found if PurePosixPath(name).name.lower() in METADATA]
-        sidecars = [] if metadata else [name for name in found if name.lower().endswith(SIDECAR_SUFFIXES)]
+        metadata = [name for name in names if PurePosixPath(name).name.lower() in METADATA]
+        sidecars = [] if metadata else [name for name in names if name.lower().endswith(SIDECAR_SUFFIXES)]
         if not metadata and not sidecars:
             raise CaptionerError(
                 f"{folder}: no references in this folder; expected {' or '.join(METADATA)}, or a .txt or .caption file "

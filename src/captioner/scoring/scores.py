@@ -83,8 +83,8 @@ def score(
 
     METEOR, which needs Java, comes from `captioner.scoring.evaluation` alone; `meteor` can only be False.
     """
-    found = score_images(references, hypotheses, language)
-    return found.corpus, found.each["CIDEr"]
+    scores = score_images(references, hypotheses, language)
+    return scores.corpus, scores.each["CIDEr"]
 
 
 def score_images(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], language: str = ENGLISH) -> Scores:
@@ -139,14 +139,14 @@ def words_of_references(references: Mapping[str, list[str]], language: str = ENG
     """Return each image's references as tokens joined by spaces; raises CaptionerError as `Cider` does."""
     if not references:
         raise CaptionerError("no references: expected at least one image with captions")
-    found = {}
+    tokens = {}
     for image, texts in references.items():
-        found[image] = [words for words in (joined_tokens(text, language) for text in texts) if words]
-        if not found[image]:
+        tokens[image] = [words for words in (joined_tokens(text, language) for text in texts) if words]
+        if not tokens[image]:
             raise CaptionerError(f"{image}: no reference caption with a word in it; leave the image out")
-        if any(UNKNOWN in words.split() for words in found[image]):
+        if any(UNKNOWN in words.split() for words in tokens[image]):
             raise CaptionerError(f"{image}: {UNKNOWN} in a reference; give the raw captions, not decoded ids")
-    return found
+    return tokens
 
 
 def _require_same_images(references: Mapping[str, object], hypotheses: Mapping[str, object]) -> None:

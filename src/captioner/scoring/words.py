@@ -46,10 +46,10 @@ def count_words(references: Mapping[str, list[str]], hypotheses: Mapping[str, st
     """
     rows = []
     for image, texts in references.items():
-        told = content_words(hypotheses[image].split())
+        words = content_words(hypotheses[image].split())
         times = Counter(word for text in texts for word in content_words(text.split()))
         agreed = {word for word, count in times.items() if 2 * count > len(texts)}
-        rows.append([len(told - times.keys()), len(told), len(told & agreed), len(agreed)])
+        rows.append([len(words - times.keys()), len(words), len(words & agreed), len(agreed)])
     return np.array(rows, dtype=np.int64).reshape(len(rows), 4)
 
 
@@ -63,5 +63,5 @@ def word_scores(
     if language != ENGLISH:
         return {}
     counts = count_words(references, hypotheses)
-    found = {ABSENT: (counts[:, 0], counts[:, 1]), AGREED: (counts[:, 2], counts[:, 3])}
-    return {name: ratio(parts, wholes) for name, (parts, wholes) in found.items() if wholes.sum() > 0}
+    pairs = {ABSENT: (counts[:, 0], counts[:, 1]), AGREED: (counts[:, 2], counts[:, 3])}
+    return {name: ratio(parts, wholes) for name, (parts, wholes) in pairs.items() if wholes.sum() > 0}

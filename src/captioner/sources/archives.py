@@ -74,10 +74,10 @@ class Archive:
 
     def photos(self) -> list[str]:
         """Return the paths of the photos, sorted; raises CaptionerError when there is none."""
-        found = [name for name in self.names() if name.lower().endswith(PHOTO_SUFFIXES)]
-        if not found:
+        photos = [name for name in self.names() if name.lower().endswith(PHOTO_SUFFIXES)]
+        if not photos:
             raise CaptionerError(f"{self.path}: no photos; expected files ending in {', '.join(PHOTO_SUFFIXES)}")
-        return found
+        return photos
 
     def find(self, name: str) -> str | None:
         """Return the path of the file that `name` means, None where there is none.

@@ -44,7 +44,7 @@ import requests
 from tqdm import tqdm
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import digest, whole
+from captioner.base.files import atomic_write, digest
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +104,9 @@ def obtain(
     transfer: dict[str, Any] = {"timeout": timeout, "attempts": attempts, "pause": pause}
     try:
         if not mirror:
-            wanted = official[name]
-            if not _take_from_cache(name, wanted.digest, cache, destination):
-                fetch(name, wanted.url, destination, expected=wanted.digest, algorithm=wanted.algorithm,
+            file = official[name]
+            if not _take_from_cache(name, file.digest, cache, destination):
+                fetch(name, file.url, destination, expected=file.digest, algorithm=file.algorithm,
                       partial_folder=partial_folder, **transfer)  # fmt: skip
         elif re.match(r"https?://", mirror, re.IGNORECASE):
             base = mirror.rstrip("/")
@@ -134,8 +134,8 @@ def provenance(
 
     `name` is its name in `OFFICIAL`, or None for what has no official form: then `official` is None.
     """
-    wanted = official[name] if name else None
-    same = digest(path, wanted.algorithm).startswith(wanted.digest) if wanted else None
+    expected = official[name] if name else None
+    same = digest(path, expected.algorithm).startswith(expected.digest) if expected else None
     return {"source": source, "md5": digest(path), "bytes": Path(path).stat().st_size, "official": same}
 
 
@@ -194,8 +194,8 @@ def _receive(url: str, part: Path, *, timeout: tuple[float, float], attempts: in
         failures = 0 if _size(part) > longest else failures + 1
         longest = max(longest, _size(part))
         if failures >= attempts:
-            kept = f" {_size(part)} bytes are kept; run again to go on." if _size(part) else ""
-            raise CaptionerError(f"{_shown(url)}: {reason} ({attempts} attempts in vain).{kept} {_HELP}")
+            advice = f" {_size(part)} bytes are kept; run again to go on." if _size(part) else ""
+            raise CaptionerError(f"{_shown(url)}: {reason} ({attempts} attempts in vain).{advice} {_HELP}")
         log.info("%s: %s; trying again", _shown(url), reason)
         time.sleep(pause * 2 ** max(failures - 1, 0))
 
@@ -243,10 +243,10 @@ def _refuse(url: str, response: requests.Response) -> None:
 def _extent(response: requests.Response) -> tuple[int, int | None]:
     """Return the byte at which the answer begins (-1: not said) and the file's length, if known."""
     if response.status_code == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
-        if not found:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+        if not match:
             return -1, None
-        return int(found[1]), None if found[2] == "*" else int(found[2])
+        return int(match[1]), None if match[2] == "*" else int(match[2])
     length = response.headers.get("Content-Length", "")
     encoded = response.headers.get("Content-Encoding", "identity") != "identity"
     return 0, int(length) if length.isdigit() and not encoded else None
@@ -261,7 +261,7 @@ def _rename(part: Path, destination: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with whole(destination) as beside:  # data/ lies on another file system
+        with atomic_write(destination) as beside:  # data/ lies on another file system
             shutil.copyfile(part, beside)
         part.unlink()
 
@@ -283,7 +283,7 @@ def _take(name: str, folder: Path, destination: Path) -> None:
             raise CaptionerError(f"{path}: not found. {_HELP}; or unset it to download the official file")
     expected = _entry(name, sums.read_text(encoding="utf-8", errors="replace"), sums)
     log.info("%s: from the folder in CAPTIONER_MIRROR", name)
-    with whole(destination) as beside:
+    with atomic_write(destination) as beside:
         hasher = hashlib.md5()
         with (
             source.open("rb") as old,
@@ -313,7 +313,7 @@ def _take_from_cache(name: str, expected: str, cache: Path | None, destination: 
     if not source or not source.is_file() or digest(source) != expected:
         return False
     log.info("%s: from DVC's cache", name)
-    with whole(destination) as beside:
+    with atomic_write(destination) as beside:
         shutil.copyfile(source, beside)
     return True
 
@@ -324,21 +324,21 @@ def _entry(name: str, text: str, where: str | Path) -> str:
     for line in text.splitlines():
         gnu = re.fullmatch(r"\ufeff?([0-9a-fA-F]{32})\s+\*?(\S.*?)\s*", line)
         bsd = re.fullmatch(r"\ufeff?MD5 \((.+)\) = ([0-9a-fA-F]{32})\s*", line)
-        found, path = gnu.groups() if gnu else bsd.groups()[::-1] if bsd else ("", "")
-        sums.setdefault(path.removeprefix("./"), found.lower())
+        checksum, path = gnu.groups() if gnu else bsd.groups()[::-1] if bsd else ("", "")
+        sums.setdefault(path.removeprefix("./"), checksum.lower())
     for path in (name, *sums):  # one of that very name before one in a folder
         if path in sums and path.rpartition("/")[2] == name:
             return sums[path]
     raise CaptionerError(f"{where}: has no line `md5  {name}`; write it there (`md5sum {name} >> MD5SUMS`)")
 
 
-def _warn(name: str, path: Path, wanted: Official) -> None:
-    found = digest(path, wanted.algorithm)[: len(wanted.digest)]
+def _warn(name: str, path: Path, expected: Official) -> None:
+    actual = digest(path, expected.algorithm)[: len(expected.digest)]
     line = "*" * 78
     text = (
         f"WARNING: {name} from CAPTIONER_MIRROR is not the official file.\n"
-        f"  official  {wanted.algorithm} {wanted.digest}\n"
-        f"  this one  {wanted.algorithm} {found}\n"
+        f"  official  {expected.algorithm} {expected.digest}\n"
+        f"  this one  {expected.algorithm} {actual}\n"
         "Results made from it cannot be compared with those on the official data."
     )
     log.warning("%s\n%s\n%s", line, text, line)

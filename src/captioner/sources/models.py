@@ -42,9 +42,9 @@ def local_model(name: str | Path, *, beside: Sequence[str] = ()) -> Path:
 
 def cache_folder() -> Path | None:
     """Return the user's cache folder, which may not exist yet; None where there is none."""
-    asked = os.environ.get("CAPTIONER_CACHE")
-    if asked is not None:
-        return Path(asked).expanduser().absolute() if asked else None
+    setting = os.environ.get("CAPTIONER_CACHE")
+    if setting is not None:
+        return Path(setting).expanduser().absolute() if setting else None
     from platformdirs import user_cache_path
 
     folder = user_cache_path("captioner")

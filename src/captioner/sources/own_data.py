@@ -27,7 +27,7 @@ from typing import Any
 from tqdm import tqdm
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import digest, whole
+from captioner.base.files import atomic_write, digest
 from captioner.sources import archives
 from captioner.sources.archives import (
     MANIFEST,
@@ -66,7 +66,7 @@ class _Folder:
 class _Texts:
     """The texts that are wanted, and those that were read, by their names."""
 
-    asked: list[str]  # the names of own.captions; none: sidecars and metadata files
+    chosen: list[str]  # the names of own.captions; none: sidecars and metadata files
     metadata: dict[str, bytes] = field(default_factory=dict)
     sidecars: dict[str, bytes] = field(default_factory=dict)
     splits: dict[str, bytes] = field(default_factory=dict)
@@ -77,29 +77,29 @@ class _Texts:
     def wants(self, name: str) -> bool:
         """Tell whether a text file may belong to the dataset."""
         end = PurePosixPath(name).name
-        if _SPLIT_LIST.fullmatch(end) or self.asked_as(name):
+        if _SPLIT_LIST.fullmatch(end) or self.chosen_as(name):
             return True
-        return not self.asked and (end.lower() in METADATA or name.lower().endswith(SIDECAR_SUFFIXES))
+        return not self.chosen and (end.lower() in METADATA or name.lower().endswith(SIDECAR_SUFFIXES))
 
-    def asked_as(self, name: str) -> str | None:
+    def chosen_as(self, name: str) -> str | None:
         """Return the name in own.captions that means this path, None where none does."""
-        left = (each for each in self.asked if each not in self.exact)
+        left = (each for each in self.chosen if each not in self.exact)
         return next((each for each in left if name == each or name.endswith(f"/{each}")), None)
 
-    def add(self, found: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
+    def add(self, files: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
         """Sort in the texts of one folder or archive that holds these photos."""
         stems = {without_suffix(photo).casefold() for photo in photos}
         texts = {}
-        for name, content in found:
+        for name, content in files:
             end = PurePosixPath(name).name
-            asked = self.asked_as(name)
-            if asked:
-                if asked in self.captions:
-                    other = self.captions[asked][0]
+            key = self.chosen_as(name)
+            if key:
+                if key in self.captions:
+                    other = self.captions[key][0]
                     raise CaptionerError(
-                        f"own.captions is {asked}: may be {other} or {name} in {place}; name it with its folder"
+                        f"own.captions is {key}: may be {other} or {name} in {place}; name it with its folder"
                     )
-                self.captions[asked] = name, content
+                self.captions[key] = name, content
             elif _SPLIT_LIST.fullmatch(end):
                 self.splits.setdefault(name, content)
             elif end.lower() in METADATA:
@@ -142,38 +142,39 @@ def provide_own(
             _take_zip(path, target, texts)
     if content.photos:
         _pack_files(source, content.photos, images / "files.zip")
-    made = zips_in(images)
-    if not made:
+    zips = zips_in(images)
+    if not zips:
         raise CaptionerError(
             f"own.folder is {folder}: no photos in it; expected files ending in {', '.join(PHOTO_SUFFIXES)}, or zip "
             f"or tar archives of such (links to folders are not followed)"
         )
     _write_captions(Path(captions), source, texts, content)
-    lines = "".join(f"{digest(path)}  {path.relative_to(images).as_posix()}\n" for path in made)
+    lines = "".join(f"{digest(path)}  {path.relative_to(images).as_posix()}\n" for path in zips)
     return {
         "source": "own",
         "md5": hashlib.md5(lines.encode()).hexdigest(),
-        "bytes": sum(path.stat().st_size for path in made),
+        "bytes": sum(path.stat().st_size for path in zips),
         "official": None,
     }
 
 
 def _checked_folder(folder: str | Path) -> Path:
     """Return the folder; raises CaptionerError where it is missing or where the project's own files are."""
-    said = f"own.folder is {folder}"
+    setting = f"own.folder is {folder}"
     source = Path(folder)
     if str(folder).startswith("~"):
-        raise CaptionerError(f"{said}: ~ is not understood here, nor by DVC; write {source.expanduser()}")
+        raise CaptionerError(f"{setting}: ~ is not understood here, nor by DVC; write {source.expanduser()}")
     if not source.is_dir():
         raise CaptionerError(
-            f"{said}: no such folder (looked up from {Path.cwd()}); expected the folder with your photos and captions"
+            f"{setting}: no such folder (looked up from {Path.cwd()}); expected the folder with your photos and "
+            "captions"
         )
     here, there = Path.cwd().resolve(), source.resolve()
     if here == there or there in here.parents:
-        raise CaptionerError(f"{said}: holds the project itself; expected a folder with nothing but the dataset")
+        raise CaptionerError(f"{setting}: holds the project itself; expected a folder with nothing but the dataset")
     if here in there.parents and there.relative_to(here).parts[0] in _OUTPUTS:
         raise CaptionerError(
-            f"{said}: lies in {there.relative_to(here).parts[0]}/, which belongs to the project; move it elsewhere"
+            f"{setting}: lies in {there.relative_to(here).parts[0]}/, which belongs to the project; move it elsewhere"
         )
     return source
 
@@ -192,42 +193,42 @@ def _checked_names(names: str | Sequence[str] | None) -> list[str]:
 
 
 def _find(folder: Path) -> _Folder:
-    found = _Folder()
+    content = _Folder()
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_junk(PurePosixPath(name))]
         for name in names:
             if is_junk(PurePosixPath(name)):
                 continue
             path = Path(here, name)
-            kinds = ((PHOTO_SUFFIXES, found.photos), ((".zip",), found.zips), (TAR_SUFFIXES, found.tars))
-            kind = next((paths for ends, paths in kinds if name.lower().endswith(ends)), found.texts)
+            kinds = ((PHOTO_SUFFIXES, content.photos), ((".zip",), content.zips), (TAR_SUFFIXES, content.tars))
+            kind = next((paths for ends, paths in kinds if name.lower().endswith(ends)), content.texts)
             try:
                 str(path).encode()
             except UnicodeEncodeError:
-                if kind is found.texts:
+                if kind is content.texts:
                     continue
                 raise CaptionerError(f"own.folder: the name {os.fsencode(path)!r} is not UTF-8; rename it") from None
             kind.append(path)
-    for paths in (found.photos, found.zips, found.tars, found.texts):
+    for paths in (content.photos, content.zips, content.tars, content.texts):
         paths.sort(key=lambda path: path.relative_to(folder).as_posix())
-    return found
+    return content
 
 
 def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
     """Read the plain files that are captions. A file with the very path that own.captions gives goes first."""
-    for name in texts.asked:
+    for name in texts.chosen:
         path = source / name
         if path.is_file():
             texts.captions[name] = name, _read(path)
             texts.exact.add(name)
 
-    def found() -> Iterator[tuple[str, bytes]]:
+    def plain_files() -> Iterator[tuple[str, bytes]]:
         for path in content.texts:
             name = path.relative_to(source).as_posix()
             if name not in texts.exact and texts.wants(name):
                 yield name, _read(path)
 
-    texts.add(found(), (path.relative_to(source).as_posix() for path in content.photos), source)
+    texts.add(plain_files(), (path.relative_to(source).as_posix() for path in content.photos), source)
 
 
 def _read(path: Path) -> bytes:
@@ -248,7 +249,7 @@ def _check_kind(path: Path, name: str) -> None:
 
 
 def _pack_files(source: Path, photos: list[Path], target: Path) -> None:
-    with whole(target) as beside, zipfile.ZipFile(beside, "w") as archive:
+    with atomic_write(target) as beside, zipfile.ZipFile(beside, "w") as archive:
         for path in tqdm(photos, desc="photos", unit="photo", disable=None):
             _check_kind(path, path.name)
             size = path.stat().st_size
@@ -270,10 +271,10 @@ def _take_zip(path: Path, target: Path, texts: _Texts) -> None:
 
 def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
     """Write the photos of a tar into a zip, in the tar's order; none where there is no photo. Read its texts."""
-    found: list[tuple[str, bytes]] = []
+    files: list[tuple[str, bytes]] = []
     photos: list[str] = []
     try:
-        with tarfile.open(path) as tar, whole(target) as beside, zipfile.ZipFile(beside, "w") as archive:
+        with tarfile.open(path) as tar, atomic_write(target) as beside, zipfile.ZipFile(beside, "w") as archive:
             for member in tqdm(_members(tar), desc=path.name, unit="file", disable=None):
                 name = str(PurePosixPath(member.name))
                 _check_size(path, name, member.size)
@@ -284,7 +285,7 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
                 elif member.isfile() and texts.wants(name):
                     content = tar.extractfile(member)
                     assert content is not None  # a file
-                    found.append((name, content.read()))
+                    files.append((name, content.read()))
     except CaptionerError:
         raise
     except Exception as error:  # damaged bytes raise much besides TarError
@@ -293,7 +294,7 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
         raise CaptionerError(f"{path}: not a whole tar archive ({error}); replace it") from None
     if not photos:
         target.unlink()
-    texts.add(found, photos, path)
+    texts.add(files, photos, path)
     log.info("%s: %s photos packed", path.name, len(photos))
 
 
@@ -317,19 +318,19 @@ def _pack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: zipfile
 
 def _copy(path: Path, target: Path) -> None:
     """Copy a file: a link would make the user's own one part of DVC's cache, which may be linked to it in turn."""
-    with whole(target) as beside:
+    with atomic_write(target) as beside:
         shutil.copyfile(path, beside)
 
 
 def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -> None:
     """Write the zip of captions, or raise CaptionerError that says which file is missing."""
-    for name in texts.asked:
+    for name in texts.chosen:
         if name not in texts.captions:
             raise CaptionerError(
                 f"own.captions is {name}: no such file in {source}, nor in an archive in it{_there(content)}"
             )
-    if texts.asked:
-        captions = dict(texts.captions[name] for name in texts.asked)
+    if texts.chosen:
+        captions = dict(texts.captions[name] for name in texts.chosen)
         sidecars: dict[str, bytes] = {}
     else:
         captions = texts.metadata
@@ -341,7 +342,7 @@ def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -
             )
     splits = {name: text for name, text in texts.splits.items() if name not in captions and not sidecars}
     manifest = {"captions": list(captions), "sidecars": list(sidecars), "splits": list(splits)}
-    with whole(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+    with atomic_write(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         add_stored(archive, MANIFEST, json.dumps(manifest, ensure_ascii=False).encode())
         for name, text in (captions | sidecars | splits).items():
             add_stored(archive, name, text)

@@ -22,7 +22,7 @@ from random import Random
 from PIL import Image, ImageDraw, ImageFilter
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole
+from captioner.base.files import atomic_write
 from captioner.sources.archives import add_stored
 
 Points = list[tuple[float, float]]
@@ -120,7 +120,7 @@ def write_archives(
 
     raw: list[str] = []
     texts = {"readme.txt": README}
-    with whole(images) as path, zipfile.ZipFile(path, "w") as archive:
+    with atomic_write(images) as path, zipfile.ZipFile(path, "w") as archive:
         for split, count in splits.items():
             names = [f"{split}_{index:05d}.jpg" for index in range(count)]
             texts[f"Flickr_8k.{split}Images.txt"] = _lines(names)
@@ -133,7 +133,7 @@ def write_archives(
                 add_stored(archive, f"Flicker8k_Dataset/{name}", jpeg.getvalue())
     texts["Flickr8k.token.txt"] = _lines(raw)
     texts["Flickr8k.lemma.token.txt"] = _lines(map(lemmatise, raw))
-    with whole(captions) as path, zipfile.ZipFile(path, "w") as archive:
+    with atomic_write(captions) as path, zipfile.ZipFile(path, "w") as archive:
         for name in sorted(texts):
             add_stored(archive, name, texts[name].encode())
 
@@ -280,11 +280,11 @@ def _of_a_kind(scene: Scene, rng: Random) -> list[str]:
         many, together = f"three {which}", f"a {'row' if row else 'column'} of three {which}"
         sized = many
     if one_colour:
-        told = [f"the {kinds} are {hue}", f"{many} of the same color"]
+        statements = [f"the {kinds} are {hue}", f"{many} of the same color"]
     else:
         first, middle, last = (f"a {colour}" for colour in colours)
         kind = shapes[0].kind
-        told = [
+        statements = [
             f"{many} of different colors",
             f"{middle} {kind} between {first} {kind} and {last} {kind}",
             f"{first} , {middle} and {last} {kind} on a {_ground(scene, rng)}",
@@ -296,19 +296,19 @@ def _of_a_kind(scene: Scene, rng: Random) -> list[str]:
         f"a {_ground(scene, rng)} with {many}",
         together,
         f"{sized} {arranged} on a {_ground(scene, rng)}",
-        *told,
+        *statements,
     ]
 
 
 def _noun(shape: Shape, rng: Random, *, size: float = 0.5, colour: float = 0.85) -> str:
     """Name a shape; its size and colour are said with these probabilities."""
-    said = ((shape.size, size), (shape.colour, colour), (shape.kind, 1.0))
-    return " ".join(word for word, chance in said if rng.random() < chance)
+    adjectives = ((shape.size, size), (shape.colour, colour), (shape.kind, 1.0))
+    return " ".join(word for word, chance in adjectives if rng.random() < chance)
 
 
 def _ground(scene: Scene, rng: Random) -> str:
-    said = rng.choice((scene.ground, scene.pattern, f"{scene.pattern} {scene.ground}"))
-    return f"{said} background"
+    word = rng.choice((scene.ground, scene.pattern, f"{scene.pattern} {scene.ground}"))
+    return f"{word} background"
 
 
 def _place(shape: Shape) -> str:

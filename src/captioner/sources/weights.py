@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole
+from captioner.base.files import atomic_write, write_json
 from captioner.sources.download import obtain, provenance
 from captioner.sources.models import FILE, local_model
 
@@ -25,8 +25,9 @@ ENCODER = "encoder."  # before the names of the encoder's tensors in a model fil
 def provide_start(start: str | None, folder: str | Path) -> Path | None:
     """Make `folder` anew and copy the model that `train.start` names into it; return the copy's path.
 
-    `start` is what `captioner.sources.models.local_model` takes. Without a start the folder is empty and the result is
-    None. Raises CaptionerError as `local_model`.
+    `start` is what `captioner.sources.models.local_model` takes. Without a start the folder has no model and the result
+    is None. start.json says what `start` was, so that the folder, an output of DVC, is never empty. Raises
+    CaptionerError as `local_model`.
     """
     folder = Path(folder)
     try:
@@ -36,9 +37,10 @@ def provide_start(start: str | None, folder: str | Path) -> Path | None:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    write_json(folder / "start.json", {"train.start": start})
     if source is None:
         return None
-    with whole(folder / FILE) as beside:
+    with atomic_write(folder / FILE) as beside:
         shutil.copyfile(source, beside)
     return folder / FILE
 
@@ -73,7 +75,7 @@ def provide_weights(
                 "encoder.weights: random, but train.start names a fine-tuned model, which brings its own encoder; "
                 "set encoder.weights to imagenet or train.start to null"
             )
-        with whole(destination) as beside:
+        with atomic_write(destination) as beside:
             torch.save(started, beside)
         read_weights(destination)
         return provenance(None, destination, source="start")
@@ -82,11 +84,11 @@ def provide_weights(
         read_weights(destination)  # a mirror may hold another network under this name
         return record
     if weights == "random":
-        with whole(destination) as beside:
+        with atomic_write(destination) as beside:
             torch.save(_random_weights(seed), beside)
         return provenance(None, destination, source="random")
     read_weights(weights)
-    with whole(destination) as beside:
+    with atomic_write(destination) as beside:
         shutil.copyfile(weights, beside)
     return provenance("resnet18.pth", destination, source="file")
 
@@ -117,18 +119,18 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _differences(state: dict[str, Any]) -> list[str]:
     with torch.device("meta"):  # shapes only
-        wanted = {key: tuple(value.shape) for key, value in resnet18().state_dict().items()}
-    wanted = {key: shape for key, shape in wanted.items() if not key.startswith("fc.")}
-    missing = [key for key in wanted if key not in state and not key.endswith(".num_batches_tracked")]
-    unexpected = [str(key) for key in state if key not in wanted]
+        expected = {key: tuple(value.shape) for key, value in resnet18().state_dict().items()}
+    expected = {key: shape for key, shape in expected.items() if not key.startswith("fc.")}
+    missing = [key for key in expected if key not in state and not key.endswith(".num_batches_tracked")]
+    unexpected = [str(key) for key in state if key not in expected]
     shapes = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
     misshapen = [
-        f"{key} ({shapes[key]}, expected {wanted[key]})"
+        f"{key} ({shapes[key]}, expected {expected[key]})"
         for key, value in state.items()
-        if key in wanted and (not isinstance(value, Tensor) or shapes[key] != wanted[key])
+        if key in expected and (not isinstance(value, Tensor) or shapes[key] != expected[key])
     ]
-    found = {"missing": missing, "unexpected": unexpected, "of a wrong shape": misshapen}
-    return [f"{what}: {_few(keys)}" for what, keys in found.items() if keys]
+    problems = {"missing": missing, "unexpected": unexpected, "of a wrong shape": misshapen}
+    return [f"{what}: {_few(keys)}" for what, keys in problems.items() if keys]
 
 
 def _few(keys: list[str], most: int = 5) -> str:

@@ -1,8 +1,11 @@
 """Trains a decoder on the cached features of the frozen encoder."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from captioner.base.device import make_deterministic, select_device
 from captioner.base.distributed import rank
@@ -76,16 +79,8 @@ def train_decoder(
     store = FeatureStore(grid_store, layer=END)
     read = store.read if decoder.attention else store.pooled(range(store.shape[0])).__getitem__
     splits = CaptionSet.of_splits(read_captions(captions), store.views, read)
-    shape = {"vocabulary": len(words), "features": store.shape[-1], **asdict(decoder)}
-    del shape["standardise"]
-    captioner = Captioner(Decoder(**shape))
     started = next(Path(start).glob("*.safetensors"), None)
-    if started:
-        start_decoder(captioner.decoder, words, shape, store.attributes["encoder"], started)
-    elif decoder.standardise:
-        mean, scale = feature_statistics(read, splits["train"].views.flatten())
-        captioner.decoder.feature_mean.copy_(mean)
-        captioner.decoder.feature_scale.copy_(scale)
+    captioner, shape = _captioner_to_train(decoder, words, store, read, splits["train"], started)
     device = select_device()
     resume = Resume("train", provenance)
     records = fit(
@@ -122,3 +117,24 @@ def train_decoder(
         **{"dev, beam 3": scores},
     )
     resume.remove()
+
+
+def _captioner_to_train(
+    settings: DecoderSettings,
+    words: Vocabulary,
+    store: FeatureStore,
+    read: Callable[[Tensor], Tensor],
+    training: CaptionSet,
+    started: Path | None,
+) -> tuple[Captioner, dict[str, Any]]:
+    """Return a captioner with random weights or with those of the model `started`, and the arguments of its decoder."""
+    shape = {"vocabulary": len(words), "features": store.shape[-1], **asdict(settings)}
+    del shape["standardise"]
+    captioner = Captioner(Decoder(**shape))
+    if started:
+        start_decoder(captioner.decoder, words, shape, store.attributes["encoder"], started)
+    elif settings.standardise:
+        mean, scale = feature_statistics(read, training.views.flatten())
+        captioner.decoder.feature_mean.copy_(mean)
+        captioner.decoder.feature_scale.copy_(scale)
+    return captioner, shape

@@ -43,9 +43,9 @@ def cached_consensus(model: str | Path, examples: Examples) -> Consensus:
     entry = folder / "consensus" / _key(model)
     try:
         arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(entry.glob("*.npy"))}
-        found = Consensus.from_arrays(arrays, captions)
+        consensus = Consensus.from_arrays(arrays, captions)
         os.utime(entry)
-        return found
+        return consensus
     except Exception as error:  # not there, cut, or of another form: it can always be computed
         log.debug("%s: %r", entry, error)
     computed = Consensus(features, captions)

@@ -101,8 +101,8 @@ class PhotoCaptioner:
 
         `search` as for a call. `photos` is read no further ahead than two batches.
         """
-        for photo, found in self.ranked(photos, **search):
-            yield photo, found if isinstance(found, CaptionerError) else found[0].text
+        for photo, ranked in self.ranked(photos, **search):
+            yield photo, ranked if isinstance(ranked, CaptionerError) else ranked[0].text
 
     def ranked(
         self, photos: Iterable[Photo], *, top: int = 1, batch: int = BATCH, **search: Any
@@ -151,7 +151,7 @@ class PhotoCaptioner:
         """Return the captions of photos, uint8 [B, size, size, 3], that a search found, the best of each first."""
         captioner, vocabulary = self.captioner, self.card.vocabulary
         features = captioner.features(to_device(torch.tensor(pixels), self.device))
-        found = beam_search(
+        beams = beam_search(
             captioner.decoder,
             captioner.decoder.encode(features),
             beam=options.beam,
@@ -159,7 +159,7 @@ class PhotoCaptioner:
             length_penalty=options.length_penalty,
             min_length=options.min_length,
         )
-        tokens, scores = found.tokens.cpu().numpy(), found.scores.cpu().numpy()  # [B, K, T], [B, K]
+        tokens, scores = beams.tokens.cpu().numpy(), beams.scores.cpu().numpy()  # [B, K, T], [B, K]
         agreements = np.full(scores.shape, math.nan)
         totals = scores
         known = self.consensus if options.consensus and self.has_examples else None

@@ -13,17 +13,17 @@ from captioner.base.streams import tolerant_streams
 class _Version(argparse.Action):
     """Print the version; what knows it is imported only then."""
 
-    def __init__(self, option_strings: list[str], dest: str, **given: Any):
+    def __init__(self, option_strings: list[str], dest: str, **arguments: Any):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version")
 
-    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            found = version("captioner")
+            installed = version("captioner")
         except PackageNotFoundError:  # a folder of the code alone
-            found = "of a folder that is not installed"
-        print(f"captioner {found}")
+            installed = "of a folder that is not installed"
+        print(f"captioner {installed}")
         parser.exit()
 
 

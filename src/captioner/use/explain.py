@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from captioner.base.files import whole
+from captioner.base.files import atomic_write
 from captioner.results.drawing import Fonts, Style
 from captioner.use.beams import Beams, attention_of, search_beams, similar_captions
 from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
@@ -134,5 +134,5 @@ def _draw(picture: str | Path, panels: list[tuple[str, np.ndarray]], lines: list
     for number, row_texts in enumerate(rows):
         for left, text in row_texts:
             fonts.draw(image, (left, top + (number + 0.75) * LINE), text, TEXT, "black")
-    with whole(picture) as temporary:
+    with atomic_write(picture) as temporary:
         image.save(temporary, "PNG")

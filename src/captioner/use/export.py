@@ -130,8 +130,8 @@ def export(model: str | Path, folder: str | Path) -> None:
     words = torch.zeros(2, 3, dtype=torch.int64)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".part-{folder.name}-", dir=folder.parent) as made:
-        beside = Path(made)
+    with tempfile.TemporaryDirectory(prefix=f".part-{folder.name}-", dir=folder.parent) as temporary:
+        beside = Path(temporary)
         _write(
             beside / "encode.onnx",
             _Encode(captioner),
@@ -224,15 +224,15 @@ def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: s
     for kind, (beam, weight) in SEARCHES.items():
         if weight and not describe.consensus:
             continue
-        found = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=1.0)
-        wanted, _ = parts = [part.numpy() for part in found]
+        beams = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=1.0)
+        expected, _ = parts = [part.numpy() for part in beams]
         places = [0] * len(pixels)
         if describe.consensus:
             places = describe.consensus.choose(features.mean(1).numpy(), *parts, weight=weight)
         tokens, scores, pooled = exported.search(pixels, beam=beam, length_penalty=1.0)
-        said = exported.choose(tokens, scores, pooled, weight=weight)
-        same = [text == exported.words(ids[place]) for text, ids, place in zip(said, wanted, places, strict=True)]
-        if not all(same) or not np.allclose(scores, found.scores.numpy(), rtol=0, atol=CLOSE):
+        chosen = exported.choose(tokens, scores, pooled, weight=weight)
+        same = [text == exported.words(ids[place]) for text, ids, place in zip(chosen, expected, places, strict=True)]
+        if not all(same) or not np.allclose(scores, beams.scores.numpy(), rtol=0, atol=CLOSE):
             raise CaptionerError(
                 f"{model}: as ONNX it does not give the same captions ({kind}: {sum(same)} of {len(same)} the same); "
                 "nothing was written. Other versions of torch, onnxscript or onnxruntime may do"

@@ -20,19 +20,19 @@ def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Pat
     With `recursive` also what is in the folders of a folder; hidden ones are left out. A pattern is one of `glob`.
     Raises CaptionerError for an argument that means none.
     """
-    found: list[Path] = []
+    photos: list[Path] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            photos = _in_folder(path, recursive)
+            here = _in_folder(path, recursive)
         elif path.exists():
-            photos = [path]
+            here = [path]
         else:
-            photos = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]
-        if not photos:
+            here = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]
+        if not here:
             raise CaptionerError(f"{argument}: no such photo, and no folder or pattern with photos")
-        found += photos
-    return found
+        photos += here
+    return photos
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:

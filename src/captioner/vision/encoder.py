@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from captioner.base.files import whole
+from captioner.base.files import atomic_write
 
 BLOCKS = ("conv1", "layer1", "layer2", "layer3", "layer4")
 END = "end"
@@ -128,7 +128,7 @@ def load_encoder(state: dict[str, Any]) -> Encoder:
 
 def save_encoder(path: str | Path, encoder: Encoder) -> None:
     """Write an encoder's weights as safetensors, with torchvision's names."""
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         save_file({key: value.contiguous() for key, value in encoder.state_dict().items()}, beside)
 
 

@@ -54,7 +54,7 @@ def compute_features(  # the files and params of the stage, and the share
     weights: str | Path,
     folder: str | Path,
     summary: str | Path,
-    made: Mapping[str, Any],
+    provenance: Mapping[str, Any],
     boundary: str,
     size: int,
     fit: str,
@@ -67,15 +67,15 @@ def compute_features(  # the files and params of the stage, and the share
     `folder`, and what `join` returns as JSON to `summary`.
 
     `images` is the archive or the folder of archives, `listing` the images.csv of tokenise, `weights` the state dict
-    of ResNet-18, `made` what `captioner.base.resume.made_from` returned. `flip` adds the mirrored training photos,
-    `calibrated` sets the BatchNorm statistics from training photos first. The processes of `distributed` compute
-    together. With a `share` (from 0, of how many) only its shards are computed, and joining is left to a run without.
-    Raises CaptionerError as `extract`, `join` and `calibrate_on` do.
+    of ResNet-18, `provenance` the result of `captioner.base.resume.stage_provenance`. `flip` adds the mirrored training
+    photos, `calibrated` sets the BatchNorm statistics from training photos first. The processes of `distributed`
+    compute together. With a `share` (from 0, of how many) only its shards are computed, and joining is left to a run
+    without. Raises CaptionerError as `extract`, `join` and `calibrate_on` do.
     """
     make_deterministic(seed=0)
     device = select_device()
     computed = {"device": device.type, "dtype": str(features_dtype(device))}  # shards of other machines may come here
-    resume = Resume("features", {**made, **computed})
+    resume = Resume("features", {**provenance, **computed})
     photos, rows = Archive(images), read_images(listing)
     trained_on = [name for name, split in rows if split == "train"]
     views = [View(name) for name, _ in rows] + [View(name, True) for name in trained_on if flip]

@@ -275,16 +275,16 @@ def _variants(data: bytes) -> Iterator[bytes]:
 
 def _png_without_metadata(data: bytes, *, useful: bool) -> bytes:
     """Return a PNG of the chunks that decide its pixels; `useful`: also of a whole colour profile and EXIF."""
-    kept, at = [PNG_START], len(PNG_START)
+    pieces, at = [PNG_START], len(PNG_START)
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         kind, body = data[at + 4 : at + 8], data[at + 8 : end - 4]
         intact = zlib.crc32(kind + body) == int.from_bytes(data[end - 4 : end], "big")
-        wanted = useful and intact and (kind == b"eXIf" or (kind == b"iCCP" and _unpacks(body)))
-        if kind in PNG_PIXELS or wanted:
-            kept.append(data[at:end])
+        needed = useful and intact and (kind == b"eXIf" or (kind == b"iCCP" and _unpacks(body)))
+        if kind in PNG_PIXELS or needed:
+            pieces.append(data[at:end])
         at = end
-    return b"".join(kept) + data[at:]
+    return b"".join(pieces) + data[at:]
 
 
 def _unpacks(body: bytes) -> bool:
@@ -301,17 +301,17 @@ def _unpacks(body: bytes) -> bool:
 def _jpeg_without_metadata(data: bytes, *, useful: bool) -> bytes:
     """Return a JPEG without comments and the segments of applications but those that decide its colours (JFIF, Adobe);
     `useful`: also with its colour profile and EXIF."""
-    kept, at = [data[:2]], 2
+    pieces, at = [data[:2]], 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xD9):
         if data[at + 1] == 0xFF:  # padding
             at += 1
             continue
         marker, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         start = data[at + 4 : at + 16]
-        wanted = not (0xE0 <= marker <= 0xEF or marker == 0xFE)
-        wanted |= ((marker, start[:4]) == (0xE0, b"JFIF") and end - at >= 16) or (marker, start[:5]) == (0xEE, b"Adobe")
-        wanted |= useful and ((marker, start[:4]) == (0xE1, b"Exif") or (marker, start[:11]) == (0xE2, b"ICC_PROFILE"))
-        if wanted:
-            kept.append(data[at:end])
+        needed = not (0xE0 <= marker <= 0xEF or marker == 0xFE)
+        needed |= ((marker, start[:4]) == (0xE0, b"JFIF") and end - at >= 16) or (marker, start[:5]) == (0xEE, b"Adobe")
+        needed |= useful and ((marker, start[:4]) == (0xE1, b"Exif") or (marker, start[:11]) == (0xE2, b"ICC_PROFILE"))
+        if needed:
+            pieces.append(data[at:end])
         at = end
-    return b"".join(kept) + data[at:]
+    return b"".join(pieces) + data[at:]

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from captioner.base.errors import CaptionerError
-from captioner.base.files import whole
+from captioner.base.files import atomic_write
 
 SCHEMA = 2
 # A store is private until it is renamed and never changes after that, so it needs no lock, and some file systems (NFS)
@@ -137,7 +137,7 @@ def new_store(
 
     Raises OSError where the disk has no room for it: HDF5 crashes on a disk that fills up.
     """
-    with whole(path) as beside:
+    with atomic_write(path) as beside:
         size = len(views) * int(np.prod(shape)) * np.dtype(dtype).itemsize
         if shutil.disk_usage(beside.parent).free < size:
             raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size / 1e9:.1f} GB", str(path))

@@ -61,29 +61,29 @@ def choose(header: Sequence[str], columns: Columns, place: str) -> Chosen:
 
 
 def _one(
-    header: Sequence[str], asked: str | None, role: str, first: Sequence[str], other: Sequence[str], place: str
+    header: Sequence[str], chosen: str | None, role: str, first: Sequence[str], other: Sequence[str], place: str
 ) -> str:
-    if asked is not None:
-        found = [name for name in header if plain(name) == plain(asked)]
-        if len(found) != 1:
+    if chosen is not None:
+        matches = [name for name in header if plain(name) == plain(chosen)]
+        if len(matches) != 1:
             raise CaptionerError(
-                f"{place}: own.columns.{role} is {asked}, but the columns are {shown(header)}; expected one of them"
+                f"{place}: own.columns.{role} is {chosen}, but the columns are {shown(header)}; expected one of them"
             )
-        return found[0]
-    found = [name for name in header if plain(name) in first]
-    if len(found) > 1:
+        return matches[0]
+    matches = [name for name in header if plain(name) in first]
+    if len(matches) > 1:
         raise CaptionerError(
-            f"{place}: the columns {' and '.join(found)} could both be the {role}; set own.columns.{role} in "
+            f"{place}: the columns {' and '.join(matches)} could both be the {role}; set own.columns.{role} in "
             "params.yaml to the one that is meant, or rename one"
         )
     for name in other:
-        found = found or [each for each in header if plain(each) == name][:1]
-    if not found:
+        matches = matches or [each for each in header if plain(each) == name][:1]
+    if not matches:
         raise CaptionerError(
             f"{place}: the columns are {shown(header)}; expected one for the {role}, named {', '.join(first)}, or "
             f"the one that own.columns.{role} in params.yaml names"
         )
-    return found[0]
+    return matches[0]
 
 
 def shown(header: Sequence[str]) -> str:

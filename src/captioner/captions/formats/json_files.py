@@ -92,10 +92,10 @@ def read_coco(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record
 def _id(entry: Any, key: str, place: str) -> int | str:
     if not isinstance(entry, dict):
         raise CaptionerError(f"{place}: is {as_json(entry)}, expected an object with {key}")
-    found = entry.get(key)
-    if not isinstance(found, int | str):
-        raise CaptionerError(f"{place}.{key}: is {as_json(found)}, expected a number or text")
-    return found
+    value = entry.get(key)
+    if not isinstance(value, int | str):
+        raise CaptionerError(f"{place}.{key}: is {as_json(value)}, expected a number or text")
+    return value
 
 
 def read_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
@@ -115,12 +115,12 @@ def read_json_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[
 
 def read_mapping(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each key of an object from names to a caption or a list of captions."""
-    found: dict[str, list[str]] = {}
+    captions_of: dict[str, list[str]] = {}
     for key, _, value in walk(file):
-        found.setdefault(key, [])
+        captions_of.setdefault(key, [])
         if value != []:
-            found[key].extend(captions_of_cell(value, f"{file.shown}: {key[:80]}", tally))
-    for name, captions in found.items():
+            captions_of[key].extend(captions_of_cell(value, f"{file.shown}: {key[:80]}", tally))
+    for name, captions in captions_of.items():
         place = f"{file.shown}: {name[:80]}"
         yield Record(name_of(name, place), tuple(captions), place)
 

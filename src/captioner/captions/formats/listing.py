@@ -159,12 +159,12 @@ class _Reading:
             for record in read_sidecars(self.texts, self.contents.sidecars, self.tally, self.columns):
                 self._add(record, None)
         self._check()
-        said = self._split(dev, test, seed)
+        origin = self._split(dev, test, seed)
         count = sum(map(len, self.result.captions.values()))
         forms = " and ".join(self.forms)
         files = sum(self.forms.values())
         self.result.summary = (
-            f"{forms}: {files:,} file{'s' * (files != 1)}, {len(self.images):,} photos, {count:,} captions, {said}"
+            f"{forms}: {files:,} file{'s' * (files != 1)}, {len(self.images):,} photos, {count:,} captions, {origin}"
         )
         log.info("%s", self.result.summary)
         return self.result
@@ -222,20 +222,20 @@ class _Reading:
 
     def _split(self, dev: float, test: float, seed: int) -> str:
         """Put each image into its split; return a part of a sentence that says where the splits come from."""
-        said = self._given() or self._listed() or self._named_by_files() or self._named_by_folders()
+        origin = self._given() or self._listed() or self._named_by_files() or self._named_by_folders()
         if self.photos is None:
-            said = said or "no splits"
-        elif not said:
+            origin = origin or "no splits"
+        elif not origin:
             drawn = draw_splits(list(self.images), dev=dev, test=test, seed=seed)
             for image, split in drawn.items():
                 self.images[image].split = split
-            said = "splits drawn"
+            origin = "splits drawn"
         else:
-            said += self._draw_the_missing(dev=dev, test=test, seed=seed)
+            origin += self._draw_the_missing(dev=dev, test=test, seed=seed)
         for image, known in self.images.items():
             if known.split:
                 self.result.splits[known.split].append((image, known.place))
-        return said
+        return origin
 
     def _given(self) -> str:
         without = next((image for image, known in self.images.items() if not known.split), None)
@@ -254,15 +254,15 @@ class _Reading:
         if "train" in lists:
             for split, entries in read_split_lists(self.texts, lists).items():
                 self._take(split, entries)
-            said = "splits from Flickr_8k.*Images.txt"
+            origin = "splits from Flickr_8k.*Images.txt"
         else:
-            said = self._listed_by_karpathy()
-        if said:
+            origin = self._listed_by_karpathy()
+        if origin:
             self.result.all_named = False
             self.tally.left_out["photos that the lists of splits do not name"] += sum(
                 not known.split for known in self.images.values()
             )
-        return said
+        return origin
 
     def _take(self, split: str, entries: list[tuple[str, str]]) -> None:
         for name, place in entries:
@@ -281,13 +281,13 @@ class _Reading:
         for file in map(self._file, self.contents.splits):
             if file.name.endswith(tuple(SPLIT_FILES.values())):
                 continue
-            found = 0
+            listed = 0
             for record in read_karpathy(file, Tally(), NO_COLUMNS):
                 image = self.names.find(record.image, record.place)
                 if image in self.images and record.split:
                     self.images[image].split = split_of(record.split, record.place)
-                    found += 1
-            if found:
+                    listed += 1
+            if listed:
                 return f"splits from {file.name}"
         return ""
 
@@ -295,17 +295,17 @@ class _Reading:
         files = {known.file for known in self.images.values()}
         by_name = {file: split_in(file.rpartition("/")[2]) for file in files}
         by_folder = {file: split_of_folders(file) for file in files}
-        for splits, said in ((by_name, "splits from file names"), (by_folder, "splits from folder names")):
+        for splits, origin in ((by_name, "splits from file names"), (by_folder, "splits from folder names")):
             if all(splits.values()) and len(set(splits.values())) > 1:
                 for known in self.images.values():
                     known.split = splits[known.file]
-                return said
+                return origin
         return ""
 
     def _named_by_folders(self) -> str:
-        found = {image: split_of_folders(self._path(image)) for image in self.images}
-        if all(found.values()) and "train" in found.values() and len(set(found.values())) > 1:
-            for image, split in found.items():
+        split_of = {image: split_of_folders(self._path(image)) for image in self.images}
+        if all(split_of.values()) and "train" in split_of.values() and len(set(split_of.values())) > 1:
+            for image, split in split_of.items():
                 self.images[image].split = split
             return "splits from folder names"
         return ""
@@ -315,13 +315,13 @@ class _Reading:
 
     def _draw_the_missing(self, *, dev: float, test: float, seed: int) -> str:
         """Draw a dev and a test split out of train where the captions give none."""
-        given = {known.split for known in self.images.values()}
-        said = ""
+        present = {known.split for known in self.images.values()}
+        origin = ""
         for split, share in (("dev", dev), ("test", test)):
             training = [image for image, known in self.images.items() if known.split == "train"]
-            if split in given or not training:
+            if split in present or not training:
                 continue
             for image in draw_from_train(training, split, share=share, seed=seed):
                 self.images[image].split = split
-            said += f", {split} drawn from train"
-        return said
+            origin += f", {split} drawn from train"
+        return origin

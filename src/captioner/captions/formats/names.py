@@ -83,16 +83,17 @@ class PhotoNames:
             self._index = _index_of(self._photos)
         plain = _plain(name)
         for key in _keys(plain):
-            found = self._index.get(key, [])
-            if len(found) > 1:
-                found = _of_same_folder(plain, found)
-            if len(found) > 1:
+            matches = self._index.get(key, [])
+            if len(matches) > 1:
+                matches = _of_same_folder(plain, matches)
+            if len(matches) > 1:
                 raise CaptionerError(
-                    f"{place}: {visible(name)} may be {found[0]} or {found[1]}; name it with its folder, or rename one"
+                    f"{place}: {visible(name)} may be {matches[0]} or {matches[1]}; name it with its folder, or rename "
+                    "one"
                 )
-            if found:
+            if matches:
                 self._tally.repaired["names matched without their folder, suffix, case or spelling"] += 1
-                return found[0]
+                return matches[0]
         return None
 
 

@@ -71,16 +71,16 @@ def value_of(holder: Any, key: str, kind: type, place: str, default: Any = None)
     Without a default the key must be there. With a default the key may be missing or null. Raises CaptionerError that
     names the key where the value is of another kind.
     """
-    wanted = "a list" if kind is list else "text"
+    expected = "a list" if kind is list else "text"
     if not isinstance(holder, dict):
         raise CaptionerError(f"{place}: is {as_json(holder)}, expected an object with {key}")
     if key not in holder and default is None:
-        raise CaptionerError(f"{place}.{key}: missing; expected {wanted}")
+        raise CaptionerError(f"{place}.{key}: missing; expected {expected}")
     value = holder.get(key, default)
     if value is None and default is not None:
         return default
     if not isinstance(value, kind):
-        raise CaptionerError(f"{place}.{key}: is {as_json(value)}, expected {wanted}")
+        raise CaptionerError(f"{place}.{key}: is {as_json(value)}, expected {expected}")
     return value
 
 

@@ -44,8 +44,8 @@ def split_in(name: str) -> str:
     words = {word.casefold() for word in _WORD.findall(name)}
     # trainImages, valCaptions: words that are written together
     words |= {word.casefold() for word in re.findall(r"[A-Z]?[a-z]+", name)}
-    found = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else ""
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    return splits.pop() if len(splits) == 1 else ""
 
 
 def split_of_folders(path: str) -> str:

@@ -110,7 +110,7 @@ def _written_list(text: str) -> tuple[str, ...] | None:
     if _QUOTED.sub("", inside).strip(" ,\n\r\t"):
         return None
     try:
-        found = [ast.literal_eval(each) for each in _QUOTED.findall(inside)]
+        captions = [ast.literal_eval(each) for each in _QUOTED.findall(inside)]
     except (SyntaxError, ValueError):
         return None
-    return tuple(found) or None
+    return tuple(captions) or None

@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
     """Caption the photos; return the exit code: 1 if a photo could not be read."""
     photos = find_photos(options.photos, recursive=not options.no_recursive)
     files = sidecars(photos, options.write) if options.write else []
-    found = len(photos)
+    total = len(photos)
     if options.skip_existing:
         pairs = [(photo, file) for photo, file in zip(photos, files, strict=True) if not file.exists()]
         photos, files = [photo for photo, _ in pairs], [file for _, file in pairs]
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     if photos:
         broken = caption(photos, files, options)
     if options.write:
-        left = f", {found - len(photos)} skipped that have one" if found > len(photos) else ""
+        left = f", {total - len(photos)} skipped that have one" if total > len(photos) else ""
         print(f"{len(photos) - broken} captions written to .{options.write} files{left}", file=sys.stderr)
     return 1 if broken else 0
 

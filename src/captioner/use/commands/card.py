@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**record, **sizes}, indent=2))
         return 0
-    print("\n".join([options.model, *summary(record, sizes), *made(origin), *scores(path)]))
+    print("\n".join([options.model, *summary(record, sizes), *origin_lines(origin), *scores(path)]))
     print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
     return 0
 
@@ -73,13 +73,13 @@ def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     ]
 
 
-def made(made: dict[str, Any]) -> list[str]:
+def origin_lines(origin: dict[str, Any]) -> list[str]:
     """Return lines on what made the model: versions, params, data and code."""
     lines = []
     for title, key in (("made with", "versions"), ("by the params", "params"), ("from (MD5)", "inputs")):
-        if made.get(key):
-            width = max(map(len, made[key]))
-            lines += ["", title, *(f"  {name:{width}}  {value}" for name, value in sorted(made[key].items()))]
+        if origin.get(key):
+            width = max(map(len, origin[key]))
+            lines += ["", title, *(f"  {name:{width}}  {value}" for name, value in sorted(origin[key].items()))]
     return lines
 
 

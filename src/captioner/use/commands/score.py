@@ -118,17 +118,17 @@ def matched(
 
     truth = with_words(references.captions, options.language)
     columns = options.column or [None]
-    found = [
+    predictions = [
         match(truth, read_predictions(file, columns[min(place, len(columns) - 1)]), references.ids)
         for place, file in enumerate(files)
     ]
     faults = list(references.faults)
-    for file, each in zip(files, found, strict=True):
+    for file, each in zip(files, predictions, strict=True):
         if each.missing:
             faults.append(f"{file} has no prediction for {some(each.missing)} of {len(truth)} images")
         if each.unknown:
             faults.append(f"{options.references} has no reference for {some(each.unknown)} of {file}")
-    images = [image for image in truth if all(image in each.captions for each in found)]
+    images = [image for image in truth if all(image in each.captions for each in predictions)]
     if not images:
         raise CaptionerError(f"no image has both references and predictions: {'; '.join(faults)}")
     if faults and not options.allow_missing:
@@ -138,9 +138,9 @@ def matched(
         print(f"left out: {fault}", file=sys.stderr)
     left_out = {
         "without_prediction": len(truth) - len(images),
-        "without_reference": len({name for each in found for name in each.unknown}),
+        "without_reference": len({name for each in predictions for name in each.unknown}),
     }
-    captions = [{image: each.captions[image] for image in images} for each in found]
+    captions = [{image: each.captions[image] for image in images} for each in predictions]
     return {image: truth[image] for image in images}, captions, left_out
 
 

@@ -43,7 +43,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def measure_stages(workspace: Path, changes: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    """Run every stage in a copy of the project; `params` changes values by their dotted names. Return the record."""
+    """Run every stage in a copy of the project with `changes` of params, by dotted names; return the record."""
     make_workspace(workspace, changes)
     peaks = {stage: cost(workspace, [sys.executable, f"stages/{stage}.py"], environment)["MiB"] for stage in STAGES}
     return {"images": len(read_images(workspace / "data/images.csv")), "MiB": peaks, "machine": machine()}

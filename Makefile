@@ -6,7 +6,7 @@ export DVC_NO_ANALYTICS := 1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test fault-test repro bench bench-plain lint dvc-yaml lock readme-picture tour clean
 
-help: ## say what there is to do
+help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 	@echo
 	@echo "  With the environment active (. $(BIN)/activate):"
@@ -26,7 +26,7 @@ $(BIN)/.done: pyproject.toml constraints.txt
 demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo
 	$(BIN)/python -m demo.run
 
-test: $(BIN)/.done ## run the tests, and say which branches of src/ they leave out
+test: $(BIN)/.done ## run all tests, and list the branches of src/ that they do not cover
 	$(BIN)/python -m pytest --cov
 
 KILLS ?= 50
@@ -34,14 +34,14 @@ SEED ?= 1
 fault-test: $(BIN)/.done ## kill the pipeline at random moments, KILLS=50 times, and compare the results
 	$(BIN)/python -m tests.pipeline.faults --kills $(KILLS) --seed $(SEED)
 
-repro: $(BIN)/.done ## run the pipeline on Flickr8k, as params.yaml says
+repro: $(BIN)/.done ## run the pipeline with params.yaml (by default on Flickr8k)
 	$(BIN)/python -m dev.dvc_lock
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-bench: $(BIN)/.done ## measure speed against what people use instead, after repro; fills docs/performance.md
+bench: $(BIN)/.done ## measure speed against common alternatives, after repro; writes docs/performance.md
 	$(BIN)/python -m benchmarks
 
-bench-plain: $(BIN)/.done ## the same pairs as on a CPU with AVX2 only, in single precision
+bench-plain: $(BIN)/.done ## measure the pairs as on a plain CPU (AVX2, single precision)
 	$(BIN)/python -m benchmarks --plain
 
 check: lint ## check form and types, and run the tests that run no stage
@@ -56,16 +56,16 @@ lint: $(BIN)/.done ## check form and types, and that the lists in dvc.yaml are c
 dvc-yaml: $(BIN)/.done ## write the code and the params of every stage into dvc.yaml
 	$(BIN)/python -m dev.dvc_yaml
 
-lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
+lock: $(BIN)/.done ## write constraints.txt from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.10 --extra dev --no-annotate --no-header pyproject.toml --output-file .venv/constraints.txt
 	(echo '# The versions this project is tested with, made by `make lock`; pip applies them as constraints.'; cat .venv/constraints.txt) > constraints.txt
 
-readme-picture: demo ## take the demo's sample picture into the docs
+readme-picture: demo ## copy the demo's sample picture into the docs
 	cp .demo/pictures/samples.png docs/samples.png
 
 tour: $(BIN)/.done ## execute docs/tour.ipynb at the size of the demo and save its outputs (longer than `make demo`)
 	$(BIN)/python -m dev.tour --size demo
 
-clean: ## remove the workspaces of demo and tour, and the state of interrupted runs; data, models, DVC cache stay
+clean: ## delete the workspaces of demo and tour and the resume states; keep data, models and DVC's cache
 	rm -rf .demo .tour .resume

@@ -1,1 +1,1 @@
-"""Measurements: `python -m benchmarks` runs them all, `python -m benchmarks NAME` one; see docs/performance.md."""
+"""Measurements of speed and memory. `python -m benchmarks [NAME ...]` runs them; docs/performance.md shows them."""

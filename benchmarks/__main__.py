@@ -1,12 +1,12 @@
 """Run benchmarks: python -m benchmarks [NAME ...] [--plain] [--rounds N] [--out FOLDER]
 
-From the project's folder, after `dvc repro`. Without a name all but `memory`, which takes as long as the pipeline with
-one epoch. Records go to results.json (the pairs) and to variants.json, profiling.json, scaling.json, neighbour.json and
-memory.json in FOLDER, in place of the older records of the same name. With the default folder the tables of
-docs/performance.md and docs/scale.md follow.
+Run it from the project's folder after `dvc repro`. Without a NAME it runs all benchmarks but `memory`, which takes as
+long as the pipeline with one epoch. It replaces the records in FOLDER: results.json (the pairs), variants.json,
+profiling.json, scaling.json, neighbour.json and memory.json. With the default FOLDER it also writes the tables of
+docs/performance.md and docs/scale.md.
 
 `--plain` measures the pairs as on a CPU without AVX-512, bfloat16 and AMX: it holds torch's libraries to AVX2 and the
-stages to single precision (`PLAIN`). The records go to results_plain.json.
+stages to single precision (`PLAIN`). It writes results_plain.json.
 """
 
 import argparse
@@ -34,12 +34,12 @@ PLAIN = {
 
 
 def main() -> int:
-    """Run what was asked for; return 1 where a benchmark could not be run or its sides disagree."""
+    """Run the benchmarks; return 1 if one fails or if its sides disagree."""
     names = [*PAIRS, *OTHERS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)} (default: all but memory)")
     parser.add_argument("--plain", action="store_true", help="as on a CPU with AVX2 only, in single precision")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the record has the median (default: 5)")
     parser.add_argument("--out", type=Path, default=page.FOLDER, help="folder of the records (default: benchmarks)")
     arguments = parser.parse_args()
     for name in arguments.names:
@@ -53,7 +53,7 @@ def main() -> int:
         if PLAIN.items() - os.environ.items():  # the libraries read them when they are loaded
             os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], {**os.environ, **PLAIN})
         names = list(PAIRS)
-    select_device()  # limits what a CPU compiles and keeps, as in the stages
+    select_device()  # limits the CPU's caches of compiled kernels, as in the stages
     failed = []
     for name in arguments.names or [name for name in names if name not in ON_REQUEST]:
         began = time.perf_counter()
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def keep(path: Path, name: str, record: dict, order: list[str]) -> None:
-    """Put one record among those that are kept, in `order`; those of benchmarks that are no more are dropped."""
+    """Add or replace one record, in `order`; drop the records of benchmarks that no longer exist."""
     records = (read_json(path) if path.exists() else {}) | {name: record}
     write_json(path, {known: records[known] for known in order if known in records})
 

@@ -1,13 +1,13 @@
-"""The whole pipeline on 40,000 drawn images: the time and the memory of each stage.
+"""Measure the time and the memory of each stage on 40,000 drawn images.
 
 python -m benchmarks.forty_thousand [--images 40000] [--folder FOLDER]
 
-Each stage's script runs by itself in a copy of the project, with the params in PARAMS: small pictures and a small
-decoder, since it is the number of images that is tried here, for one epoch of training and one of fine-tuning on CIDEr.
-Afterwards `dvc commit` takes all outputs into the cache, which hashes and copies or links them.
+Each stage's script runs in a copy of the project, with the params in PARAMS: small pictures, a small decoder, one epoch
+of training and one of fine-tuning on CIDEr. Only the number of images is large. Afterwards `dvc commit` hashes all
+outputs and copies or links them into the cache.
 
 forty_thousand.json: {"images": {split: int}, "params", "stages": {stage or "dvc commit": {"seconds", "MiB": most
-resident memory}}, "bytes": {path: size}, "machine"}. The table of docs/scale.md follows.
+resident memory}}, "bytes": {path: size}, "machine"}. The module also writes the table of docs/scale.md.
 """
 
 import argparse
@@ -54,7 +54,7 @@ COMMIT = "dvc commit"
 
 
 def measure(workspace: Path, images: int) -> dict[str, Any]:
-    """Run everything; return the record. Raises CaptionerError where a stage fails."""
+    """Run all stages; return the record. Raises CaptionerError if a stage fails."""
     splits = {split: max(1, round(share * images)) for split, share in SHARES.items()}
     counts = {"train": images - sum(splits.values()), **splits}
     make_workspace(workspace, {**PARAMS, **{f"shapes.{split}": count for split, count in counts.items()}})
@@ -100,8 +100,13 @@ def main() -> None:
     """Measure, write the record and the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.forty_thousand", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=IMAGES, help="how many (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where to run; is kept (default: a temporary folder)")
-    parser.add_argument("--out", type=Path, default=RECORD, help="with another file the page stays as it is")
+    parser.add_argument("--folder", type=Path, help="the workspace, which is not deleted (default: a temporary folder)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=RECORD,
+        help="the record; with another file than the default, the page is not written",
+    )
     options = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory(prefix="forty-thousand-") as temporary:

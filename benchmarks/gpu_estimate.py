@@ -1,12 +1,12 @@
-"""How busy a GPU would be in a training step, from what the pretended GPU counts: nothing is run on a GPU.
+"""Estimate how busy a GPU is in a training step. No GPU is needed.
 
 python -m benchmarks.gpu_estimate     writes benchmarks/gpu_estimate.json and the table of docs/gpu.md
 
-A step is run on the pretended GPU (`tests.support.pretended_gpu`) with the sizes of params.yaml and random data of
-Flickr8k's shape. It gives a list of what the host does: launches, each with its bytes and floating-point operations,
-waits, and the host's own time between them. The list is then played on each GPU of GPUS: the host goes on after a
-launch, the GPU computes the launches one after the other, and at a wait the host stands still until the GPU is done.
-What is assumed of GPUs and of the host stands in GPUS, LAUNCH and WAIT.
+A step runs on the pretended GPU (`tests.support.pretended_gpu`) with the sizes of params.yaml and random data of
+Flickr8k's shape. The module records launches with their bytes and floating-point operations, waits, and the host's own
+time between them. Then it simulates this sequence on each GPU of GPUS. The host continues after a launch. The GPU
+computes one launch after the other. At a wait the host stops until the GPU is done. GPUS, LAUNCH and WAIT have the
+assumptions.
 
 gpu_estimate.json: {"steps": {"next word, batch 32": {"launches", "waits", "LSTM time steps", "host ms" (between the
 launches), "TFLOP", "GB", "GPUs": {name: {"step ms", "busy ms", "busy share"}}}}, "assumed": {...}, "machine"}.
@@ -43,14 +43,14 @@ from tests.support.pretended_gpu import DEVICE, GPUTensor, PretendedGPU, pretend
 ROOT = Path(__file__).parent.parent
 RECORD, PAGE = ROOT / "benchmarks/gpu_estimate.json", ROOT / "docs/gpu.md"
 BATCHES = (32, 128)  # images
-STEPS = 3  # of which each figure is the mean, after one that is not counted
+STEPS = 3  # steps of which each figure is the mean, after one warm-up step
 WORDS, CAPTIONS, LENGTHS = 3000, 5, (8, 16)  # about Flickr8k's vocabulary, captions an image, words of a caption
-LAUNCH, WAIT = 5e-6, 10e-6  # seconds of the host: to start an operation; from the GPU's end until the host goes on
+LAUNCH, WAIT = 5e-6, 10e-6  # seconds of the host: to launch an operation; from the GPU's end until the host continues
 
 
 @dataclass(frozen=True)
 class GPU:
-    """What a GPU is assumed to reach: about half of what its data sheet says."""
+    """The assumed speed of a GPU: about half of its data sheet's."""
 
     lower: float  # floating-point operations a second of products in bfloat16 or float16
     float32: float  # the same in float32, without TF32
@@ -66,7 +66,7 @@ GPUS = {
 
 
 class Event(NamedTuple):
-    """What the host does: it computes for `host` seconds, then launches an operation or waits for all of them."""
+    """An action of the host: it computes for `host` seconds, then launches an operation or waits for all of them."""
 
     host: float
     waits: bool = False
@@ -77,7 +77,7 @@ class Event(NamedTuple):
 
 
 class Recorder(PretendedGPU):
-    """A pretended GPU that keeps what the host does, in order."""
+    """A pretended GPU that records the host's actions in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Recorder(PretendedGPU):
         self._host, self._since = 0.0, time.perf_counter()
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Run one operation. What the CPU does for it is the host's time only if it is an operation of the CPU."""
+        """Run one operation. Its time counts as the host's only if it is an operation of the CPU."""
         if self._computing:
             return super().run(func, args, kwargs)
         self._until_now()
@@ -102,7 +102,7 @@ class Recorder(PretendedGPU):
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Leave out what the CPU computes in the GPU's place."""
+        """Leave out the time in which the CPU computes in place of the GPU."""
         self._until_now()
         before, self._computing = self._computing, True
         try:
@@ -115,7 +115,7 @@ class Recorder(PretendedGPU):
         self._host, self._since = self._host + now - self._since, now
 
     def launched(self, operation: str, tensors: Sequence[Tensor], flops: Callable[[], int], steps: int = 1) -> None:
-        """Keep a launch."""
+        """Record a launch."""
         super().launched(operation, tensors, flops, steps)
         moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         lower = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors)
@@ -123,7 +123,7 @@ class Recorder(PretendedGPU):
         self._keep(Event(self._host, flops=flops(), bytes=moved, lower=lower, steps=recurrent))
 
     def waited(self, operation: str) -> None:
-        """Keep a wait."""
+        """Record a wait."""
         super().waited(operation)
         self._keep(Event(self._host, waits=True))
 
@@ -133,13 +133,13 @@ class Recorder(PretendedGPU):
 
 
 def busy_time(event: Event, gpu: GPU) -> float:
-    """Return how long an operation is computed, in seconds: its products or its memory, whatever takes longer."""
+    """Return the seconds of an operation: those of its products or of its memory access, whichever is longer."""
     products = event.flops / (gpu.lower if event.lower else gpu.float32)
     return max(products, event.bytes / gpu.memory, gpu.shortest) + event.steps * gpu.lstm_step
 
 
 def play(events: Sequence[Event], gpu: GPU) -> tuple[float, float]:
-    """Return the time until host and GPU are done, and how much of it the GPU computes, both in seconds."""
+    """Return the seconds until host and GPU are done, and the seconds in which the GPU computes."""
     host = free = busy = 0.0
     for event in events:
         host += event.host
@@ -258,9 +258,9 @@ def table_of(record: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure, or only fill the page's table."""
+    """Measure, or only write the page's table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_estimate", description=__doc__.splitlines()[0])
-    parser.add_argument("--page", action="store_true", help="only fill the page's table from the record")
+    parser.add_argument("--page", action="store_true", help="only write the page's table from the record")
     if not parser.parse_args().page:
         values = read_values()
         steps = {

@@ -1,4 +1,4 @@
-"""How two sides are compared: in one process, in turns, by the medians of several rounds."""
+"""Compare two sides: in one process, in turns, by the medians of several rounds."""
 
 import gc
 import platform
@@ -16,7 +16,7 @@ from captioner.base.device import mixed_precision
 
 
 class Mismatch(Exception):
-    """The two sides of a benchmark do not compute the same thing, so their times say nothing."""
+    """The two sides of a benchmark compute different things, so their times cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ def compare(pair: Pair, rounds: int) -> dict[str, Any]:
 
 
 def significant(value: float, digits: int = 4) -> float:
-    """Round to so many significant digits."""
+    """Round to this number of significant digits."""
     return float(f"{value:.{digits}g}")
 
 
 def machine() -> str:
-    """Say on what is measured: processor, threads, torch, and the precision of matrix products in training."""
+    """Return processor, threads, version of torch, and the precision of matrix products in training."""
     return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}, {precision()}"
 
 
 def precision() -> str:
-    """Return "bfloat16" where the stages compute in mixed precision on this CPU, else "float32"."""
+    """Return "bfloat16" if the stages compute in mixed precision on this CPU, else "float32"."""
     with mixed_precision(torch.device("cpu")):
         return "bfloat16" if torch.is_autocast_enabled("cpu") else "float32"
 

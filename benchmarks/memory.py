@@ -1,7 +1,7 @@
-"""The most memory that each stage holds: its script as a process of its own, on the data in data/raw, for one epoch.
+"""Measure the peak memory of each stage: its script runs in a new process, on the data in data/raw, for one epoch.
 
 memory.json: {"images": int, "MiB": {stage: the most resident memory, ru_maxrss, of the script and its children}}.
-What is resident includes the pages of memory-mapped stores, which the system takes back when it needs them.
+Resident memory includes the pages of memory-mapped stores, which the system can take back.
 """
 
 import os
@@ -33,7 +33,7 @@ ONE_EPOCH = {"train.epochs": 1, "finetune.adapt_epochs": 1, "finetune.epochs": 1
 
 
 def measure(folder: Path, rounds: int) -> dict[str, Any]:
-    """Return the record of memory.json; one round is enough for a peak."""
+    """Return the record of memory.json, by one round."""
     changes: dict[str, Any] = dict(ONE_EPOCH)
     weights = read_values()["encoder"]["weights"]
     if weights not in ("imagenet", "random"):
@@ -43,7 +43,7 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def measure_stages(workspace: Path, changes: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    """Run every stage in a copy of the project with params by dotted name changed; return the record."""
+    """Run every stage in a copy of the project with `changes` of params, by dotted names; return the record."""
     make_workspace(workspace, changes)
     peaks = {stage: cost(workspace, [sys.executable, f"stages/{stage}.py"], environment)["MiB"] for stage in STAGES}
     return {"images": len(read_images(workspace / "data/images.csv")), "MiB": peaks, "machine": machine()}
@@ -67,7 +67,7 @@ def cost(workspace: Path, command: list[str], environment: dict[str, str]) -> di
 
 
 def _mirror_of(raw: Path, mirror: Path) -> Path:
-    """Make a folder from which the download stages take what they downloaded before."""
+    """Make a mirror of the earlier downloads for the stages download and weights."""
     mirror.mkdir()
     sums = []
     for name, kept in zip(OFFICIAL, ("images/Flickr8k_Dataset.zip", "captions.zip", "resnet18.pth"), strict=True):

@@ -1,8 +1,8 @@
-"""How much a busy program on the same cores delays training, with threads that spin while they wait and that sleep.
+"""Measure how much a busy program on the same cores delays training, with threads that spin or sleep while they wait.
 
 neighbour.json: {"machine": str, how the threads wait: {"alone": seconds a step, "beside a busy program": seconds a
-step}}. A step is one of decoder training. The busy program has one thread and the same priority. A process of its own
-takes the steps, since OpenMP reads how its threads wait when torch is loaded.
+step}}. The steps are of decoder training. The busy program has one thread and the same priority. A new process takes
+the steps, because OpenMP reads the setting when torch is loaded.
 """
 
 import os

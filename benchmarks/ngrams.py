@@ -1,4 +1,4 @@
-"""The other side of `rewards` and `consensus`: CIDEr as it is usually written, and as it was here at commit a3fcff3.
+"""The baselines of `rewards` and `consensus`: CIDEr as usually implemented, and as implemented here at commit a3fcff3.
 
 Dimensions: C references, L their tokens; K captions, T their tokens.
 """
@@ -19,7 +19,7 @@ Vector = tuple[list[dict[tuple[str, ...], float]], list[float], int]
 
 
 class DictionaryReward:
-    """CIDEr of one caption at a time, a text, by dictionaries of n-grams as tuples of words; the end is a word."""
+    """CIDEr of one caption (a text) at a time, by dictionaries of n-grams (tuples of words). The end is a word."""
 
     def __init__(self, references: Mapping[str, list[str]]):
         counted = {
@@ -32,7 +32,7 @@ class DictionaryReward:
         self._references = {image: [self._vector(text) for text in texts] for image, texts in counted.items()}
 
     def __call__(self, image: str, text: str, *, ended: bool) -> float:
-        """Return the CIDEr, 0 to 10, of a caption of `image`; `ended` is false for one that was cut."""
+        """Return the CIDEr, 0 to 10, of a caption of `image`; `ended` is false if it was cut."""
         vector = self._vector(_counts(ptb_tokens(text) + [END] * ended))
         references = self._references[image]
         return 10 / len(ORDERS) * sum(_similarity(vector, reference) for reference in references) / len(references)
@@ -59,7 +59,7 @@ def _similarity(caption: Vector, reference: Vector) -> float:
 
 
 class ComparedNgrams:
-    """The agreement of one image's captions, whose n-grams are compared with those of all references as arrays.
+    """The agreement of one image's captions, by comparing their n-grams with those of all references as arrays.
 
     `captions` [N, C, L] are token ids, 0 after the end. N-grams are numbers to the base 2^16.
     """

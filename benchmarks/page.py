@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, made of the records; `python -m benchmarks.page` renews them."""
+"""Write the tables of docs/performance.md from the records: `python -m benchmarks.page`."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ PAGE = FOLDER.parent / "docs" / "performance.md"
 
 
 def with_tables(text: str, folder: Path = FOLDER) -> str:
-    """Return a page with the table of NAME.json in each part between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    """Return the page with the table of NAME.json between `<!-- NAME -->` and `<!-- end of NAME -->`."""
 
     def filled(found: re.Match) -> str:
         name = found[1]
@@ -28,12 +28,12 @@ def with_tables(text: str, folder: Path = FOLDER) -> str:
 
 
 def update() -> None:
-    """Renew the page's tables."""
+    """Write the page's tables."""
     write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8")))
 
 
 def put(page: Path, name: str, shown: str) -> None:
-    """Put `shown` between the two marks of `name` in another page; raises CaptionerError where it has none."""
+    """Write `shown` between the two marks of `name` in a page; raises CaptionerError if it does not have them."""
     old = page.read_text(encoding="utf-8")
     new, count = re.subn(
         rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)",

@@ -1,9 +1,9 @@
-"""The pairs: what this project does against what people do instead. Each first checks that both sides agree.
+"""The pairs: this project's code against a common alternative. Each pair first checks that both sides agree.
 
-A benchmark is a function of a temporary folder that returns a `Pair`. It reads what `dvc repro` left in data/ and,
-where it says so, models/; everything else is random, for the time of a step does not depend on the weights.
-Values are compared in single precision. Times are taken in the precision of the stages for ours, and, where a pair
-does not say otherwise, in single precision for the other side: none of the tutorials uses mixed precision.
+A benchmark is a function that takes a temporary folder and returns a `Pair`. It reads data/ and sometimes models/,
+which `dvc repro` writes. Weights can be random, because the time of a step does not depend on them. Values are compared
+in single precision. Our side is timed in the precision of the stages. The baseline is timed in single precision unless
+the pair says otherwise, because none of the tutorials uses mixed precision.
 """
 
 import subprocess
@@ -60,14 +60,14 @@ from captioner.training.reward import Reward
 from captioner.vision.encoder import END, load_encoder
 from captioner.vision.store import FeatureStore
 
-HALF = {"float32": 5e-3, "bfloat16": 5e-2}  # of features kept in half precision, by what they were computed in
+HALF = {"float32": 5e-3, "bfloat16": 5e-2}  # of features in half precision, by the precision of their computation
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is compared, and what the ratio should be at least, or None for a pair that is only shown.
+    """Descriptions of both sides, and the smallest ratio that is a success (None: no goal).
 
-    `goal` is for a CPU with bfloat16 instructions, `plain_goal` for one without, where both sides use single precision.
+    `goal` is for a CPU with bfloat16 instructions, `plain_goal` for a CPU without them and single precision.
     """
 
     prepare: Callable[[Path], Pair]
@@ -136,7 +136,7 @@ def _train_epoch(images: int, *, each_caption: bool) -> Pair:
     items = [item for item in training_items() if item.image in store.rows][:images]
     samples = [(item, alone) for item in items for alone in (_apart(item) if each_caption else [item])]
     size = read_values()["train"]["batch"]
-    batch = size * len(samples) // len(items)  # as many captions a step on both sides
+    batch = size * len(samples) // len(items)  # the same number of captions in a step on both sides
 
     cached = caption_set(items, some_rows([store.rows[item.image] for item in items], store))
     rows = [store.rows[item.image] for item, _ in samples]
@@ -151,7 +151,9 @@ def _train_epoch(images: int, *, each_caption: bool) -> Pair:
     order = torch.arange(len(samples))
     pairs = zip(cached_samples.batches(order, batch, CPU), recomputed(order).batches(order, batch, CPU), strict=True)
     for found, wanted in pairs:
-        require_close("features", found.rows, wanted.rows, HALF["bfloat16"])  # the store may be made in either
+        require_close(
+            "features", found.rows, wanted.rows, HALF["bfloat16"]
+        )  # the store may have been computed in either precision
         require_equal("targets", found.targets.tolist(), wanted.targets.tolist())
     require_equal("targets in all", (cached.ids > 0).sum().item(), (cached_samples.ids > 0).sum().item())
 
@@ -169,7 +171,7 @@ def _train_epoch(images: int, *, each_caption: bool) -> Pair:
 
 
 def _apart(item: CaptionedImage) -> list[CaptionedImage]:
-    """Return an image's captions as an item each, named "image number"."""
+    """Return an item for each caption of an image, named "image number"."""
     return [
         replace(item, image=f"{item.image} {k}", raw=[raw], ids=[ids])
         for k, (raw, ids) in enumerate(zip(item.raw, item.ids, strict=True))
@@ -296,7 +298,7 @@ def beam_search(folder: Path, images: int = 100) -> Pair:
     for at, name in enumerate(names):
         tokens, score = one(rows[at])
         if card.vocabulary.decode(found.tokens[at, 0].tolist()) != card.vocabulary.decode(tokens):
-            # two captions whose scores are equal but for rounding are both right
+            # captions whose scores differ only by rounding are both right
             require_close(f"score of {name}'s caption", found.scores[at, 0], torch.tensor(score), 1e-5)
     return Pair(ours, baseline, len(names), "image")
 
@@ -391,7 +393,7 @@ def noop(folder: Path) -> Pair:
     (folder / "dvc.yaml").write_text("stages:\n  empty:\n    cmd: touch empty\n    outs:\n    - empty\n")
     subprocess.run(dvc("repro"), cwd=folder, check=True, capture_output=True)
     status = subprocess.run(dvc("status"), cwd=project, capture_output=True, text=True)
-    if "up to date" not in status.stdout:  # it would be run in earnest
+    if "up to date" not in status.stdout:  # else `dvc repro` would run stages
         raise CaptionerError(f"dvc status: not up to date; run `dvc repro` first\n{status.stdout}{status.stderr}")
 
     def repro(where: Path) -> None:

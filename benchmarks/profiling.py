@@ -1,6 +1,6 @@
-"""Where the time goes: torch's profiler over the inner loops of the stages, and the parts of the feature stage.
+"""Profile the inner loops of the stages by torch's profiler, and time the parts of the feature stage.
 
-profiling.json: {what: {operation: its share of the time}}, the largest first. For a closer look at a running stage:
+profiling.json: {what: {operation: its share of the time}}, the largest first. For a running stage, use
 `py-spy top --pid PID` (pip install py-spy).
 """
 
@@ -77,11 +77,11 @@ def _shares(run: Callable[[], object], rounds: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def _parts_of_features(folder: Path, rounds: int) -> dict[str, float]:
-    """Return the shares of the parts, done one after the other: in the stage, photos are decoded beside computing."""
+    """Return the shares of the parts when they run one after the other; the stage decodes photos while it computes."""
     archive, names, state = photos_and_weights()
     network = fused(load_encoder(state))
     seconds = dict.fromkeys(("reading and decoding photos", "the encoder", "writing both stores"), 0.0)
-    for _ in range(rounds + 1):  # the first is not counted
+    for _ in range(rounds + 1):  # warm-up
         marks = [time.perf_counter()]
         photos = [load_photo(archive.read(name), size=SIZE, fit="squash") for name in names[:IMAGES]]
         marks.append(time.perf_counter())

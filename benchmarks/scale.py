@@ -1,10 +1,9 @@
-"""What larger datasets need, by arithmetic: sizes that the code gives, and times an image that were measured.
+"""Compute the needs of larger datasets: the measured sizes and times of one image times the number of images.
 
-python -m benchmarks.scale     after `dvc repro`, for the captions' memory; fills docs/scale.md
+python -m benchmarks.scale     run it after `dvc repro`; writes scale.json and the table of docs/scale.md
 
 scale.json: {"bytes an image": {what: float}, "MD5 bytes/s": float, "encoder operations": {what: float}, "images": int
-(training images that the captions' memory was measured on), "machine"}. Times come from results.json (`make bench`).
-Times and sizes of a larger dataset are those of an image times the number of images.
+(training images on which the captions' memory was measured), "machine"}. Times come from results.json (`make bench`).
 """
 
 import gc
@@ -44,13 +43,13 @@ DATASETS = {  # training, dev and test images; the splits of Flickr30k and COCO 
     "COCO": (113_287, 5_000, 5_000),
     "10 million": (9_990_000, 5_000, 5_000),
 }
-PHOTO_BYTES = 1.1e9 / 8_091  # assumed of all: as in Flickr8k's own archive
+PHOTO_BYTES = 1.1e9 / 8_091  # assumed for all datasets: as in Flickr8k's archive
 GPU_RATE = 10e12  # assumed: operations a second that a GPU sustains
 HASHED = 256 << 20  # bytes
 
 
 def measure() -> dict[str, Any]:
-    """Return the record; raises CaptionerError where data/captions.jsonl or the archives are not there."""
+    """Return the record; raises CaptionerError if data/captions.jsonl or the archives do not exist."""
     for path in (CAPTIONS, VOCABULARY, PHOTOS):
         if not path.exists():
             raise CaptionerError(f"{path}: not found; run `dvc repro tokenise` first")
@@ -94,7 +93,7 @@ def measure() -> dict[str, Any]:
 
 
 def _held(make: Callable[[], Any]) -> tuple[Any, int]:
-    """Return what `make` makes and how many bytes of Python's memory it holds."""
+    """Return the result of `make` and the bytes of Python's memory that it takes."""
     gc.collect()
     tracemalloc.start()
     made = make()
@@ -117,7 +116,7 @@ def _operations(run: Callable[[], Any]) -> float:
 
 
 def needs(record: dict[str, Any], times: dict[str, Any], splits: tuple[int, int, int]) -> dict[str, Any]:
-    """Return what a dataset of so many training, dev and test images needs: sizes in bytes, times in seconds."""
+    """Return the needs of a dataset with these numbers of training, dev and test images, in bytes and seconds."""
     train, dev, test = splits
     images = sum(splits)
     rows = images + train  # training photos have a mirrored view
@@ -216,7 +215,7 @@ def main() -> None:
 
 
 def update() -> None:
-    """Renew the page's table, from the records."""
+    """Write the page's table from the records."""
     put(PAGE, "scale", table_of(read_json(RECORD), read_json(TIMES)))
 
 

@@ -1,7 +1,7 @@
-"""How the time grows with the data: the feature stage and an epoch of training on 1x, 2x and 4x of the images.
+"""Measure how the time grows with the data: the feature stage and an epoch of training on 1x, 2x and 4x of the images.
 
-scaling.json: {what: {"images": [int, ...], "seconds": [float, ...], "growth": float}}; growth is the time of 4x as a
-multiple of four times the time of 1x: 1 where time is proportional to the data, below it where a part is constant.
+scaling.json: {what: {"images": [int, ...], "seconds": [float, ...], "growth": float}}. Growth is the time of 4x divided
+by four times the time of 1x. It is 1 if the time is proportional to the data, and less if a part is constant.
 """
 
 import statistics
@@ -91,7 +91,7 @@ def _epoch_of(folder: Path) -> Callable[[int], Callable[[], object]]:
 
 def _grow(of: Callable[[int], Callable[[], object]], images: int, rounds: int) -> dict[str, Any]:
     sizes = [images * times for times in TIMES]
-    of(images)()  # what is done once, at the first use
+    of(images)()  # warm-up
     seconds = rounds_of({str(size): of(size) for size in sizes}, rounds)
     medians = [statistics.median(found) for found in seconds.values()]
     growth = medians[-1] / medians[0] / (sizes[-1] / sizes[0])

@@ -1,9 +1,9 @@
-"""How long `captioner caption` takes for one photo in a new process, beside importing torch alone.
+"""Measure how long `captioner caption` takes for one photo in a new process, compared with importing torch alone.
 
     python -m benchmarks.start models/captioner.safetensors dog.jpg
 
-Prints the median processor seconds and wall seconds of each, and their ratio; both run in turns, after a run of each
-that fills the caches of files and of the consensus.
+Prints the median processor seconds and wall seconds of each, and their ratio. Both run in turns, after one warm-up run
+of each.
 """
 
 import argparse

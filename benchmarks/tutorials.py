@@ -1,4 +1,4 @@
-"""The other side: what the well-known captioning tutorials do, written plainly.
+"""The baselines: the code of the well-known captioning tutorials in a plain form.
 
 Dimensions: B captions, T words of the longest, V words of the vocabulary, P grid positions, D feature width, W width.
 """
@@ -26,7 +26,7 @@ BATCH = 32
 
 
 class Photos(Dataset):
-    """Photos out of memory, as the files' bytes: squashed to [3, size, size], normalised for ImageNet's weights."""
+    """Photos from the bytes of their files in memory, resized to [3, size, size] and normalised as for ImageNet."""
 
     def __init__(self, photos: Sequence[bytes], size: int):
         self.photos = photos
@@ -77,7 +77,7 @@ def features_from_pixels(
 ) -> Callable[[Tensor], Tensor]:
     """Return a `read` for `CaptionSet` of `captioner.training.batches`.
 
-    It computes the grids [B, h, w, D] of the next batch of `order` anew from the photos' bytes, whatever the query.
+    It ignores its argument and computes the grids [B, h, w, D] of the next batch of `order` from the photos' bytes.
     """
     loader = iter(DataLoader(Photos(photos, size), batch_sampler=list(order), num_workers=WORKERS))
     encoder = trunk(network)
@@ -90,10 +90,10 @@ def features_from_pixels(
 
 
 class StepDecoder(nn.Module):
-    """The attention decoder of `captioner.model.decoder` as a loop over time steps of LSTMCells, with its weights.
+    """The attention decoder of `captioner.model.decoder`, with its weights, as a loop of LSTMCells over time steps.
 
-    As in the tutorials, each caption brings its own copy of the image's features, captions are sorted by falling
-    length, and the batch shrinks where they end. It computes what `Decoder` computes.
+    As in the tutorials, each caption has its own copy of the image's features, captions are sorted by decreasing
+    length, and the batch shrinks when captions end. The results are those of `Decoder`.
     """
 
     def __init__(self, decoder: Decoder):
@@ -103,8 +103,8 @@ class StepDecoder(nn.Module):
         self.language = _cell(decoder.language)
 
     def forward(self, features: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Take in features [B, P, D], tokens [B, T] and lengths [B], sorted; return logits [B, T, V], zero where
-        a caption has ended."""
+        """Return logits [B, T, V], zero after the end of a caption, from features [B, P, D], tokens [B, T] and sorted
+        lengths [B]."""
         own = self.decoder
         drop = nn.Dropout(own.dropout.p).train(own.training)
         grid = drop(own.grid_norm(F.relu(own.image(own.standardise(features)))))
@@ -131,8 +131,8 @@ def _cell(lstm: nn.LSTM) -> nn.LSTMCell:
 
 
 class ClassicDecoder(nn.Module):
-    """Show, Attend and Tell's decoder (Xu et al. 2015) in the tutorials' form: one LSTMCell, additive attention that
-    projects the features at every step and feeds back into the cell, a gate, dropout before the output."""
+    """The decoder of Show, Attend and Tell (Xu et al. 2015) in the tutorials' form: one LSTMCell, a gate, additive
+    attention that projects the features at every step and feeds back into the cell, and dropout before the output."""
 
     def __init__(self, *, vocabulary: int, features: int, width: int, dropout: float):
         super().__init__()
@@ -163,7 +163,7 @@ class ClassicDecoder(nn.Module):
 
 
 def step_loss(decoder: nn.Module, features: Tensor, tokens: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the next words of captions [B, K, 1 + L], padded, from features [B, P, D]."""
+    """Return the mean cross-entropy of the next words of padded captions [B, K, 1 + L], from features [B, P, D]."""
     captions = tokens.flatten(0, 1)
     lengths = (captions != PAD).sum(-1) - 1
     lengths, order = lengths.sort(descending=True)
@@ -178,9 +178,9 @@ def step_loss(decoder: nn.Module, features: Tensor, tokens: Tensor) -> Tensor:
 def beam_search_of_one(
     decoder: Decoder, features: Tensor, *, beam: int, max_length: int, length_penalty: float
 ) -> tuple[list[int], float]:
-    """Search for the caption of one image, features [1, P, D]; return its tokens and its score.
+    """Return the caption of one image, features [1, P, D], by beam search: its tokens and its score.
 
-    The beams are a Python list; those that have not ended are extended by one forward pass.
+    The beams are a Python list. One forward pass extends all beams that have not ended.
     """
     memory = decoder.encode(features)
     beams: list[tuple[float, float, list[int], bool]] = [(0.0, 0.0, [], False)]  # score, log-probability, tokens, ended

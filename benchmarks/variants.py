@@ -1,4 +1,4 @@
-"""What single choices give: the same work in several forms, in turns, and how far the encoder is from its limit.
+"""Measure single choices: the same work in several forms, in turns, and the limit of the encoder.
 
 variants.json: {part: {form: seconds a unit}}, medians; the first form of each part is the one in use.
 """
@@ -116,7 +116,7 @@ def _encoder(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def _limit(run: Callable[[], object], count: int, kind: torch.dtype, rounds: int) -> dict[str, float]:
-    """Return how long the operations of `run` would take a unit if all were parts of one large matrix product."""
+    """Return the seconds a unit that the operations of `run` would take as one large matrix product."""
     with FlopCounterMode(display=False) as counter:
         run()
     matrix = torch.randn(MATRIX, MATRIX).to(kind)
@@ -146,7 +146,7 @@ def _onnx(network: Encoder, example: Tensor, path: Path) -> Callable[[Tensor], T
 
 
 class _FusedAttention(Decoder):
-    """Attends with torch's fused form; of use in training only, where the places are given."""
+    """Attention by torch's fused function, for training only."""
 
     def see(self, memory: Memory, first: Tensor, places: Tensor | None, each: int) -> Tensor:
         queries = self.query(first)

@@ -1,4 +1,4 @@
-"""What the benchmarks measure on: pieces of the data that `dvc repro` left, and random ones."""
+"""The data of the benchmarks: pieces of the outputs of `dvc repro`, and random data."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -35,7 +35,7 @@ ROUNDING = 1e-3  # relative, of float32 through the whole network
 
 
 def single_precision(device: torch.device) -> AbstractContextManager:
-    """Return a context in which matrix products are float32, as the tutorials compute them on a CPU."""
+    """Return a context in which matrix products are float32, as in the tutorials on a CPU."""
     return nullcontext()
 
 
@@ -46,7 +46,7 @@ def photos_and_weights() -> tuple[Archive, list[str], dict[str, Tensor]]:
 
 
 def training_items() -> list[CaptionedImage]:
-    """Return the training images with their captions, in a random order that is always the same."""
+    """Return the training images with their captions, in a fixed random order."""
     items = [item for item in read_captions("data/captions.jsonl") if item.split == "train"]
     random.Random(1).shuffle(items)
     return items
@@ -64,7 +64,7 @@ def random_decoder(words: int, **changes: Any) -> Decoder:
 
 
 def random_pixels(images: int, size: int = SIZE) -> Tensor:
-    """Return pictures, uint8 [images, size, size, 3], that are coarse like photos and not noise."""
+    """Return pictures, uint8 [images, size, size, 3], that are as smooth as photos."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(images, 3, 8, 8, generator=generator) * 255
     fine = nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 255)
@@ -72,7 +72,7 @@ def random_pixels(images: int, size: int = SIZE) -> Tensor:
 
 
 def random_encoder(pixels: Tensor) -> Encoder:
-    """Return an encoder with random weights whose activations for such pictures are of the usual size."""
+    """Return an encoder with random weights and, for such pictures, activations of the usual size."""
     torch.manual_seed(1)
     encoder = load_encoder(torchvision.models.resnet18().state_dict())
     calibrate(encoder, [pixels[:32]])
@@ -80,7 +80,7 @@ def random_encoder(pixels: Tensor) -> Encoder:
 
 
 def caption_set(items: list[CaptionedImage], read: Callable[[Tensor], Tensor]) -> CaptionSet:
-    """Return the items as a split whose features `read` gives by their places."""
+    """Return the items as a split; `read` returns their features by index."""
     views = {item.image: [row] for row, item in enumerate(items)}
     pad = [CaptionedImage(item.image, "dev", item.raw, item.ids) for item in items[:1]]  # a split may not be empty
     whole = CaptionSet.of_splits([*items, *pad], views, read)
@@ -88,7 +88,7 @@ def caption_set(items: list[CaptionedImage], read: Callable[[Tensor], Tensor]) -
 
 
 def decoding_problem(images: int) -> tuple[Captioner, Batch, Tensor]:
-    """Return a random decoder, a batch of random grids with real captions, and those [B, K, 1 + L], padded."""
+    """Return a random decoder, a batch of random grids with real captions, and its padded captions [B, K, 1 + L]."""
     items = training_items()[:images]
     rows = torch.randn(images, 7, 7, 512, generator=torch.Generator().manual_seed(2)).relu().half()
     captions = caption_set(items, lambda chosen: rows[chosen])
@@ -98,8 +98,8 @@ def decoding_problem(images: int) -> tuple[Captioner, Batch, Tensor]:
 
 
 def changed_captions(items: list[CaptionedImage], count: int) -> np.ndarray:
-    """Return `count` captions of each image, int64 [B, count, L], that are like those a model draws: the image's own, a
-    few words of each replaced by others that the image's captions have."""
+    """Return `count` captions of each image, int64 [B, count, L], similar to those that a model draws: the image's own
+    captions with a few words replaced by other words of the image's captions."""
     words = vocabulary()
     generator = np.random.default_rng(1)
     tokens = np.full((len(items), count, words.max_length), PAD)
@@ -145,7 +145,7 @@ def epoch(captioner: Captioner, batches: Iterable[Batch], precision: Precision =
 
 
 def step(module: nn.Module, loss: Callable[[], Tensor], precision: Precision = mixed_precision) -> Callable[[], None]:
-    """Return forward and backward of a loss as one call."""
+    """Return a function that computes a loss and its gradients."""
 
     def run() -> None:
         module.zero_grad(set_to_none=True)
@@ -163,7 +163,7 @@ def require_same_gradients(
     their_loss: Callable[[], Tensor],
     tolerance: float = ROUNDING,
 ) -> None:
-    """Raise Mismatch unless both losses, and the gradients of the modules' parameters by name, are the same."""
+    """Raise Mismatch unless both losses and the gradients of equally named parameters are the same."""
     found, wanted = _gradients(ours, our_loss), _gradients(theirs, their_loss)
     for name, gradient in wanted.items():
         require_close(f"gradient of {name}", found[name], gradient, tolerance)
@@ -182,13 +182,13 @@ def _gradients(module: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tenso
 
 
 def some_rows(rows: np.ndarray | list[int], store: FeatureStore) -> Callable[[Tensor], Tensor]:
-    """Return a `read` of these rows of a store by their places."""
+    """Return a function `read` that reads these rows of a store by index."""
     chosen = np.asarray(rows)
     return lambda places: store.read(chosen[places.numpy()])
 
 
 def search_problem(images: int) -> tuple[Captioner, Metadata, list[str], FeatureStore, np.ndarray]:
-    """Return the trained decoder, its card, some dev images and where their grids are: the store and its rows."""
+    """Return the trained decoder, its card, some dev images, and the store and rows of their grids."""
     captioner, card = load_model("models/decoder.safetensors")
     store = FeatureStore("data/features/grid.h5", layer=card.start, encoder=card.encoder, **card.image)
     names = [item.image for item in read_captions("data/captions.jsonl") if item.split == "dev"]

@@ -1,4 +1,4 @@
-"""Makes a small dataset as people have it: a folder of photos (drawn shapes here) and captions.csv.
+"""Make a small dataset in a usual form: a folder of photos (here drawn shapes) and captions.csv.
 
 docs/own-data.md uses it step by step. Each photo has one to five captions. There are no splits.
 """

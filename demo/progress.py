@@ -1,7 +1,7 @@
-"""How long the demo will still take, by what its stages took in the run that demo/seconds.json records.
+"""Estimate the remaining time of the demo from the stages' times in demo/seconds.json.
 
-A stage that ran has written its metrics file, and a training stage adds a line to its curve after each epoch. The
-recorded seconds say which share of the work these are. The time so far and that share give the time left.
+A stage that has ended has written its metrics file. A training stage adds a line to its curve after each epoch. The
+recorded seconds give the share of the work that is done. The elapsed time and this share give the remaining time.
 """
 
 import sys
@@ -20,14 +20,14 @@ METRICS = {
     "validate": "validate",
     "evaluate": "evaluate",
 }
-EVERY = 2.0  # seconds between two looks at the folder
+EVERY = 2.0  # seconds between two checks of the folder
 
 
 class Progress(threading.Thread):
-    """Prints the share of the work that is done and the time left, whenever a stage or an epoch has ended.
+    """Prints the share of the work that is done and the remaining time when a stage or an epoch has ended.
 
-    `seconds` are those of each stage of METRICS in a recorded run, and `epochs` how many the training stages take. Use
-    it as a context manager around the run. A stage whose outputs come from the cache counts as done.
+    `seconds` are those of each stage of METRICS in a recorded run. `epochs` are the numbers of epochs of the training
+    stages. Use it as a context manager around the run. A stage whose outputs come from the cache counts as done.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Progress(threading.Thread):
             self.look()
 
     def look(self) -> None:
-        """Note which stages have ended; show how far the run is, if it came further."""
+        """Check which stages have ended; print the progress if there is any."""
         for stage, name in METRICS.items():
             written = self._written(self.folder / "metrics" / f"{name}.json")
             if written:
@@ -80,11 +80,11 @@ class Progress(threading.Thread):
         return work / sum(self.seconds[stage] for stage in METRICS)
 
     def left(self, done: float) -> float:
-        """Return the seconds left if the rest is as fast as what is done."""
+        """Return the remaining seconds if the rest runs as fast as the part that is done."""
         return (time.time() - self.began) * (1 - done) / done
 
     def stage_seconds(self) -> dict[str, float]:
-        """Return what each stage took, from the end of the one before; all stages must have run."""
+        """Return the seconds of each stage, from the end of the one before; all stages must have run."""
         before, took = self.began, {}
         for stage, end in sorted(self.ends.items(), key=lambda item: item[1]):
             took[stage], before = round(end - before, 1), end

@@ -1,7 +1,7 @@
-"""Runs the project's own dvc.yaml on the built-in dataset, in a folder of its own.
+"""Run the project's dvc.yaml on the built-in dataset, in a separate folder.
 
-The folder (`.demo`) is a copy of what the pipeline is made of, with params.yaml changed by demo/params.yaml, and
-has a DVC cache of its own, so that nothing of the user's is touched and a second run reruns only what changed.
+The folder (`.demo`) has a copy of the pipeline, with params.yaml changed by demo/params.yaml, and its own DVC cache. So
+the demo changes none of the user's files, and a second run reruns only what changed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ COPIED = ("dvc.yaml", "params.yaml", ".dvcignore", "stages", "src", "own/README.
 
 
 def make_workspace(folder: Path, changes: dict[str, Any]) -> None:
-    """Copy the project's code and params to `folder`, with params by dotted name changed."""
+    """Copy the project's code and params to `folder`; `changes` maps dotted names of params to new values."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source, copy = ROOT / name, folder / name
@@ -61,7 +61,7 @@ def dvc(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedPr
 
 
 def main() -> None:
-    """Make the workspace, run the pipeline in it, say what came out."""
+    """Make the workspace, run the pipeline in it, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / ".demo", help="where to run (default: .demo)")
     parser.add_argument("--record", action="store_true", help="run all stages and write demo/seconds.json")
@@ -77,7 +77,7 @@ def main() -> None:
         if options.record:
             write_json(SECONDS, progress.stage_seconds())
     except (subprocess.CalledProcessError, KeyboardInterrupt):
-        sys.exit("The demo did not finish; the lines above say why. `make demo` goes on where it stopped.")
+        sys.exit("The demo did not finish; the lines above say why. `make demo` resumes the run.")
     results = read_json(folder / "metrics" / "evaluate.json")
     shown = Path(os.path.relpath(folder))
     print(f"\n{results['images']} test pictures, decoder on frozen features against fine-tuned end to end:\n")

@@ -1,21 +1,20 @@
-"""Captions of a hundred images, before and after fine-tuning, judged by eye.
+"""Judge the captions of a hundred images by eye, before and after fine-tuning.
 
-python -m dev.by_eye draw     numbered contact sheets, and by_eye.csv to be filled in, into pictures/by_eye/
-python -m dev.by_eye table    dev/by_eye.csv, filled in, as the table of docs/metrics.md, and dev/by_eye.json
+python -m dev.by_eye draw     writes contact sheets and an empty by_eye.csv into pictures/by_eye/
+python -m dev.by_eye table    reads dev/by_eye.csv; writes dev/by_eye.json and the tables of docs/metrics.md
 
-The images are the first hundred of metrics/test_captions.csv in the order of the SHA-256 of their names, so that nobody
-chose them. by_eye.csv has two lines for each of them, in that order: the captions of the frozen and of the fine-tuned
-model, in an order that the hash decides. So the judge does not know which is which. The columns are
+The images are the first hundred of metrics/test_captions.csv in the order of the SHA-256 of their names. by_eye.csv has
+two lines for each image: the captions of the frozen and of the fine-tuned model. The hash decides their order, so the
+judge does not know which model wrote a caption. The columns are
 
-    image, caption     as in test_captions.csv; a file with other captions is refused: judge them anew
-    verdict            right: it describes the photo; minor: it nearly does, with one small mistake; wrong
-    mistake            the worst one, of colour, count, object, action, place, gender, other; empty where right
+    image, caption     as in test_captions.csv; a file with other captions is refused
+    verdict            right: it describes the photo; minor: it has one small mistake; wrong
+    mistake            the worst mistake: colour, count, object, action, place, gender, other; empty if right
 
 by_eye.json says how well scores tell a right caption of the fine-tuned model from a wrong one: {"judged": MD5 of
-by_eye.csv, "right": int,
-"wrong": int, "AUC": {score: {"value", "from", "to"}}, "AUC - CIDEr's": the same of the difference to CIDEr's}. The AUC
-is the share of the pairs of a right and a wrong caption in which the right one scores higher; a tie counts half. "from"
-and "to" are the middle 95 % of DRAWS draws of the right and of the wrong captions with replacement.
+by_eye.csv, "right": int, "wrong": int, "AUC": {score: {"value", "from", "to"}}, "AUC - CIDEr's": the same for the
+difference from CIDEr's}. The AUC is the share of the pairs of a right and a wrong caption in which the right caption
+scores higher; a tie counts half. "from" and "to" are the middle 95 % of DRAWS draws of the captions with replacement.
 """
 
 import argparse
@@ -58,9 +57,9 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def chosen(generated: Path, images: int = IMAGES) -> pd.DataFrame:
-    """Return what to judge: columns image, caption, model and CIDEr, two rows an image.
+    """Return the captions to judge: columns image, caption, model and CIDEr, two rows for each image.
 
-    Raises CaptionerError where the file is not there.
+    Raises CaptionerError if the file does not exist.
     """
     if not generated.exists():
         raise CaptionerError(f"{generated}: not found; run `dvc repro evaluate` first")
@@ -75,7 +74,7 @@ def chosen(generated: Path, images: int = IMAGES) -> pd.DataFrame:
 
 
 def draw(rows: pd.DataFrame, photos: Archive, folder: Path) -> list[Path]:
-    """Write the sheets, numbered pictures with their captions, and by_eye.csv without verdicts; return their paths."""
+    """Write the sheets of numbered pictures with captions, and by_eye.csv without verdicts; return their paths."""
     written = []
     images = [(image, list(of["caption"])) for image, of in rows.groupby("image", sort=False)]
     for first in range(0, len(images), COLUMNS * ROWS):
@@ -110,7 +109,7 @@ def _draw_sheet(images: list[tuple[str, list[str]]], first: int, photos: Archive
 def read_judged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Return `rows` with the columns verdict and mistake of the judged file.
 
-    Raises CaptionerError that names the file and line where it is not of these images and captions, or not filled in.
+    Raises CaptionerError that names the file and line if it has other images or captions, or no verdict.
     """
     judged = pd.read_csv(path, keep_default_na=False, dtype=str)
     columns = ["image", "caption", "verdict", "mistake"]
@@ -135,11 +134,9 @@ def read_judged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def separation(judged: pd.DataFrame, references: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Return the record of by_eye.json but for "judged", of the fine-tuned model's captions.
+    """Return the record of by_eye.json without "judged".
 
-    Raises CaptionerError where there is nothing to compare.
-
-    `references` are the raw captions of the images.
+    `references` are the raw captions of the images. Raises CaptionerError if no caption is right or none is wrong.
     """
     judged = judged[judged["model"] == "finetuned"]
     unknown = [image for image in judged["image"] if image not in references]
@@ -173,7 +170,7 @@ def separation(judged: pd.DataFrame, references: Mapping[str, list[str]]) -> dic
 
 
 def _in_order(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Return 1 where a right caption scores higher than a wrong one, 0.5 where both score alike: [right, wrong]."""
+    """Return 1 where a right caption scores higher than a wrong one, 0.5 where they score the same: [right, wrong]."""
     return (np.sign(right[:, None] - wrong) + 1) / 2
 
 
@@ -219,7 +216,7 @@ def separation_table(record: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Draw the sheets, or fill the page's table."""
+    """Draw the sheets, or write the tables."""
     parser = argparse.ArgumentParser(prog="python -m dev.by_eye", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["draw", "table"])
     parser.add_argument("--images", type=Path, default=Path("data/raw/images"), help="the photos (%(default)s)")

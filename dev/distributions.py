@@ -1,9 +1,8 @@
-"""The installed packages that captioner and each of its extras need, and their sizes.
+"""Count the installed packages that captioner and each of its extras need, and their sizes.
 
-`python -m dev.distributions` writes dev/distributions.json: for the base, and for each extra in addition to the base,
-the number of packages and the megabytes of their files. The files are those that the packages' records list, as
-installed in this environment, so the figures hold for its platform and versions. Compiled bytecode counts where pip
-made it.
+`python -m dev.distributions` writes dev/distributions.json: the number of packages and the megabytes of their files,
+for the base and for each extra in addition to the base. It counts the files that the packages' records list in this
+environment, with compiled bytecode. So the figures hold for this platform and these versions.
 """
 
 import platform
@@ -47,9 +46,9 @@ def requirements_of(extra: str, table: dict[str, Any]) -> list[str]:
 
 
 def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
-    """Return by name the installed distributions that `requirements` need, with what those need in turn.
+    """Return the installed distributions, by name, that `requirements` need directly or indirectly.
 
-    Requirements of extras that nothing asks for are left out, and so are those that are not installed.
+    Distributions that only an unused extra requires, or that are not installed, are left out.
     """
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, str]] = set()  # names with the extra whose requirements were followed
@@ -71,7 +70,7 @@ def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
 
 
 def modules_of(names: Iterable[str]) -> set[str]:
-    """Return the top-level modules that only these distributions hold."""
+    """Return the top-level modules that only these distributions contain."""
     wanted = set(names)
     return {
         module

@@ -1,15 +1,15 @@
-"""Replaces a dvc.lock that a kill of `dvc` cut off, so that `dvc repro` can go on.
+"""Replace a dvc.lock that a kill of `dvc` cut off, so that `dvc repro` can go on.
 
-    python -m dev.dvc_lock [FOLDER]    `make repro` does this first, and the demo does it in its own folder
+    python -m dev.dvc_lock [FOLDER]    `make repro` and the demo run this first
 
-DVC writes dvc.lock in place. A kill during the write leaves the beginning of the file, and DVC refuses most of such
-files. This module saves the damaged file as dvc.lock.damaged and restores the one of the last commit. It removes
-dvc.lock where Git has no intact one. No result is lost: for a stage that dvc.lock lacks, DVC takes the outputs from its
-run cache, or runs the stage again.
+DVC writes dvc.lock in place. A kill during the write leaves only the beginning of the file. DVC refuses most such
+files. This module saves the damaged file as dvc.lock.damaged and restores the file of the last commit. If Git has no
+intact file, it removes dvc.lock. No result is lost: if dvc.lock lacks a stage, DVC takes the outputs from its run cache
+or runs the stage again.
 
-Limit: a file that was cut between two lines can be valid YAML with fewer stages, dependencies or outputs. Nothing in
-it shows the cut. DVC accepts such a file and handles what is missing as changed, with the same result as above. Only
-the `size` of the last entry can stay missing; DVC compares hashes.
+Limit: a file that was cut between two lines can be valid YAML with fewer stages, dependencies or outputs. Nothing shows
+the cut. DVC accepts such a file and handles the missing parts as changed, with the same result as above. Only the
+`size` of the last entry can stay missing. That does no harm, because DVC compares hashes.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def _is_entry(stage: Any) -> bool:
 
 
 def mend(folder: str | Path = ".", wait: float = WRITING) -> str | None:
-    """Replace a damaged dvc.lock in `folder`; return a line for the user, or None where nothing was done.
+    """Replace a damaged dvc.lock in `folder`; return a message, or None if nothing was done.
 
     A file that changes within `wait` seconds is left alone, because a running `dvc` writes it.
     """
@@ -99,7 +99,7 @@ def _committed(folder: Path) -> bytes | None:
 
 
 def main() -> None:
-    """Mend dvc.lock and print what was done."""
+    """Replace a damaged dvc.lock and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="the project (default: this folder)")
     if line := mend(parser.parse_args().folder):

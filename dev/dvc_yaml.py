@@ -1,11 +1,11 @@
-"""Writes the code and the params of every stage into dvc.yaml.
+"""Write the code and the params of every stage into dvc.yaml.
 
-    python -m dev.dvc_yaml            write them (`make dvc-yaml`)
-    python -m dev.dvc_yaml --check    exit with 1 and the stages' names where dvc.yaml is not current (`make lint`)
+    python -m dev.dvc_yaml            writes them (`make dvc-yaml`)
+    python -m dev.dvc_yaml --check    exits with 1 if dvc.yaml is not current (`make lint`)
 
-A stage's code is its script with every module that importing the script runs, and the files beside these modules that
-they name (templates, tables). A file of nothing but a docstring computes nothing and is left out. A stage's params are
-the fields of the dataclass `Params` in its script. Everything else in dvc.yaml is written by hand.
+A stage's code is its script, every module that the script imports directly or indirectly, and the files beside these
+modules that they name (templates, tables). A file with only a docstring is left out. A stage's params are the fields of
+the dataclass `Params` in its script. Everything else in dvc.yaml is written by hand.
 """
 
 import argparse
@@ -29,7 +29,7 @@ WIDTH = 118
 
 
 def import_closure(script: Path) -> set[str]:
-    """Return the script and all of the project's modules that importing it runs, as paths in the project."""
+    """Return the paths of the script and of all modules of the project that it imports, directly or indirectly."""
     seen: set[Path] = set()
     todo = [script]
     while todo:
@@ -41,7 +41,7 @@ def import_closure(script: Path) -> set[str]:
 
 
 def files_beside(modules: set[str]) -> set[str]:
-    """Return the files, as paths in the project, that stand beside one of the modules and that it names."""
+    """Return the files beside a module that this module names, as paths in the project."""
     found = set()
     for module in modules:
         text = (ROOT / module).read_text(encoding="utf-8")
@@ -63,9 +63,9 @@ def params_of(script: Path) -> list[str]:
 
 
 def current(text: str) -> str:
-    """Return the text of dvc.yaml with the lists of all stages renewed.
+    """Return the text of dvc.yaml with current lists of all stages.
 
-    Raises ValueError where a stage has no such lists.
+    Raises ValueError if a stage has no such lists.
     """
     for script in sorted((ROOT / "stages").glob("*.py")):
         code = import_closure(script)

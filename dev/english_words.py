@@ -1,11 +1,11 @@
-"""Derives captioner/scoring/english.csv, the lemmas and function words of `captioner.scoring.words`, from Flickr8k.
+"""Derive captioner/scoring/english.csv, the lemmas and function words of `captioner.scoring.words`, from Flickr8k.
 
 python -m dev.english_words data/raw/captions.zip
 
-Flickr8k.lemma.token.txt has the lemma of each word of Flickr8k.token.txt, line by line. A word's lemma is the one that
-it has most often in the training images' captions; lines whose numbers of words differ are left out. The function words
-are those of English's closed classes below that the training captions have.
-Numbers (two, three) stay content words, since a wrong number is a mistake; so do verbs other than be, have and do.
+Flickr8k.lemma.token.txt has the lemma of each word of Flickr8k.token.txt, line by line. A word's lemma is its most
+frequent lemma in the training captions. Lines with different numbers of words are left out. The function words are the
+words of the closed classes below that occur in the training captions. Numbers (two, three) are content words, because a
+wrong number is a mistake. Verbs other than be, have and do are content words, too.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def _captions(archive: Archive, file: str) -> dict[str, str]:
 
 
 def table_of(counts: dict[str, Counter[str]]) -> dict[str, str]:
-    """Return the rows of english.csv: the lemma by word, empty for a function word."""
+    """Return the rows of english.csv: the lemma of each word, empty for a function word."""
     closed = set(" ".join(CLOSED.values()).split())
-    best = {  # of two lemmas that are equally frequent the first by the alphabet
+    best = {  # if lemmas are equally frequent, the alphabetically first
         word: min(lemmas, key=lambda lemma: (-lemmas[lemma], lemma))
         for word, lemmas in counts.items()
         if ptb_tokens(word) == [word]

@@ -1,16 +1,15 @@
-"""The ablation table: each row a change of params.yaml, run by `dvc exp run -S`, compared by dev scores.
+"""Run the ablation table: each row is a change of params.yaml, run by `dvc exp run -S` and compared by dev scores.
 
-python -m dev.experiments --on shapes              every row on the built-in dataset, in .experiments
-python -m dev.experiments --on flickr8k ROW ...    some rows in this project, as its params.yaml says
+python -m dev.experiments --on shapes              runs every row on the built-in dataset, in .experiments
+python -m dev.experiments --on flickr8k ROW ...    runs some rows in this project, with its params.yaml
 
-The runs end after the stage `validate`, or sooner (`--until train`, for choices of the decoder, in half the time): the
-test split is never read. A row that was run with the same params and seed is not run again (`--again` does). Search has
-a table of its own, by dev/search.py.
+A run ends after the stage `validate` and never reads the test split. `--until train` ends it earlier. A row that has a
+record of the same params and seed is not run again, except with `--again`. dev/search.py writes the table of search.
 
 experiments.json: {scale: [{"row", "changes": {param: value}, "seed", "params": MD5 of the params that the stages read,
-"scores": {"train" and "finetune": {"CIDEr", "BLEU-4"} of dev captions found by a beam of 3, "validate": {"frozen" and
-"finetuned": scores}, of metrics/validate.json}, as far as the row was run, "minutes": {stage: float} of the stages that
-were run and not taken from the cache, "machine"}]}. The tables of docs/experiments.md follow.
+"scores": {"train" and "finetune": {"CIDEr", "BLEU-4"} of dev captions by a beam of 3, "validate": {"frozen" and
+"finetuned": scores of metrics/validate.json}}, only of the stages that were run, "minutes": {stage: float} of the
+stages that did not come from the cache, "machine"}]}. The module also writes the tables of docs/experiments.md.
 """
 
 import argparse
@@ -84,13 +83,13 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Run the rows that are wanted and not yet there; write experiments.json and the page after each."""
+    """Run the rows that have no record yet; write experiments.json and the page after each."""
     parser = argparse.ArgumentParser(prog="python -m dev.experiments", description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="default: all of the scale")
-    parser.add_argument("--on", choices=list(ROWS), help="without it the page is written anew, and nothing is run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="of train and finetune (default: 42)")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to run (default: all)")
+    parser.add_argument("--on", choices=list(ROWS), help="the dataset; without it, only the page is written")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="seeds of train and finetune (default: 42)")
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run (default: validate)")
-    parser.add_argument("--again", action="store_true", help="run also what is there")
+    parser.add_argument("--again", action="store_true", help="also run rows that have a record")
     options = parser.parse_args()
     records: dict[str, list[dict[str, Any]]] = read_json(RECORDS) if RECORDS.exists() else {}
     try:
@@ -106,7 +105,7 @@ def main() -> None:
                     there = known_record(records.get(options.on, []), name, seed)
                     same = there and of_these_params(there, options.on)
                     if same and options.until in there["scores"] and not options.again:
-                        print(f"{name}, seed {seed}: is there")
+                        print(f"{name}, seed {seed}: has a record")
                         continue
                     record = run(folder, options.on, name, seed, options.until)
                     if there:
@@ -150,7 +149,7 @@ def run(folder: Path, scale: str, name: str, seed: int, until: str = STAGES[-1])
     """Run a row as an experiment in a copy of `folder`'s project, up to the stage `until`; return its record."""
     changes = ROWS[scale][name]
     experiment = re.sub(r"[^a-z0-9]+", "-", f"{name}-seed-{seed}".lower())
-    dvc(folder, "exp", "remove", experiment)  # one of an earlier time; where there is none, it says so
+    dvc(folder, "exp", "remove", experiment)  # of an earlier run; without one, this fails and does no harm
     settings = [part for key, value in {**changes, "seed": seed}.items() for part in ("-S", f"{key}={as_yaml(value)}")]
     print(f"{name}, seed {seed}: dvc exp run --temp --name {experiment} {' '.join(settings)} {until}", flush=True)
     said, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, until)
@@ -171,9 +170,9 @@ def run(folder: Path, scale: str, name: str, seed: int, until: str = STAGES[-1])
 def scores_of(
     shown: list[dict[str, Any]], experiment: str, stages: Sequence[str] = STAGES
 ) -> dict[str, dict[str, float]]:
-    """Return the dev scores of an experiment's stages in what `dvc exp show --json` says.
+    """Return the dev scores of an experiment's stages from the output of `dvc exp show --json`.
 
-    Raises CaptionerError where one is missing. Of a stage that was not run, the metrics are those of the last commit.
+    For a stage that did not run, these are the scores of the last commit. Raises CaptionerError if one is missing.
     """
     for each in (each for commit in shown for each in commit["experiments"] or []):
         if each["name"] == experiment:
@@ -190,19 +189,19 @@ def scores_of(
 
 
 def known_minutes(there: dict[str, Any], record: dict[str, Any]) -> dict[str, float]:
-    """Return a record's minutes, and those that an earlier one has of stages that gave the same."""
+    """Return a record's minutes, with those of an earlier record for the stages that gave the same scores."""
     same = {stage for stage, scores in record["scores"].items() if there["scores"].get(stage) == scores}
     return {stage: minutes for stage, minutes in there["minutes"].items() if stage in same} | record["minutes"]
 
 
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run dvc with this interpreter; return what it said."""
+    """Run dvc with this interpreter; return its output."""
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(command, cwd=folder, env=_environment(), capture_output=True, text=True)
 
 
 def timed(folder: Path, *arguments: str) -> tuple[str, int, dict[str, float]]:
-    """Run dvc; return what it said, its exit code and the minutes of each stage that it ran."""
+    """Run dvc; return its output, its exit code and the minutes of each stage that it ran."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=folder,
@@ -229,12 +228,12 @@ def _environment() -> dict[str, str]:
 
 
 def as_yaml(value: Any) -> str:
-    """Return a value of a param as it stands in params.yaml."""
+    """Return a value of a param in the form of params.yaml."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def params_hash(scale: str, changes: dict[str, Any], seed: int, until: str = STAGES[-1]) -> str:
-    """Return the MD5 of all params that the stages read, up to `until`."""
+    """Return the MD5 of all params that the stages up to `until` read."""
     ignored = ("pictures", *(READS[stage] for stage in STAGES[STAGES.index(until) + 1 :]))
     values = YAML(typ="safe").load(ROOT / "params.yaml")
     flat = {"seed": seed}
@@ -247,7 +246,7 @@ def params_hash(scale: str, changes: dict[str, Any], seed: int, until: str = STA
 
 
 def of_these_params(record: dict[str, Any], scale: str) -> bool:
-    """Return whether a record's row, as it is now, has the params it was run with."""
+    """Return whether the current params of a record's row are those of the record."""
     if record["row"] not in ROWS[scale]:
         return False
     until = STAGES[len(record["scores"]) - 1]
@@ -260,7 +259,7 @@ def known_record(records: list[dict[str, Any]], row: str, seed: int) -> dict[str
 
 
 def table_of(scale: str, records: list[dict[str, Any]]) -> str:
-    """Return the records as a table: a row a change, its mean over seeds and the range, and minutes."""
+    """Return the records as a table: for each change the mean and range over seeds, and the minutes."""
     rows, old = [], False
     names = [*ROWS[scale], *(each["row"] for each in records)]
     for name in dict.fromkeys(names):
@@ -296,8 +295,7 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
 
 
 def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
-    """Return what `validate` says of the records that have it as a table: a row a change and model, the mean over seeds
-    and the range."""
+    """Return the scores of `validate` as a table: for each change and model the mean and range over seeds."""
     scored = [each for each in records if "validate" in each["scores"] and of_these_params(each, scale)]
     words = [
         name for name in (ABSENT, AGREED) if any(name in each["scores"]["validate"][MODELS[-1]] for each in scored)
@@ -320,7 +318,7 @@ def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
 
 
 def mean_and_range(values: Sequence[float], digits: int = 1) -> str:
-    """Return the mean, with the lowest and the highest of several values; "-" for none."""
+    """Return the mean of the values, and their range if there are several; "-" if there is none."""
     if not values:
         return "-"
     mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))

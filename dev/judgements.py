@@ -1,16 +1,16 @@
-"""How far each score agrees with people: Kendall's tau against the expert judgements that come with Flickr8k.
+"""Measure how far each score agrees with people: Kendall's tau against Flickr8k's expert judgements.
 
 python -m dev.judgements [data/raw/captions.zip]
 
 Three experts graded captions of other images for an image, from 1 ("does not describe the image at all") to 4
-("describes the image"). As in Anderson et al. 2016 (SPICE) and Hessel et al. 2021 (CLIPScore): a pair whose caption is
-one of the image's own is left out, the references are the image's captions, and each expert's grade of a pair is an
-observation, so that a pair counts three times. Every pair is an item of its own for CIDEr's document frequencies.
+("describes the image"). The protocol is that of Anderson et al. 2016 (SPICE) and Hessel et al. 2021 (CLIPScore). Pairs
+whose caption is the image's own are left out. The references are the image's captions. Each expert's grade is an
+observation, so a pair counts three times. For CIDEr's document frequencies every pair is an item.
 
 judgements.json: {"archive": MD5, "official": bool, "pairs": int, "left out": int, "images": int, "tau": {metric:
 {"b": tau-b, "c": tau-c, "c from", "c to": the middle 95% of tau-c over images drawn with replacement}}}. "1 - absent
-words" and "agreed words" are the word scores of `captioner.scoring.words`. The metric "another expert" is one expert's
-grades against another's, the mean of the three ways to choose two. The table of docs/metrics.md follows.
+words" and "agreed words" are the word scores of `captioner.scoring.words`. "another expert" is the mean tau between two
+of the three experts. The module also writes the table of docs/metrics.md.
 """
 
 import argparse
@@ -40,7 +40,8 @@ RECORD, PAGE = ROOT / "dev/judgements.json", ROOT / "docs/metrics.md"
 GRADES = "ExpertAnnotations.txt"
 EXPERTS = "another expert"
 PUBLISHED_PAIRS = 5664
-PUBLISHED = {"BLEU-4": 30.8, "ROUGE-L": 32.3, "METEOR": 41.8, "CIDEr": 43.9, "SPICE": 44.9}  # tau-c x100, CLIPScore
+# tau-c x100 of CLIPScore; we could not check that of ROUGE-L
+PUBLISHED = {"BLEU-4": 30.8, "ROUGE-L": 32.3, "METEOR": 41.8, "CIDEr": 43.9, "SPICE": 44.9}
 DRAWS = 1000
 
 
@@ -54,9 +55,9 @@ class Judged(NamedTuple):
 
 
 def read_judgements(path: str | Path) -> tuple[list[Judged], int]:
-    """Return the pairs of Flickr8k's captions archive, and how many were left out as the image's own captions.
+    """Return the pairs of Flickr8k's captions archive, and the number of pairs that were left out.
 
-    Raises CaptionerError that names the file and line of what cannot be read.
+    Raises CaptionerError that names the file and the line that cannot be read.
     """
     archive = Archive(path)
     captions: dict[str, str] = {}
@@ -95,7 +96,7 @@ def _rows(archive: Archive, file: str, columns: int) -> Iterator[tuple[int, list
 
 
 def scores_of(pairs: list[Judged]) -> dict[str, np.ndarray]:
-    """Return each metric's scores of the pairs, float64 [pairs], higher for better; METEOR only where Java works."""
+    """Return each metric's scores of the pairs, float64 [pairs]; higher is better. METEOR needs Java."""
     items = {str(at): pair for at, pair in enumerate(pairs)}
     cider = Cider({at: pair.references for at, pair in items.items()})
     _, each = cider.score({at: pair.caption for at, pair in items.items()})
@@ -111,19 +112,19 @@ def scores_of(pairs: list[Judged]) -> dict[str, np.ndarray]:
         print(f"METEOR is left out: {cause}", file=sys.stderr)
     found["CIDEr"] = list(each.values())
     absent, said, had, agreed = count_words(cider.references, captions).T
-    found[f"1 - {ABSENT}"] = (said - absent) / np.maximum(1, said)  # nothing said is nothing right
+    found[f"1 - {ABSENT}"] = (said - absent) / np.maximum(1, said)  # an empty caption is not right
     found[AGREED] = had / np.maximum(1, agreed)
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
 def tau(scores: np.ndarray, grades: np.ndarray) -> tuple[float, float]:
-    """Return Kendall's tau-b and tau-c of two rankings with ties [N]; not a number where one of them is constant.
+    """Return Kendall's tau-b and tau-c of two rankings with ties [N]; NaN if one of them is constant.
 
     `grades` should have few distinct values: the time grows with their square, and with N log N.
     """
     total = len(scores)
     levels = [np.sort(scores[grades == level]) for level in np.unique(grades)]
-    surplus = 0  # concordant pairs, less discordant ones
+    surplus = 0  # concordant minus discordant pairs
     for low, high in combinations(levels, 2):
         below = np.searchsorted(low, high, "left").sum()
         above = low.size * high.size - np.searchsorted(low, high, "right").sum()

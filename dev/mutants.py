@@ -1,12 +1,11 @@
-"""Which small changes of the code the tests notice.
+"""Measure which small changes of the code (mutants) the tests notice.
 
     python -m dev.mutants run [--sample 30] [--seed 1] [--python .venv/bin/python] [MODULE ...]
     python -m dev.mutants table
 
-`run` needs cosmic-ray (`pip install cosmic-ray`, in any environment) and works in a copy of the last commit. For each
-of the MODULES it draws `--sample` of the mutants that cosmic-ray makes. It runs the tests that MODULES names with
-`--python` on each. Replaced `|` signs are left out, since nearly all stand in type annotations. `table` writes
-docs/reliability.md.
+`run` needs cosmic-ray (`pip install cosmic-ray`, in any environment) and works in a copy of the last commit. It draws
+`--sample` mutants of each module and runs the module's tests (MODULES) on each mutant, with the interpreter `--python`.
+Replaced `|` signs are left out, because nearly all stand in type annotations. `table` writes docs/reliability.md.
 
 mutants.json beside this module: {module: {"mutants": int, "killed": int, "survivors": [{"operator", "line", "diff"}]}}.
 """

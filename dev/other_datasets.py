@@ -1,12 +1,12 @@
-"""Scores on datasets other than Flickr8k's English captions.
+"""Collect scores on datasets other than Flickr8k's English captions.
 
-    python -m dev.other_datasets "UCM" --from ../ucm [--split test]      read a project in which the pipeline ran
-    python -m dev.other_datasets                                        write the table of docs/experiments.md
+    python -m dev.other_datasets "UCM" --from ../ucm [--split test]      reads a project in which the pipeline ran
+    python -m dev.other_datasets                                        writes the table of docs/experiments.md
 
-A project is a clone of this one with other params (docs/own-data.md). A row of other_datasets.json, beside this module,
-has the params that differ from this project's but for the folder, the numbers of images, and the scores of both models:
+A project is a clone of this one with other params (docs/own-data.md). other_datasets.json, beside this module, has the
+params that differ from this project's (without `own.folder`), the numbers of images, and the scores of both models:
 {name: [{"seed": int, "changes": {param: value}, "images": {split: int}, "split": "dev" or "test", "frozen" and
-"finetuned": {score: float}}]}. Runs of a row with several seeds are shown by their mean and range.
+"finetuned": {score: float}}]}. The table shows the mean and range over seeds.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Dev scores by how captions are searched for and chosen: what params.yaml's search.* was set by.
+"""Compare ways to search for captions and to choose among beams, by dev scores. The params `search.*` rest on it.
 
     python -m dev.search [--out dev/search.csv]
 
-Run it from the project's folder after `dvc repro`. The test split is not touched. The table of docs/experiments.md
-follows.
+Run it from the project's folder after `dvc repro`. It does not read the test split. It also writes the table of
+docs/experiments.md.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CHOICE = ("consensus", "neighbours", "sharpness")
 
 @dataclass(frozen=True)
 class Setting:
-    """One row; the names are the table's columns."""
+    """One row of the table; the fields are its columns."""
 
     model: str = "fine-tuned"
     beam: int = BEAM
@@ -49,7 +49,7 @@ class Setting:
 
 
 def settings() -> Iterator[Setting]:
-    """Yield what is compared: the likeliest beams; consensus by beam and weight; by neighbours and sharpness."""
+    """Yield the settings: the likeliest beams; consensus by beam and weight; consensus by neighbours and sharpness."""
     for beam in (1, 3, 5, 20):
         for penalty in (0.7, 1.0):
             yield Setting(beam=beam, penalty=penalty, consensus=0.0)
@@ -79,7 +79,7 @@ def main() -> None:
 
     @cache
     def found(model: str, beam: int, penalty: float) -> list[np.ndarray]:
-        """Return what the choice is made from: features [N, D], tokens [N, K, T] and scores [N, K] of all beams."""
+        """Return the candidates: features [N, D], tokens [N, K, T] and scores [N, K] of all beams."""
         rows = np.array([stores[model].rows[item.image] for item in dev])
         parts: list[tuple[np.ndarray, ...]] = []
 
@@ -125,7 +125,7 @@ def main() -> None:
 
 
 def table_of(frame: pd.DataFrame) -> str:
-    """Return the table of docs/experiments.md: a line a setting."""
+    """Return the table of docs/experiments.md, a line for each setting."""
     words = [name for name in (ABSENT, AGREED) if name in frame]  # tables of earlier runs lack them
     rows = [
         [

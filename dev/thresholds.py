@@ -1,10 +1,10 @@
-"""How often the best dev caption is right in each fifth of its score and of its agreement.
+"""Measure how often dev captions are good, in fifths of their score and of their agreement.
 
     python -m dev.thresholds
 
-Run it from the project's folder after `dvc repro`. "Right" stands for a CIDEr above the median of the dev captions, so
-by chance it is half of them. The test split is not read. Writes thresholds.csv beside this module, a line for each
-measure and fifth, and the table of docs/captioning.md.
+Run it from the project's folder after `dvc repro`. A caption counts as good if its CIDEr is above the median of the dev
+captions, which half of them are. The test split is not read. The command writes thresholds.csv beside this module, with
+a line for each measure and fifth, and the table of docs/captioning.md.
 """
 
 from pathlib import Path
@@ -69,7 +69,7 @@ def measure() -> pd.DataFrame:
 def fifths(frame: pd.DataFrame) -> pd.DataFrame:
     """Return, for each measure and fifth (1 is the lowest), its range, the mean CIDEr and the share above the median.
 
-    `frame` has the columns score, agreement and CIDEr. Equal values are ordered as they stand.
+    `frame` has the columns score, agreement and CIDEr. Equal values keep their order.
     """
     above = frame["CIDEr"] > frame["CIDEr"].median()
     parts = []

@@ -1,6 +1,6 @@
-"""Executes docs/tour.ipynb and saves its outputs: `python -m dev.tour --size demo`.
+"""Execute docs/tour.ipynb and save its outputs: `python -m dev.tour --size demo`.
 
-What differs from run to run is left out: times, and the version of Python.
+Times and the version of Python are left out, because they differ from run to run.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""The word scores of both models beside those of a person, on the test images.
+"""Compare the word scores of both models with those of a person, on the test images.
 
 python -m dev.words [--references data/captions.jsonl]
 
-A person's caption cannot be scored against itself, so here all are scored against the references but the first; the
-first is the person's caption. Images with fewer than MOST references are left out. So the figures are not those of
-metrics/evaluate.json, which has all references.
+The first reference of an image is the person's caption. All captions are scored against the other references. Images
+with fewer than MOST references are left out. So the figures differ from those of metrics/evaluate.json, which uses all
+references.
 
 words.json: {"images": int, "scores": {"a person", "frozen" and "finetuned": {score: [value, low, high]}}}, with 95 %
-bootstrap intervals over images. The table of docs/metrics.md follows.
+bootstrap intervals over images. The module also writes the table of docs/metrics.md.
 """
 
 import argparse
@@ -34,9 +34,9 @@ MODELS = ("frozen", "finetuned")
 
 
 def measure(generated: pd.DataFrame, references: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Return the record of words.json, of the table of evaluate by image and the raw references of each image.
+    """Return the record of words.json from the captions of `evaluate` and the raw references of each image.
 
-    Raises CaptionerError where an image has no references, or none has enough of them.
+    Raises CaptionerError if an image has no references, or if no image has enough of them.
     """
     unknown = [image for image in generated.index if image not in references]
     if unknown:

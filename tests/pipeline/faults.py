@@ -1,12 +1,12 @@
-"""Kills the pipeline again and again, and compares what comes out with a run that was left alone.
+"""Kill the pipeline at random moments, and compare its outputs with those of an uninterrupted run.
 
     python tests/pipeline/faults.py [--kills 50] [--seed 1] [--out benchmarks/faults.json]
 
-On the built-in dataset, shrunken. One `dvc repro` is left alone; the hashes in its dvc.lock are what is right. Then
-pipelines are run from nothing and killed at random moments, each going on with `dvc repro` until it is done: every
-stage in turn, by SIGINT, SIGTERM and SIGKILL, the stage's process alone or dvc's whole process group. After each kill
-what stands in the workspace has to be whole, after each pipeline every output has to be the right one. The results
-go to the file and, as a table, to docs/reliability.md.
+The dataset is a small form of the built-in one. An uninterrupted `dvc repro` gives the expected hashes (dvc.lock). Then
+pipelines start in empty workspaces and are killed at random moments. After each kill `dvc repro` runs again until the
+pipeline ends. Every stage is killed, by SIGINT, SIGTERM and SIGKILL, alone or with dvc's whole process group. After
+each kill every output in the workspace has to be complete. After each pipeline every output has to have the expected
+hash. The module writes the results to the file and a table into docs/reliability.md.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tests.support.workspaces import ROOT, TINY, Workspace
 DOCUMENT = ROOT / "docs" / "reliability.md"
 MARK = "<!-- written by make fault-test -->"  # around the table in DOCUMENT
 RESULTS = ROOT / "benchmarks" / "faults.json"
-# Rates at which a later epoch is the best, so that the models' bytes tell of every epoch that was trained.
+# With these rates a later epoch is the best, so that the models' bytes depend on every epoch.
 SMALL = TINY | {
     "train.epochs": 4,
     "train.batch": 4,
@@ -49,12 +49,12 @@ SMALL = TINY | {
 STAGES = tuple(YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"])
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 BETWEEN = "dvc, between stages"
-LONGEST = 3600  # seconds of a `dvc repro` that is left alone; a killed one has ten times what that took
+LONGEST = 3600  # seconds for the uninterrupted `dvc repro`; a killed one has ten times the seconds that it took
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Send `signal`, `wait` seconds after a line that holds `cue` was printed."""
+    """Send `signal`, `wait` seconds after a line that contains `cue` was printed."""
 
     cue: str
     wait: float
@@ -64,9 +64,9 @@ class Kill:
 
 @dataclass
 class Outcome:
-    """What became of one `dvc repro`."""
+    """The result of one `dvc repro`."""
 
-    struck: str | None = None  # the stage that was running when the signal was sent, BETWEEN, or None: none was sent
+    struck: str | None = None  # the stage that ran when the signal was sent, BETWEEN, or None if no signal was sent
     kill: Kill | None = None
     status: int = 0
     printed: str = ""
@@ -79,9 +79,9 @@ class Outcome:
 
 
 def repro(folder: Path, kills: list[Kill], *arguments: str, longest: float = LONGEST) -> Outcome:
-    """Run `dvc repro` in `folder`, `longest` seconds at the most.
+    """Run `dvc repro` in `folder` for at most `longest` seconds.
 
-    The first of the kills whose moment comes is done, the others are not.
+    Only the first of the kills is done, that is, the one whose moment comes first.
     """
     outcome, lock = Outcome(), threading.Lock()
     environment = {
@@ -137,18 +137,18 @@ def repro(folder: Path, kills: list[Kill], *arguments: str, longest: float = LON
 
 
 def _stage_process(dvc: int) -> tuple[int, str] | None:
-    """Return the process and the name of the stage that dvc runs now."""
+    """Return the process and the name of the stage that dvc runs."""
     try:
         for child in psutil.Process(dvc).children(recursive=True):
             if found := re.fullmatch(r"stages/(\w+)\.py", (child.cmdline() or [""])[-1]):
                 return child.pid, found[1]
-    except psutil.NoSuchProcess:  # it ended while it was looked at
+    except psutil.NoSuchProcess:  # it ended during the query
         pass
     return None
 
 
 def outputs(folder: Path) -> dict[str, str]:
-    """Return the MD5 of each file that is an output or metric, or lies in one, by its path, as DVC has them."""
+    """Return DVC's MD5 of each output and metric, and of each file in an output folder, by path."""
     path = folder / "dvc.lock"
     stages = YAML(typ="safe").load(path)["stages"] if path.exists() else {}
     found = {}
@@ -162,9 +162,9 @@ def outputs(folder: Path) -> dict[str, str]:
 
 
 def not_whole(folder: Path, right: Path) -> list[str]:
-    """Return the outputs in `folder` that are there and are not those of the workspace `right`.
+    """Return the outputs that exist in `folder` and differ from those of the workspace `right`.
 
-    A curve is written anew after each epoch, for `dvc plots show`; of it, the beginning is right too.
+    A curve may be the beginning of the right one, because training writes it after each epoch.
     """
     wrong = []
     for path, md5 in outputs(right).items():
@@ -176,7 +176,7 @@ def not_whole(folder: Path, right: Path) -> list[str]:
 
 
 class Report:
-    """Counts what was done and keeps what was wrong."""
+    """Counts of runs and kills, and the faults."""
 
     def __init__(self) -> None:
         self.kills: Counter[tuple[str, str]] = Counter()
@@ -192,7 +192,7 @@ class Report:
 
 
 def quotas(kills: int) -> dict[str, int]:
-    """Share the kills out over the stages; what does not divide goes to the training stages first."""
+    """Distribute the kills over the stages; the remainder goes to the training stages first."""
     each, more = divmod(kills, len(STAGES))
     order = sorted(STAGES, key=lambda stage: stage not in ("train", "finetune"))
     return {stage: each + (order.index(stage) < more) for stage in STAGES}
@@ -201,9 +201,9 @@ def quotas(kills: int) -> dict[str, int]:
 def run_pipeline(
     folder: Path, right: Path, seconds: dict[str, float], wanted: dict[str, int], chance: random.Random, report: Report
 ) -> None:
-    """Run one pipeline from nothing to its end, killing each stage up to three times, `wanted` times at the most.
+    """Run one pipeline in an empty workspace to its end; kill each stage at most three times and `wanted` times.
 
-    `right` is the workspace that was left alone, in which each stage took `seconds`.
+    `right` is the workspace of the uninterrupted run, in which each stage took `seconds`.
     """
     small_workspace(folder)
     plan = {stage: min(chance.randint(1, 3), left) for stage, left in wanted.items()}
@@ -220,7 +220,7 @@ def run_pipeline(
         outcome = repro(folder, kills, longest=longest)
         report.runs += 1
         report.resumed += "going on after epoch" in outcome.printed
-        what = "left alone"
+        what = "no kill"
         if kill := outcome.kill:
             aimed = kill.cue.split("'")[1]
             alone = kill.alone and outcome.struck != BETWEEN
@@ -244,7 +244,7 @@ def run_pipeline(
             runs += 1
             continue
         if not outcome.killed and not outcome.hung:
-            report.fault(f"run {report.runs} ({what}): failed by itself:\n{outcome.printed}")
+            report.fault(f"run {report.runs} ({what}): failed without a kill:\n{outcome.printed}")
     found, expected = outputs(folder), outputs(right)
     different = [path for path in expected if found.get(path) != expected[path]]
     report.pipelines += 1
@@ -258,12 +258,12 @@ def run_pipeline(
 
 
 def small_workspace(folder: Path) -> Path:
-    """Make a workspace of the shrunken built-in dataset."""
+    """Make a workspace with a small form of the built-in dataset."""
     return Workspace(folder, **{key.replace(".", "__"): value for key, value in SMALL.items()}).folder
 
 
 def record(report: Report, command: str) -> dict:
-    """Return what the results file holds."""
+    """Return the content of the results file."""
     return {
         "command": command,
         "kills": report.kills.total(),
@@ -282,7 +282,7 @@ def record(report: Report, command: str) -> dict:
 
 
 def table_of(results: dict) -> str:
-    """Return the results as DOCUMENT has them."""
+    """Return the results as the text in DOCUMENT."""
     rows = [["killed", *(each.name for each in SIGNALS)], ["---"] * 4]
     rows += [[name, *counts.values()] for name, counts in results["kills by stage"].items()]
     return "\n".join(
@@ -300,10 +300,10 @@ def table_of(results: dict) -> str:
 
 
 def main() -> None:
-    """Run it, write the results; exit with 1 when anything was wrong."""
+    """Kill pipelines and write the results; exit with 1 after a fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50, help="at least so many (default: 50)")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments and the signals (default: 1)")
+    parser.add_argument("--kills", type=int, default=50, help="smallest number of kills (default: 50)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the moments and the signals (default: 1)")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
     folder, report, chance = Path(tempfile.mkdtemp(prefix="faults-")), Report(), random.Random(options.seed)
@@ -311,12 +311,12 @@ def main() -> None:
     alone = repro(right, [])
     if alone.status:
         why = f"did not end within {LONGEST} s" if alone.hung else "failed"
-        sys.exit(f"{alone.printed}\nthe run that was left alone {why}; it is in {folder}")
-    print("left alone: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in alone.seconds.items()), flush=True)
+        sys.exit(f"{alone.printed}\nthe uninterrupted run {why}; it is in {folder}")
+    print("uninterrupted: " + ", ".join(f"{stage} {took:.1f} s" for stage, took in alone.seconds.items()), flush=True)
     wanted = quotas(options.kills)
     while any(wanted.values()):
         if report.pipelines == options.kills:
-            report.fault(f"{report.pipelines} pipelines, and still to be killed: {wanted}")
+            report.fault(f"{report.pipelines} pipelines, with kills left: {wanted}")
             break
         place = folder / f"killed-{report.pipelines + 1}"
         run_pipeline(place, right, alone.seconds, wanted, chance, report)

@@ -1,4 +1,4 @@
-"""What a machine does to a run: its disk is full, its files go away, its clock jumps."""
+"""Faults of the machine during a run: a full disk, files that disappear, a clock that jumps."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ ROOM = 5000  # bytes a file may grow to on the full disk
 
 @contextmanager
 def full_disk():
-    """Let no file grow beyond ROOM, which fails as a full disk does: in the middle of writing."""
+    """Limit files to ROOM bytes. Writing fails in the middle, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
     try:
@@ -76,7 +76,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path, kind, old)
     with full_disk(), pytest.raises(Exception, match=r"File too large|unable to"):
         WRITERS[kind](path, 20_000)
     assert content(tmp_path) == before
-    assert [each.name for each in tmp_path.iterdir()] == list(before)  # no folder is left either
+    assert [each.name for each in tmp_path.iterdir()] == list(before)  # and no folder remains
     WRITERS[kind](path, 20_000)  # and with room again it works
     assert path.stat().st_size > ROOM
 
@@ -126,7 +126,7 @@ def test_a_disk_that_fails_when_it_syncs_leaves_the_old_file(tmp_path, monkeypat
 
 @contextmanager
 def ordinary_user():
-    """Act as a user who may not write everywhere; as root, which tests in containers run as, become nobody."""
+    """Act as a user without write access everywhere. As root, which tests in containers run as, become nobody."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)

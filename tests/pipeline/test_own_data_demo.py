@@ -1,4 +1,4 @@
-"""docs/own-data.md, followed to the letter on data made for it, through the whole pipeline."""
+"""Run the commands of docs/own-data.md on drawn data, through the whole pipeline."""
 
 import json
 import os
@@ -21,7 +21,7 @@ STEPS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/own-data.md").read_text(enc
 
 @pytest.fixture(scope="module")
 def walked(make):
-    """A workspace in which the steps were taken; its params are small, for time alone."""
+    """A workspace in which the steps ran, with small params to save time."""
     workspace = make(**{key.replace(".", "__"): value for key, value in (TINY | {"dataset.name": "flickr8k"}).items()})
     folder = workspace.folder
     shutil.rmtree(folder / ".dvc")
@@ -43,7 +43,7 @@ def walked(make):
 
 def test_every_stage_worked_on_it(walked):
     assert "Running stage 'pictures'" in walked.printed
-    assert "image,caption\n" in walked.printed  # what `head` showed
+    assert "image,caption\n" in walked.printed  # the output of `head`
     results = json.loads((walked.folder / "metrics/evaluate.json").read_text())
     assert results["images"] == 40
     assert results["finetuned"]["BLEU-1"] > 0
@@ -80,7 +80,7 @@ def test_a_second_run_does_nothing_and_what_changes_in_the_folder_reruns(walked)
     assert "One more caption." in (walked.folder / "data/captions.jsonl").read_text()
     assert walked.json("status", "features") == {}  # the photos and their splits are the same
     captions.write_text(before)
-    assert walked.repro() == set()  # all of it from the cache
+    assert walked.repro() == set()  # all outputs come from the cache
 
 
 def test_a_new_photo_without_a_caption_stops_the_run_by_its_name(walked):

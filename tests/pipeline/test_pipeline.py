@@ -1,4 +1,4 @@
-"""The real stages under DVC, on the built-in dataset, shrunken."""
+"""The real stages under DVC, on a small form of the built-in dataset."""
 
 import json
 import os
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.pipeline
 
 @pytest.fixture(scope="module")
 def done(make):
-    """A workspace in which everything ran once."""
+    """A workspace in which the whole pipeline ran once."""
     workspace = make()
     assert workspace.repro() == set(STAGES)
     return workspace
@@ -60,7 +60,7 @@ def test_every_image_of_the_split_has_its_captions(done, stage, split, images):
 
 
 def test_test_captions_are_the_chosen_beams(done):
-    weight = 1000.0  # two epochs leave a decoder whose likeliest captions nothing less outweighs
+    weight = 1000.0  # large enough to outweigh the log-probability after two epochs
     done.change(search__consensus=weight)
     assert "evaluate" in done.repro()
     table = pd.read_csv(done.folder / "metrics/test_captions.csv", index_col="image", keep_default_na=False)
@@ -170,7 +170,7 @@ def test_the_boundary_and_the_form_of_captions_spare_what_they_do_not_touch(done
     done.change(finetune__unfreeze_from="conv1", finetune__epochs=1)
     ran = done.repro()
     assert {"features", "finetune"} <= ran
-    assert "train" not in ran  # the grids came out the same, byte by byte
+    assert "train" not in ran  # the grids have the same bytes
     # 40 of the 60 are in two views
     assert FeatureStore(done.folder / "data/features/boundary.h5").shape == (100, 64, 64, 3)
     done.change(captions__form="lemma")
@@ -178,7 +178,7 @@ def test_the_boundary_and_the_form_of_captions_spare_what_they_do_not_touch(done
     assert {"tokenise", "train"} <= ran
     assert "features" not in ran
     done.change()
-    assert done.repro() == set()  # back to the first params: all from the cache
+    assert done.repro() == set()  # the first params again: all outputs come from the cache
     assert outputs(done.folder) == before
 
 
@@ -197,7 +197,7 @@ def test_the_boundary_and_the_form_of_captions_spare_what_they_do_not_touch(done
 )
 def test_other_forms_run(make, changes, monkeypatch):
     workspace = make(**changes)
-    with monkeypatch.context() as patched:  # as a GPU's weights are saved
+    with monkeypatch.context() as patched:  # as in a file that was saved on a GPU
         patched.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
         torch.save(resnet18(zero_init_residual=True).state_dict(), workspace.folder / "weights.pth")
     assert b"cuda:0" in (workspace.folder / "weights.pth").read_bytes()
@@ -225,7 +225,7 @@ def test_an_unknown_param_stops_before_any_work(make):
 
 @pytest.fixture
 def clone(done, make, tmp_path):
-    """A second workspace with what Git keeps of the first, and the remote to which the first pushed the rest."""
+    """A clone of the first workspace's Git repository, with the DVC remote to which the first one pushed."""
     done.dvc("remote", "add", "--force", "--default", "storage", str(tmp_path))
     done.dvc("push")
     clone = make()
@@ -262,7 +262,7 @@ def test_a_second_clone_pulls_everything_and_reruns_nothing(done, clone):
     ],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done, stage, model, sent, alone, parts):
-    """The short form of `make fault-test`."""
+    """A short form of `make fault-test`."""
     before, command = outputs(done.folder), ("--force", "--single-item", stage)
     killed = repro(done.folder, [Kill("epoch 1/2", 0, sent, alone)], *command)
     assert killed.struck == stage

@@ -1,4 +1,4 @@
-"""The notebook docs/tour.ipynb: what is saved in it, and that it runs."""
+"""The notebook docs/tour.ipynb: its saved outputs, and a run of it."""
 
 import re
 
@@ -11,19 +11,19 @@ LARGEST = 1_000_000  # bytes
 
 
 def printed(cell):
-    """Return what a cell printed."""
+    """Return the stdout of a cell."""
     return "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
 
 
 def errors(cell):
-    """Return what a cell said on stderr or raised."""
+    """Return the stderr and the exceptions of a cell."""
     return [
         output for output in cell.outputs if output.output_type == "error" or output.get("name", "stdout") != "stdout"
     ]
 
 
 def drawn(cell):
-    """Return how many pictures a cell drew."""
+    """Return the number of pictures that a cell drew."""
     return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 

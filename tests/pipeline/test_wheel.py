@@ -1,6 +1,6 @@
-"""The wheel in an environment that holds its base requirements and nothing else.
+"""The wheel in an environment with its base requirements and no other packages.
 
-Captioning works there, outside the project's folder, and a command that needs an extra names it.
+Captioning works there, outside the project's folder. A command that needs an extra names it.
 """
 
 import os
@@ -30,7 +30,7 @@ EXTRAS = (  # some modules of them
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel that `python -m build` makes of this tree, by way of the source archive."""
+    """The wheel that `python -m build` builds from this tree, through the source archive."""
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         copy(ROOT / name, folder)
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory):
 def environment(wheel, tmp_path_factory):
     """The folder of commands of a new environment with the wheel.
 
-    Its base requirements are links to the packages of the environment that runs the tests: nothing is downloaded.
+    Its base requirements are links to the packages of the environment that runs the tests, so nothing is downloaded.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
@@ -66,7 +66,7 @@ def photo(tmp_path):
 
 
 def call(*command, **options):
-    """Run a command without this process's paths to code; return what it printed."""
+    """Run a command without this process's import paths; return its output."""
     done = run(*command, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

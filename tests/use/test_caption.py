@@ -120,7 +120,7 @@ def test_photos_of_a_kind_that_is_not_read_are_told_of(model, photos, capsys):
     assert main(["caption", str(photos), "--model", str(model)]) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 43
-    assert f"{photos}: left out 1 (phone.DNG), of kinds that are not looked for" in printed.err
+    assert f"{photos}: left out 1 (phone.DNG), of unsupported kinds" in printed.err
 
 
 @pytest.mark.parametrize("argument", ["nowhere.jpg", "*.nothing", "."])
@@ -548,4 +548,4 @@ def test_a_model_without_training_captions_says_that_it_takes_the_likeliest(mode
     records = [json.loads(line) for line in printed.out.splitlines()]
     assert [record["caption"] for record in records] == likeliest
     assert {record["agreement"] for record in records} == {None}
-    assert printed.err.count("holds no training captions, so a caption is the likeliest beam") == 1
+    assert printed.err.count("has no training captions, so a caption is the likeliest beam") == 1

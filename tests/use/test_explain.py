@@ -100,7 +100,7 @@ def test_a_model_without_training_captions_takes_the_likeliest_and_the_picture_s
     describe.captioner.examples = None
     assert [explain(describe, photo, tmp_path / "out.png")] == likeliest
     lines = shown[1]
-    assert any("holds no training captions" in line for line in lines)
+    assert any("has no training captions" in line for line in lines)
     assert not any("agreement" in line or "similar" in line for line in lines)
 
 

@@ -387,7 +387,22 @@ def test_the_docs_show_what_is_printed(tmp_path, capsys, monkeypatch):
     for name, content in re.findall(r"^`(\S+)`:\n\n```\w*\n(.*?)```$", text, re.M | re.S):
         (tmp_path / name).write_text(content)
     shown = re.findall(r"```console\n\$ captioner (.*?)\n(.*?)```", text, re.S)
-    assert len(shown) == 2
+    assert len(shown) == 1
     for command, output in shown:
         assert main(command.split()) == 0
         assert capsys.readouterr().out == output
+
+
+def test_one_file_is_shown_with_the_values_that_it_has_beside_another(files, capsys):
+    references, predictions = files / "references.json", files / "predictions.csv"
+    first, intervals = {}, record(capsys, references, predictions)["predictions"][0]["intervals"]
+    assert run(references, predictions, predictions) == 0
+    for line in capsys.readouterr().out.splitlines()[6:]:
+        first[line[:18].rstrip()] = line[18:].split()[0]
+    assert run(references, predictions) == 0
+    head, blank, *rows = capsys.readouterr().out.splitlines()
+    assert (head, blank) == ("3 images; scores x100, with 95 % intervals", "")
+    assert {row[:18].rstrip(): row[18:26].strip() for row in rows} == first
+    assert {row[:18].rstrip() for row in rows if " to " in row} == set(intervals)
+    low, high = intervals["CIDEr"]
+    assert f"  {100 * low:6.1f} to {100 * high:6.1f}" in next(row for row in rows if row.startswith("CIDEr"))

@@ -1,11 +1,11 @@
-"""What a run leaves for people: scores, pictures, the report and the model card.
+"""The results of a run: scores, pictures, the report and the model card.
 
-- `evaluate`: what the stages validate and evaluate do
+- `evaluate`: the work of the stages validate and evaluate
 - `intervals`: reading the bootstrap intervals for report and card
-- `pictures`: what the stage pictures does: good, typical and bad test images
+- `pictures`: the work of the stage pictures: good, typical and bad test images
 - `drawing`: text of any script on a picture
-- `report`: what the stage report does; its page is report.html, report.css and report.js
+- `report`: the work of the stage report; its page is report.html, report.css and report.js
 - `charts`: line charts for the report
-- `published`: published figures beside which the report sets a run
-- `card`: what the stage card does; its template is card.md.j2
+- `published`: published scores, for comparison in the report
+- `card`: the work of the stage card; its template is card.md.j2
 """

@@ -1,4 +1,4 @@
-"""The model card and the configuration that the Hugging Face Hub shows, for a folder that is published as it is.
+"""Write the model card and the configuration that the Hugging Face Hub shows.
 
 Files
     models/README.md      Markdown with the YAML head of the Hub's model cards
@@ -23,7 +23,7 @@ from captioner.base.files import read_json, write_json, write_text
 from captioner.model.captioner import load_model
 from captioner.results.intervals import DIFFERENCE, score_intervals
 
-MODELS = ("frozen", "finetuned")  # as metrics/evaluate.json calls them
+MODELS = ("frozen", "finetuned")  # their names in metrics/evaluate.json
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 NAMES = {"flickr8k": "Flickr8k", "shapes": "coloured shapes, drawn by the pipeline", "own": "a dataset of the user's"}
 SOURCES = {
@@ -174,7 +174,7 @@ def _input_files(download: Mapping[str, Any], weights: Mapping[str, Any]) -> dic
 
 
 def _origin(files: Mapping[str, Mapping[str, Any]], foreign: list[str]) -> str:
-    """Return what the name of the dataset says about its files; nothing for drawn photos and the user's own."""
+    """Return, in brackets, whether the dataset's files are official; "" for drawn photos and the user's own."""
     if "images" not in files or files["images"]["official"] is None:
         return ""
     return f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)"
@@ -208,7 +208,7 @@ def _head(data: str, dataset: str, language: str, scores: Mapping[str, float], m
 
 
 def _hundredfold(scores: Mapping[str, float], measured: list[str]) -> dict[str, float]:
-    """Return the measured scores as they are shown: x100, with one digit."""
+    """Return the text of the scores: x100, with one digit."""
     return {f"{name} x100": round(100 * scores[name], 1) for name in measured}
 
 

@@ -1,4 +1,4 @@
-"""Line charts as numbers that a template turns into SVG: no script, and colours that follow the page."""
+"""Line charts as numbers, from which a template makes SVG, without scripts and with the colours of the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The points as SVG's `polyline` wants them."""
+        """The points in the form of SVG's `polyline`."""
         return " ".join(f"{point.x},{point.y}" for point in self.points)
 
 
@@ -115,6 +115,6 @@ def _ticks(values: Sequence[float], integers: bool = False) -> list[float]:
 
 
 def _between(value: float, low: float, high: float, start: float, end: float) -> float:
-    """Map `value` from the range `low` to `high` to the range `start` to `end`; of an empty range to the middle."""
+    """Map `value` from the range `low` to `high` to the range `start` to `end`; to its middle if low equals high."""
     part = (value - low) / (high - low) if high > low else 0.5
     return round(start + part * (end - start), 1)

@@ -1,15 +1,16 @@
-"""Text of any script on a picture, drawn by Pillow.
+"""Draw text of any script on a picture, by Pillow.
 
-The fonts are the DejaVu fonts that matplotlib brings along. matplotlib itself is not imported, so neither a
-matplotlibrc nor `MPLBACKEND` changes a byte of a picture. A letter that DejaVu lacks is drawn in a font of the machine
-that has it. The machine's fonts are read only where a text has such a letter.
+The fonts are the DejaVu fonts in the package matplotlib. matplotlib itself is not imported, so neither a matplotlibrc
+nor `MPLBACKEND` changes a byte of a picture. A letter that DejaVu lacks is drawn in a font of the machine. The
+machine's fonts are read only if a text has such a letter.
 
 Limits
-    Pillow joins and orders the letters of Arabic, Devanagari, Bengali and the like by Raqm, which its wheels hold, and
-    FriBiDi, which the machine may lack. Without it such letters stand side by side, and `Fonts.notes` says so.
-    A line that needs several fonts is drawn from left to right, font by font: words on both sides of an emoji in an
+    To join and order the letters of Arabic, Devanagari, Bengali and similar scripts, Pillow needs Raqm, which its
+    wheels contain, and FriBiDi, which the machine may lack. Without it the letters are not joined, and `Fonts.notes`
+    says so.
+    A line with several fonts is drawn from left to right, font by font. So words on both sides of an emoji in an
     Arabic line change places.
-    A Han character has its Japanese shape where the first face of a collection of fonts is Japanese.
+    A Han character has its Japanese shape if the first face of a collection of fonts is Japanese.
 """
 
 import functools
@@ -31,7 +32,7 @@ from captioner.base.errors import CaptionerError
 
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 UNWANTED = ("bold", "italic", "oblique", "condensed", "light", "thin", "black", "medium", "mono", "serif", "slant")
-BITMAP_SIZES = (109, 136, 160)  # pixels: the one size of Noto's and of Apple's colour emoji
+BITMAP_SIZES = (109, 136, 160)  # pixels: the only sizes of Noto's and of Apple's colour emoji
 JOINED = {
     "Arab",
     "Beng",
@@ -53,7 +54,7 @@ ELLIPSIS = "…"
 
 
 class Style(NamedTuple):
-    """How a text looks: a font file of DejaVu's, and its size in pixels."""
+    """The look of a text: a DejaVu font file, and the size in pixels."""
 
     file: str
     size: float
@@ -66,12 +67,12 @@ class Face(NamedTuple):
     characters: frozenset[int]
 
     def has(self, text: str) -> bool:
-        """Tell whether all that is visible in `text` has a glyph."""
+        """Return whether all visible characters of `text` have a glyph."""
         return all(ord(character) in self.characters for character in text if not _invisible(character))
 
 
 class Fonts:
-    """Fonts for all of `texts`: DejaVu, and of the machine's fonts those that have what DejaVu lacks.
+    """Fonts for `texts`: DejaVu, and fonts of the machine for the characters that DejaVu lacks.
 
     Sizes and positions are in pixels.
     """
@@ -87,7 +88,7 @@ class Fonts:
         self.unjoined = [] if features.check("raqm") else sorted(scripts.script_name(script) for script in joined)
 
     def notes(self) -> list[str]:
-        """Return what the reader of the picture must know of its fonts, a sentence an item; mostly nothing."""
+        """Return sentences about missing fonts for the reader of the picture; usually none."""
         notes = []
         if self.missing:
             notes.append(
@@ -103,7 +104,7 @@ class Fonts:
         return sum(_length(run, face, style.size) for run, face in self._runs(text, style))
 
     def wrap(self, text: str, style: Style, width: float, *, indent: float = 0, most: int | None = None) -> list[str]:
-        """Split a text into lines of at most `width`; all but the first have `indent` less.
+        """Split a text into lines of at most `width`, and `width - indent` after the first line.
 
         Lines are split at spaces, between Chinese or Japanese characters, and inside a word that is wider than a
         line. A text of more than `most` lines ends in an ellipsis.
@@ -116,7 +117,7 @@ class Fonts:
                 continue
             if lines[-1]:
                 lines.append("")
-            for cluster in _clusters(piece):  # more than one line where the piece is wider than a line
+            for cluster in _clusters(piece):  # more than one line if the piece is wider than a line
                 room = width - (indent if len(lines) > 1 else 0)
                 if lines[-1] and self.length((lines[-1] + cluster).rstrip(" "), style) > room:
                     lines.append("")
@@ -136,14 +137,14 @@ class Fonts:
         x, y = at
         for run, face in self._runs(text, style):
             font = _font(face.path, style.size)
-            if font.size != style.size:  # a font of bitmaps
+            if font.size != style.size:  # a bitmap font
                 _draw_bitmap(picture, (x, y), run, font, style.size)
             else:
                 ImageDraw.Draw(picture).text((x, y), run, colour, font, anchor="ls", embedded_color=True)
             x += _length(run, face, style.size)
 
     def _runs(self, text: str, style: Style) -> list[tuple[str, Face]]:
-        """Split a line into parts of one face: a stretch of one script has one face, where a face has all of it."""
+        """Split a line into parts of one face. A run of one script has one face if a face has all its characters."""
         faces = [_dejavu(style.file), _dejavu("DejaVuSans.ttf"), *self._fallbacks]
         parts: list[tuple[str, Face]] = []
         for stretch in _stretches(_clean(text)):
@@ -151,7 +152,9 @@ class Fonts:
             if single is not None:
                 parts.append((stretch, single))
             else:
-                for cluster in _clusters(stretch):  # a space is in the first face: an emoji font's is wide
+                for cluster in _clusters(
+                    stretch
+                ):  # a space is in the first face, because an emoji font's space is wide
                     parts.append((cluster, _first(faces, cluster) or faces[0]))
         return [("".join(run for run, _ in group), face) for face, group in groupby(parts, lambda part: part[1])]
 
@@ -162,7 +165,7 @@ def _first(faces: Sequence[Face], text: str) -> Face | None:
 
 @functools.cache
 def _font(path: str, size: float) -> ImageFont.FreeTypeFont:
-    """Return a font; one of bitmaps only has one of BITMAP_SIZES instead of `size`."""
+    """Return a font of `size`; a font with only bitmaps has one of BITMAP_SIZES instead."""
     for possible in (size, *BITMAP_SIZES):
         try:
             font = ImageFont.truetype(path, possible)
@@ -182,7 +185,7 @@ def _length(text: str, face: Face, size: float) -> float:
 def _draw_bitmap(
     picture: Image.Image, at: tuple[float, float], text: str, font: ImageFont.FreeTypeFont, size: float
 ) -> None:
-    """Draw coloured bitmaps of the font's size, reduced to `size`."""
+    """Draw coloured bitmaps of the font's size, scaled down to `size`."""
     scale = size / font.size
     left, top, right, bottom = font.getbbox(text, anchor="ls")
     glyphs = Image.new("RGBA", (max(1, round(right - left)), max(1, round(bottom - top))))
@@ -193,9 +196,9 @@ def _draw_bitmap(
 
 @functools.cache
 def _dejavu(file: str) -> Face:
-    """Return a font of DejaVu's: the one that matplotlib brings along, or else the machine's.
+    """Return the path of a DejaVu font: matplotlib's, or else the machine's.
 
-    Raises CaptionerError where there is neither.
+    Raises CaptionerError if neither exists.
     """
     spec = importlib.util.find_spec("matplotlib")  # does not import it
     folders = (spec.submodule_search_locations if spec else None) or []
@@ -209,7 +212,7 @@ def _dejavu(file: str) -> Face:
 
 @functools.cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the code points that a font file has a glyph for; none for a file that is broken."""
+    """Return the code points for which a font file has a glyph; none for a broken file."""
     try:
         if path.lower().endswith((".ttc", ".otc")):
             with TTCollection(path, lazy=True) as collection:
@@ -221,11 +224,11 @@ def _characters(path: str) -> frozenset[int]:
 
 
 def _covering(needed: set[int]) -> list[Face]:
-    """Return the machine's faces that together have as many of the `needed` code points as they can, best first."""
+    """Return the machine's faces that together have as many `needed` code points as possible, best first."""
     faces = [Face(path, _characters(path)) for path in sorted(font_files(), key=_rank)]
     chosen: list[Face] = []
     while faces:
-        best = max(faces, key=lambda face: len(face.characters & needed))  # of equals the first
+        best = max(faces, key=lambda face: len(face.characters & needed))  # if equal, the first
         if not best.characters & needed:
             break
         faces.remove(best)
@@ -244,15 +247,15 @@ def _readable(path: str) -> bool:
 
 
 def _rank(path: str) -> tuple[int, bool, str]:
-    """Return the order in which a font is preferred: plain faces, then Noto Sans, then by name."""
+    """Return the sort key of a font: plain faces first, then Noto Sans, then by name."""
     name = Path(path).name.lower()
     serif = "serif" in name and "sansserif" not in name
     return sum(word in name for word in UNWANTED if word != "serif") + serif, not name.startswith("notosans"), path
 
 
 def font_files() -> Iterator[str]:
-    """Yield the paths of the machine's fonts, the user's own among them."""
-    home = Path(os.path.expanduser("~"))  # unlike Path.home(), no error where there is no home
+    """Yield the paths of the machine's fonts, including the user's own."""
+    home = Path(os.path.expanduser("~"))  # unlike Path.home(), raises no error without a home folder
     if sys.platform == "win32":
         folders = [
             Path(os.environ.get("WINDIR", r"C:\Windows"), "Fonts"),
@@ -270,7 +273,7 @@ def font_files() -> Iterator[str]:
 
 
 def _clean(text: str) -> str:
-    """Replace what cannot be drawn: control characters, and bytes of a file name that are not UTF-8."""
+    """Replace control characters, and bytes of a file name that are not UTF-8."""
     return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
@@ -286,7 +289,7 @@ def _script_name(character: str) -> str:
 
 
 def _clusters(text: str) -> Iterator[str]:
-    """Split a text into what must stay together: a letter and its marks, an Indic syllable, an emoji of several."""
+    """Split a text into parts that must stay together: a letter with its marks, an Indic syllable, a joined emoji."""
     cluster = ""
     for character in text:
         mark = unicodedata.category(character)[0] == "M" or _joins(character)
@@ -303,7 +306,7 @@ def _joins(character: str) -> bool:
 
 
 def _stretches(text: str) -> Iterator[str]:
-    """Split a text where the script changes; what belongs to no script goes with the text before it."""
+    """Split a text where the script changes; characters without a script stay with the text before them."""
     stretch, current = "", None
     for character in text:
         script = scripts.script(character)
@@ -317,8 +320,8 @@ def _stretches(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Split a text into what stays on a line if it fits: words with the spaces after them, and Han characters with
-    the punctuation after them."""
+    """Split a text into unbreakable parts: words with the spaces after them, and Han characters with the punctuation
+    after them."""
     piece = ""
     for cluster in _clusters(text):
         unspaced = scripts.script(cluster[0]) in UNSPACED

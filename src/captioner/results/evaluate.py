@@ -1,13 +1,13 @@
-"""Generates the captions of a split by the frozen and the fine-tuned model and scores them.
+"""Generate the captions of a split by the frozen and the fine-tuned model, and score them.
 
 Files
-    metrics/validate.json,        of the dev and of the test split: {"images": int, "frozen": scores,
+    metrics/validate.json,        for the dev and the test split: {"images": int, "frozen": scores,
     metrics/evaluate.json         "finetuned": scores, "intervals": {"frozen": ends, "finetuned": ends,
                                   "finetuned - frozen": ends}}. Scores are fractions of 1 under the names of
                                   `captioner.scoring.evaluation.score_all`, and the language figures of
                                   `captioner.scoring.scores.diversity`. Ends are [low, high] by name of the score:
-                                  the 95 % bootstrap interval over images (`captioner.scoring.bootstrap`), of a score
-                                  or of the difference of two models' scores, which is paired
+                                  the 95 % bootstrap interval over images (`captioner.scoring.bootstrap`) of a score
+                                  or of the paired difference of two models' scores
     metrics/dev_captions.csv,     columns image, frozen, finetuned (captions), frozen CIDEr, finetuned CIDEr
     metrics/test_captions.csv
 """
@@ -35,7 +35,7 @@ from captioner.scoring.evaluation import score_all
 from captioner.scoring.scores import diversity, known_captions
 from captioner.vision.store import FeatureStore
 
-DIGITS = 5  # of the ends of intervals
+DIGITS = 5  # digits of the ends of intervals
 
 
 def evaluate(
@@ -50,13 +50,12 @@ def evaluate(
     scores: str | Path,
     generated: str | Path,
 ) -> None:
-    """Evaluate `models`, a model file and the store of what it takes in by name, on the images of `split`, and write
-    both files.
+    """Evaluate `models` on the images of `split`, and write both files.
 
-    `beam`, `length_penalty` and `consensus`, the weight of `Consensus.choose` of `captioner.model.consensus`, say how
-    captions are generated. With a consensus of 0 the likeliest beam is taken.
-    Raises CaptionerError where a model and a store do not belong together, a model knows another vocabulary, or the
-    store has no image of the split.
+    `models` maps a name to a model file and the store of its inputs. `beam`, `length_penalty` and `consensus` (the
+    weight in `captioner.model.consensus.Consensus.choose`) are the options of the search. With a consensus of 0 the
+    likeliest beam is chosen. Raises CaptionerError if a model and a store do not belong together, if a model has
+    another vocabulary, or if the store has no image of the split.
     """
     make_deterministic(seed=0)
     device = select_device()
@@ -105,8 +104,8 @@ def evaluate(
 
 
 def _intervals(resampled: Mapping[str, Mapping[str, bootstrap.Resampled]]) -> dict[str, dict[str, list[float]]]:
-    """Return the intervals of each model's scores and, where both are there, of fine-tuned minus frozen."""
-    by_model = {name: bootstrap.intervals(scores) for name, scores in resampled.items()}
+    """Return the intervals of each model's scores and, with both models, of fine-tuned minus frozen."""
+    found = {name: bootstrap.intervals(scores) for name, scores in resampled.items()}
     if {"frozen", "finetuned"} <= resampled.keys():
         by_model[DIFFERENCE] = bootstrap.paired(resampled["finetuned"], resampled["frozen"])
     return {
@@ -120,11 +119,11 @@ def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> Tensor:
 
 
 def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Return the scores of metrics/validate.json or evaluate.json as lines of text, a model a column, x100."""
+    """Return the scores of metrics/validate.json or evaluate.json, x100, as lines with a column for each model."""
     models = [name for name in results if name not in ("images", "intervals")]
     lines = ["".join(["x100".ljust(12), *(name.rjust(12) for name in models)])]
     for key in dict.fromkeys(key for name in models for key in results[name]):
         if key.isupper() or key.startswith(("BLEU", "CIDEr", "ROUGE")):
-            row = [results[name].get(key) for name in models]  # METEOR's program may have failed for one of them
-            lines.append("".join([key.ljust(12), *("-".rjust(12) if v is None else f"{100 * v:12.1f}" for v in row)]))
+            found = [results[name].get(key) for name in models]  # METEOR's program may have failed for one model
+            lines.append("".join([key.ljust(12), *("-".rjust(12) if v is None else f"{100 * v:12.1f}" for v in found)]))
     return "\n".join(lines)

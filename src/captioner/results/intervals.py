@@ -1,6 +1,6 @@
-"""Reads the bootstrap intervals of metrics/evaluate.json for the report and the model card.
+"""Read the bootstrap intervals of metrics/evaluate.json for the report and the model card.
 
-The file is that of `captioner.results.evaluate`. Files of older runs have no intervals; then nothing is shown.
+`captioner.results.evaluate` specifies the file. Files of older runs have no intervals; then none are shown.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def score_intervals(evaluation: Mapping[str, Any]) -> dict[str, dict[str, Interval]]:
-    """Return the intervals by name of the score, of "frozen", of "finetuned" and of their DIFFERENCE.
+    """Return the intervals of "frozen", "finetuned" and their DIFFERENCE, by name of the score.
 
     The difference is paired: both models are scored on the same draws of images.
     """

@@ -1,4 +1,4 @@
-"""Draws test images with their captions and references: `pictures/samples.png`."""
+"""Draw test images with their captions and references: `pictures/samples.png`."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,7 @@ from captioner.results.drawing import Fonts, Style
 from captioner.sources.archives import Archive
 from captioner.vision.photos import load_photo
 
-KINDS = {"good": 0.90, "typical": 0.45, "bad": 0.0}  # where each tenth of the ranking begins
+KINDS = {"good": 0.90, "typical": 0.45, "bad": 0.0}  # the beginning of each kind's tenth of the ranking
 TENTH = 0.1
 COLUMNS = 2
 CELL, PHOTO, TEXT = 260, 244, 360  # pixels: the height of a row, the side of a photo, the width of the text beside it
@@ -26,7 +26,7 @@ CAPTION_LINES, REFERENCE_LINES = 3, 2  # of one text, at most
 
 
 class Paragraph(NamedTuple):
-    """A text beside a photo, and how it looks."""
+    """A text beside a photo, and its look."""
 
     text: str
     style: Style
@@ -56,10 +56,9 @@ def draw_samples(
 ) -> None:
     """Write the picture, a PNG: `each` test images of each kind, good ones first.
 
-    Beside an image are the frozen and the fine-tuned caption with their CIDEr (x100), and as many references as there
-    is room for. Photos are shown as the encoder sees them (`size` in pixels, `fit`). Text is drawn as
-    `captioner.results.drawing` says; where a font is missing, the picture says so at its lower edge. Raises
-    CaptionerError where a photo cannot be read.
+    Beside an image are the frozen and the fine-tuned caption with their CIDEr (x100), and as many references as fit.
+    Photos are the encoder's inputs (`size` in pixels, `fit`). If the machine lacks a font, the lower edge of the
+    picture says so (`captioner.results.drawing`). Raises CaptionerError if a photo cannot be read.
     """
     table = pd.read_csv(generated, index_col="image", keep_default_na=False, dtype={"frozen": str, "finetuned": str})
     references = {item.image: item.raw for item in read_captions(captions)}
@@ -94,7 +93,7 @@ def _paragraphs(kind: str, name: str, row: pd.Series, references: list[str]) -> 
         Paragraph(f"{kind}   {name}", BOLD, "black", 1),
         Paragraph(scored("frozen", "frozen"), PLAIN, "#a04000", CAPTION_LINES),
         Paragraph(scored("fine-tuned", "finetuned"), BOLD, "#0b5394", CAPTION_LINES),
-        # A reference may end in a full stop with a space before it, which would stand on a line of its own.
+        # A reference may end in a space and a full stop, which would be alone on a line.
         *(
             Paragraph(f"- {text.replace(' .', chr(0xA0) + '.')}", PLAIN, "#444444", REFERENCE_LINES)
             for text in references
@@ -103,7 +102,7 @@ def _paragraphs(kind: str, name: str, row: pd.Series, references: list[str]) -> 
 
 
 def _draw_paragraphs(picture: Image.Image, at: tuple[float, float], paragraphs: list[Paragraph], fonts: Fonts) -> None:
-    """Draw paragraphs below one another from `at`, the upper left corner; leave out those that need more room."""
+    """Draw paragraphs below one another from the upper left corner `at`; leave out paragraphs that do not fit."""
     left, top = at
     bottom = top + PHOTO
     for paragraph in paragraphs:

@@ -1,7 +1,7 @@
-"""What others report for the Flickr8k test split (1,000 images), to set a run beside it.
+"""Published scores for the Flickr8k test split (1,000 images), for comparison with a run.
 
-Scores are x100 under the names of `captioner.scoring.scores`, as their authors print them: other encoders, other
-beams, and their own tokenisers and versions of the metrics. None of them was measured by this project.
+Scores are x100 under the names of `captioner.scoring.scores`, as their authors print them. The systems have other
+encoders, beams, tokenisers and versions of the metrics. This project measured none of them.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ TEST_IMAGES = 1000  # of the official test split
 
 
 class Published(NamedTuple):
-    """A system, the width of its beam where it is told, its scores and where they are printed."""
+    """A system, the width of its beam if it is known, its scores and their source."""
 
     system: str
     beam: int | None

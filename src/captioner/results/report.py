@@ -1,11 +1,11 @@
-"""The report of a run: one HTML page that holds everything it shows and needs no network.
+"""The report of a run: one HTML page that needs no other file and no network.
 
-Layout, style and behaviour are beside this file: report.html (a Jinja2 template), report.css and report.js. The
-template escapes all values except the style and the script. The page's security policy forbids it to load anything and
-to run any other script.
+Layout, style and behaviour are in report.html (a Jinja2 template), report.css and report.js beside this file. The
+template escapes all values except the style and the script. The page's security policy forbids to load anything and to
+run any other script.
 
-Scores are shown x100, as in papers. The attention of a caption is in the page as base64 of words x positions bytes,
-each 255 * sqrt(weight). The root keeps small weights apart, which even attention has.
+Scores are shown x100. The page has the attention of a caption as base64 of words x positions bytes, each 255 *
+sqrt(weight). The root distinguishes small weights, which even attention has.
 """
 
 import base64
@@ -42,11 +42,11 @@ from captioner.vision.photos import load_photo, upright_size
 from captioner.vision.store import FeatureStore
 
 HERE = Path(__file__).parent
-MODELS = {"frozen": "frozen", "finetuned": "fine-tuned"}  # names in metrics/, and on the page
+MODELS = {"frozen": "frozen", "finetuned": "fine-tuned"}  # names in metrics/ and names on the page
 PHOTO_PIXELS = 320 * 240  # of a photo in the page, at most
 ALL_PIXELS = 36_000_000  # of all photos together, which makes about 7 MB
 QUALITY = 60  # of WebP
-STRIDE = 32  # pixels of what the encoder sees to a grid position
+STRIDE = 32  # pixels of the encoder's input for a grid position
 BATCH = 100  # images
 TOP_WORDS = 10  # the most frequent words, whose share is shown
 
@@ -70,9 +70,9 @@ def write_report(
 
     `decoder` and `model` are the files of the frozen and the fine-tuned captioner. `generated` is the table of test
     captions. `curves` maps "train" and "finetune" to the tables of their epochs, `summaries` maps the stages
-    "download", "weights", "captions", "features", "train", "finetune" and "evaluate" to their metrics. `search` holds
-    beam, length_penalty and consensus, as the test captions were generated. Raises CaptionerError that names the file
-    where two files do not belong together or a photo cannot be read.
+    "download", "weights", "captions", "features", "train", "finetune" and "evaluate" to their metrics. `search` has the
+    beam, length_penalty and consensus of the test captions. Raises CaptionerError that names the file if two files do
+    not belong together or a photo cannot be read.
     """
     make_deterministic(seed=0)
     table = pd.read_csv(generated, index_col="image", keep_default_na=False, dtype=dict.fromkeys(MODELS, str))
@@ -137,7 +137,7 @@ def _template() -> Template:
 
 
 def _is_searchable(text: str) -> bool:
-    """Tell whether the page's search can find a token; it ignores brackets and other signs."""
+    """Return whether the page's search can find a token; it ignores brackets and other signs."""
     return any(letter.isalnum() for letter in text) and not re.fullmatch(r"-[a-z]{3}-", text)
 
 
@@ -146,7 +146,7 @@ def _attention(
 ) -> dict[str, np.ndarray]:
     """Return the attention at each word of each image's caption: uint8 [words, P] by image.
 
-    Raises CaptionerError for an image that is not in the store, or a word that the model does not know.
+    Raises CaptionerError if an image is not in the store or the model does not know a word.
     """
     words = {image: split_tokens(text) for image, text in captions.items()}
     for image, caption in words.items():
@@ -185,7 +185,7 @@ def _gallery(
     photos: Archive,
     fit: str,
 ) -> Iterator[dict[str, Any]]:
-    """Yield what the page shows of each test image, in the table's order."""
+    """Yield the data of the page for each test image, in the table's order."""
     pixels = min(PHOTO_PIXELS, ALL_PIXELS // max(1, len(table)))
     for name, row in table.iterrows():
         try:
@@ -208,16 +208,16 @@ def _gallery(
 
 
 def _spaced(caption: str) -> list[tuple[str, str]]:
-    """Return each token of a caption with what stands after it: a space or nothing."""
+    """Return each token of a caption, with the space after it if there is one."""
     tokens = split_tokens(caption)
     gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]
     return list(zip(tokens, [*gaps, ""], strict=False))
 
 
 def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
-    """Return a photo's bytes as a small WebP of at most about `pixels` pixels, with its width and height.
+    """Return a photo as the bytes of a small WebP of at most about `pixels` pixels, with its width and height.
 
-    It shows what the encoder saw, in the photo's own shape where `fit` is "squash"; it is never enlarged. Raises
+    It shows the encoder's input, in the photo's own shape if `fit` is "squash", and is never enlarged. Raises
     ValueError as `captioner.vision.photos.load_photo` does.
     """
     width, height = upright_size(data)
@@ -232,7 +232,7 @@ def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
 
 
 def _incomparable(metrics: Mapping[str, Any]) -> list[str]:
-    """Return the reasons why this run's scores are not comparable with published ones; none if they are."""
+    """Return the reasons why this run's scores are not comparable with published ones, if any."""
     dataset = metrics["download"]["dataset"]
     if dataset != "flickr8k":
         return [f"the dataset is {dataset}, not Flickr8k"]
@@ -286,7 +286,7 @@ def _length_chart(
     kinds = dict(zip(texts, ("other", *MODELS), strict=True))
     shares = {name: language.length_shares(each, spoken) for name, each in texts.items()}
     lengths = [length for each in shares.values() for length in each]
-    every = range(min(lengths), max(lengths) + 1)  # also lengths that occur in one series only
+    every = range(min(lengths), max(lengths) + 1)  # including lengths that occur in one series only
     return line_chart(
         "Captions by length in words, %",
         "words",
@@ -306,7 +306,7 @@ def _variety(
     items: Iterable[CaptionedImage],
     spoken: str,
 ) -> dict[str, dict[str, float]]:
-    """Return the language figures of the models and of a person: the first reference of each image."""
+    """Return the language figures of the models and of a person, whose captions are the first references."""
     first = {image: texts[0] for image, texts in references.items()}
     known = known_captions((text for item in items if item.split == "train" for text in item.raw), spoken)
     figures = {MODELS[model]: (scores[model], predictions[model]) for model in MODELS}

@@ -6,10 +6,10 @@
 - `reward`: the reward of self-critical training, CIDEr of drawn captions
 - `schedule`: parameter groups and learning rates
 - `loop`: epochs and steps, averaged weights, the resume state
-- `early_stopping`: the best epoch, and when a run stops
+- `early_stopping`: the best epoch, and the end of a run
 - `dev`: loss, captions and scores on the dev split
 - `start`: a decoder that starts from another model
-- `train`: what the stage train does
-- `finetune`: what the stage finetune does
-- `curves`: the curve and the summary that both write
+- `train`: the work of the stage train
+- `finetune`: the work of the stage finetune
+- `curves`: the curve and the summary of both stages
 """

@@ -1,4 +1,4 @@
-"""How a caption came about: the beams with their scores, where the decoder looked, and similar training images.
+"""The candidates for a caption: the beams with their scores, the attention, and similar training images.
 
 Dimensions: K beams, T their tokens, L tokens of the chosen caption, P grid positions, D features, R training images.
 """
@@ -19,14 +19,14 @@ from captioner.use.caption import PhotoCaptioner
 
 
 class Beams(NamedTuple):
-    """The captions of a photo that a search found."""
+    """The candidates of a search for one photo."""
 
     words: np.ndarray  # [K, T] word ids, then <pad>
     scores: np.ndarray  # [K] log-probability / length ** length_penalty
-    totals: np.ndarray  # [K] score + consensus * agreement: the highest is chosen
-    order: list[int]  # the places of the beams, the highest total first
+    totals: np.ndarray  # [K] score + consensus * agreement; the beam with the highest total is chosen
+    order: list[int]  # the indices of the beams, the highest total first
     agreement: np.ndarray | None  # [K] with the captions of similar training images; None for a model without any
-    near: np.ndarray  # [R] the places of similar training images, the most similar first
+    near: np.ndarray  # [R] the indices of similar training images, the most similar first
     shares: np.ndarray  # [R] their weights in the agreement; they sum to 1
 
     @property
@@ -49,7 +49,7 @@ def search_beams(
     length_penalty: float,
     consensus: float,
 ) -> Beams:
-    """Search the captions of one photo, by its `features` [1, P, D] and the decoder's `memory` of them."""
+    """Search for captions of one photo, by its `features` [1, P, D] and the decoder's `memory` of them."""
     result = beam_search(
         describe.captioner.decoder,
         memory,
@@ -63,15 +63,15 @@ def search_beams(
         (near,), (shares,) = known.nearest(features.float().mean(1).cpu().numpy())  # [R] each
         agreement = known.agreement(words, near, shares)
         totals = total(scores, agreement, consensus)
-    # A short vocabulary has fewer captions than beams.
+    # With a short vocabulary there are fewer captions than beams.
     order = [int(place) for place in np.argsort(-totals, kind="stable") if scores[place] > -math.inf]
     return Beams(words, scores, totals, order, agreement, near, shares)
 
 
 def attention_of(describe: PhotoCaptioner, memory: Memory, beams: Beams) -> np.ndarray | None:
-    """Return where the decoder looked at each token of the chosen caption, float32 [L, P], the mean over its heads.
+    """Return the attention at each token of the chosen caption, float32 [L, P], the mean over the heads.
 
-    Each row sums to 1. None for a decoder without attention.
+    Each row sums to 1. Returns None for a decoder without attention.
     """
     decoder = describe.captioner.decoder
     if not decoder.attention:
@@ -83,7 +83,7 @@ def attention_of(describe: PhotoCaptioner, memory: Memory, beams: Beams) -> np.n
 def similar_captions(describe: PhotoCaptioner, beams: Beams, most: int) -> list[tuple[float, list[str]]]:
     """Return the share and the captions of at most `most` training images, the most similar first.
 
-    The list is empty for a model that holds no training captions.
+    The list is empty for a model without training captions.
     """
     known = describe.consensus
     if known is None:

@@ -1,9 +1,9 @@
-"""Files that can be computed or downloaded again, in the user's cache folder; they are safe to delete.
+"""The user's cache folder. Its files can be computed or downloaded again, so it is safe to delete.
 
-The folder is CAPTIONER_CACHE where that is set (empty: no cache), else the operating system's, by platformdirs.
+CAPTIONER_CACHE sets the folder (empty: no cache). The default is the operating system's, by platformdirs.
 
     models/NAME.safetensors     downloaded models
-    consensus/KEY/NAME.npy      the arrays of `Consensus.arrays`; KEY is of the model file and the code
+    consensus/KEY/NAME.npy      the arrays of `Consensus.arrays`; KEY is a hash of the model file and the code
 """
 
 import hashlib
@@ -26,15 +26,15 @@ from captioner.sources.models import cache_folder
 log = logging.getLogger(__name__)
 
 LONGEST_HEADER = 100 << 20  # bytes
-KEPT = 4  # models whose arrays are kept, those that were used last
+KEPT = 4  # the last used models whose arrays are kept
 FEW = 1000  # training images; for fewer, computing is as fast as reading
 
 
 def cached_consensus(model: str | Path, examples: Examples) -> Consensus:
-    """Return the consensus of a model file's examples, from the cache where it is there, else computed and cached.
+    """Return the consensus of a model file's examples, from the cache or computed and then cached.
 
-    The arrays are memory-mapped, so that one photo reads little of them. Where the cache cannot be read or written, the
-    consensus is computed.
+    The arrays are memory-mapped, so that one photo reads few of their pages. If the cache cannot be read or written,
+    the consensus is computed.
     """
     features, captions = (tensor.numpy() for tensor in examples)
     folder = cache_folder()
@@ -45,22 +45,22 @@ def cached_consensus(model: str | Path, examples: Examples) -> Consensus:
         arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(entry.glob("*.npy"))}
         consensus = Consensus.from_arrays(arrays, captions)
         os.utime(entry)
-        return consensus
-    except Exception as error:  # not there, cut, or of another form: it can always be computed
+        return found
+    except Exception as error:  # missing, truncated or in another format: compute it
         log.debug("%s: %r", entry, error)
     computed = Consensus(features, captions)
     try:
         _write(entry, computed.arrays())
         _remove_old(entry.parent)
-    except OSError as error:  # no room, no rights
+    except OSError as error:  # no space left, or no permission
         log.debug("%s: %s", entry, error)
     return computed
 
 
 def _key(model: str | Path) -> str:
-    """Return a key of the model file's bytes and of the code that computes the arrays.
+    """Return a hash of the model file's bytes and of the code that computes the arrays.
 
-    Where the file's header holds the checksums of its tensors, which loading verified, the header is enough.
+    If the file's header has checksums of the tensors, which loading verified, the hash is of the header only.
     """
     with open(model, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -73,13 +73,13 @@ def _key(model: str | Path) -> str:
 
 
 def _write(entry: Path, arrays: dict[str, Any]) -> None:
-    """Write the arrays as a folder that appears whole or not at all."""
+    """Write the arrays into a folder, atomically."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".part-", dir=entry.parent))
     try:
         for name, array in arrays.items():
             np.save(beside / f"{name}.npy", array)
-        if entry.exists():  # one that could not be read
+        if entry.exists():  # a folder that could not be read
             shutil.rmtree(entry)
         os.replace(beside, entry)
     finally:
@@ -87,7 +87,7 @@ def _write(entry: Path, arrays: dict[str, Any]) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove all entries but the last used, and what killed runs left."""
+    """Remove all but the last used entries, and temporary files of killed runs."""
     entries = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
     whole = [entry for entry in entries if not entry.name.startswith(".part-")]
     for entry in (*whole[KEPT:], *(entry for entry in entries if entry.name.startswith(".part-"))):

@@ -1,4 +1,4 @@
-"""Captions for photos, from a model file alone: no params, no vocabulary file, no dataset.
+"""Captions for photos, from a model file alone, without params, vocabulary file or dataset.
 
 from captioner.use.caption import PhotoCaptioner
 
@@ -38,19 +38,19 @@ Photo = str | os.PathLike[str]
 
 
 class Caption(NamedTuple):
-    """One of the captions found for a photo."""
+    """A candidate caption of a photo."""
 
     text: str
     score: float  # the mean log-probability of its words and its end, in nats, at most 0
-    agreement: float | None  # CIDEr, 0 to 10, with the captions of similar training images; None: not computed
+    agreement: float | None  # CIDEr, 0 to 10, against the captions of similar training images; None: not computed
 
 
 class PhotoCaptioner:
-    """A fine-tuned model that takes photo files of any size and mode.
+    """A fine-tuned model that captions photo files of any size and mode.
 
-    `model` is a path or what else `captioner.sources.models` says, `device` by default what CAPTIONER_DEVICE says.
-    `captioner` is its network, in eval mode and from the first block on, with BatchNorm folded away. Raises
-    CaptionerError where the file is no model, or one without an encoder, or where the device cannot be used.
+    `model` is a path or another name of `captioner.sources.models`. The default `device` is that of CAPTIONER_DEVICE.
+    `captioner` is the whole network in eval mode, with BatchNorm folded in. Raises CaptionerError if the file is not a
+    model with an encoder, or if the device cannot be used.
     """
 
     def __init__(self, model: Photo = MODEL, *, device: torch.device | str | None = None):
@@ -66,12 +66,12 @@ class PhotoCaptioner:
 
     @property
     def has_examples(self) -> bool:
-        """Whether the model holds its training captions; without them, captions are the likeliest beams."""
+        """Whether the model has its training captions; without them, captions are the likeliest beams."""
         return self.captioner.examples is not None
 
     @cached_property
     def consensus(self) -> Consensus | None:
-        """The training images that captions are chosen by; None for a model file without them."""
+        """The consensus with the training images; None for a model file without them."""
         examples = self.captioner.examples
         return None if examples is None else cached_consensus(self.model, examples)
 
@@ -82,9 +82,9 @@ class PhotoCaptioner:
     def __call__(self, photos: Iterable[Photo], **search: Any) -> list[str]: ...
 
     def __call__(self, photos: Photo | Iterable[Photo], **search: Any) -> str | list[str]:
-        """Return the caption of a photo, or the list of those of several.
+        """Return the caption of a photo, or a list of the captions of several photos.
 
-        `search` are the options of `captioner.use.options.Search`, and `batch`. Raises CaptionerError that names the
+        `search` has `batch` and the options of `captioner.use.options.Search`. Raises CaptionerError that names the
         first photo that cannot be read, or an option that is out of range.
         """
         if isinstance(photos, str | os.PathLike):
@@ -97,9 +97,9 @@ class PhotoCaptioner:
         return captions
 
     def each(self, photos: Iterable[Photo], **search: Any) -> Iterator[tuple[Photo, str | CaptionerError]]:
-        """Yield each photo with its caption, or with the error of one that cannot be read, in order and in batches.
+        """Yield each photo with its caption or with its error, in order and in batches.
 
-        `search` as for a call. `photos` is read no further ahead than two batches.
+        `search` is as in `__call__`. At most two batches of `photos` are read ahead.
         """
         for photo, ranked in self.ranked(photos, **search):
             yield photo, ranked if isinstance(ranked, CaptionerError) else ranked[0].text
@@ -107,9 +107,9 @@ class PhotoCaptioner:
     def ranked(
         self, photos: Iterable[Photo], *, top: int = 1, batch: int = BATCH, **search: Any
     ) -> Iterator[tuple[Photo, list[Caption] | CaptionerError]]:
-        """Yield each photo as `each` does, with its `top` best captions, the best first; there may be fewer.
+        """Yield each photo as `each` does, with its `top` best captions or fewer, the best first.
 
-        They are in the order by which the first is chosen: score by `length_penalty` + `consensus` * agreement.
+        The order is that of score (by `length_penalty`) + `consensus` * agreement.
         """
         if isinstance(photos, str | os.PathLike):
             photos = [photos]
@@ -132,7 +132,7 @@ class PhotoCaptioner:
     def _ranked(
         self, photos: Iterator[Photo], top: int, batch: int, options: Search
     ) -> Iterator[tuple[Photo, list[Caption] | CaptionerError]]:
-        waiting: deque[Photo] = deque()  # that are being read
+        waiting: deque[Photo] = deque()  # photos that threads read
 
         def reads() -> Iterator[Callable[[], np.ndarray]]:
             for photo in photos:
@@ -148,7 +148,7 @@ class PhotoCaptioner:
 
     @torch.inference_mode()
     def search(self, pixels: np.ndarray, options: Search) -> list[list[Caption]]:
-        """Return the captions of photos, uint8 [B, size, size, 3], that a search found, the best of each first."""
+        """Return the candidate captions of photos, uint8 [B, size, size, 3], the best of each photo first."""
         captioner, vocabulary = self.captioner, self.card.vocabulary
         features = captioner.features(to_device(torch.tensor(pixels), self.device))
         beams = beam_search(
@@ -179,11 +179,11 @@ class PhotoCaptioner:
                     None if math.isnan(agreements[image, beam]) else float(agreements[image, beam]),
                 )
                 for beam in np.argsort(-totals[image], kind="stable")
-                if scores[image, beam] > -math.inf  # a short vocabulary has fewer captions than beams
+                if scores[image, beam] > -math.inf  # with a short vocabulary there are fewer captions than beams
             ]
             for image in range(len(pixels))
         ]
 
     def read(self, photo: Photo) -> np.ndarray:
-        """Return a photo as the model takes it in, uint8 [size, size, 3]; raises CaptionerError where it cannot."""
+        """Return a photo as the model's input, uint8 [size, size, 3]; raises CaptionerError if it cannot be read."""
         return read_photo(Path(photo).read_bytes, os.fspath(photo), **self.card.image)

@@ -11,7 +11,7 @@ from captioner.base.streams import tolerant_streams
 
 
 class _Version(argparse.Action):
-    """Print the version; what knows it is imported only then."""
+    """Print the version; the module that reads it is imported only then."""
 
     def __init__(self, option_strings: list[str], dest: str, **arguments: Any):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version")
@@ -20,22 +20,22 @@ class _Version(argparse.Action):
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            installed = version("captioner")
-        except PackageNotFoundError:  # a folder of the code alone
-            installed = "of a folder that is not installed"
-        print(f"captioner {installed}")
+            found = version("captioner")
+        except PackageNotFoundError:  # the code without an installed package
+            found = "of a package that is not installed"
+        print(f"captioner {found}")
         parser.exit()
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; parsed options have `run`, and `check` where options exclude each other."""
+    """Return the parser of all commands; parsed options have `run` and, if options can conflict, `check`."""
     # Here and not above, so that `main` handles an interruption of these imports.
     from captioner.use.commands import caption, card, completion, explain, export, score, serve, strip
 
     parser = argparse.ArgumentParser(
         prog="captioner",
         description="Captions for photos by a model of this pipeline.",
-        epilog="`captioner COMMAND --help` says more. Exit code: 0; 1 for what a message says how to mend; 2 for a "
+        epilog="`captioner COMMAND --help` says more. Exit code: 0; 1 for an error that a message explains; 2 for a "
         "wrong call; 130 for an interruption.",
     )
     parser.add_argument("--version", action=_Version)
@@ -47,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 for what a user can mend, 2 for a wrong call."""
+    """Run the command; return its exit code: 0, 1 for an error that a user can correct, 2 for a wrong call."""
     tolerant_streams()
     try:
         parser = make_parser()

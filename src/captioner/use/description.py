@@ -1,4 +1,4 @@
-"""What `captioner serve` answers about a photo; it needs no server, so that a program can call it too."""
+"""The answer of `captioner serve` about a photo. It needs no server, so a program can call it, too."""
 
 import base64
 import io
@@ -19,9 +19,9 @@ from captioner.vision.photos import load_photo, upright_size
 SIMILAR = 10  # training images
 DIGITS = 5  # of a number in the answer
 NO_ATTENTION = (
-    "This model has no attention. It takes in the photo as one vector, so there is no place where it looked at a word."
+    "This model has no attention. It encodes the photo as one vector, so there is no place where it looked at a word."
 )
-NO_CAPTIONS = "This model holds no training captions, so the caption with the highest score is chosen."
+NO_CAPTIONS = "This model has no training captions, so the caption with the highest score is chosen."
 NO_WEIGHT = "The weight of the agreement is 0, so the caption with the highest score is chosen."
 
 
@@ -35,24 +35,28 @@ def describe_photo(
     consensus: float = CONSENSUS,
     preview: bool = False,
 ) -> dict[str, Any]:
-    """Return the caption of a photo, given as the bytes of its file, and how it came about; JSON can hold all of it.
+    """Return the caption of a photo, from the bytes of its file, and how it was chosen. JSON can represent the result.
 
     caption    the chosen caption
-    tokens     L pieces of text that are the caption when joined; the end of the caption is an empty piece
-    attention  [L, h, w] where the model looked at each token, each grid sums to 1; None for a model without attention
-    beams      the captions found, the chosen one first: `caption`; `score`, the mean log-probability of its tokens in
-               nats; `probability`; `agreement`, CIDEr from 0 to 10 against the captions of similar training images
-               (None without any); `total`, log-probability / length ** length_penalty + consensus * agreement, the
-               highest is chosen
-    similar    the most similar training images: `share`, the weight of their captions in the agreement, and
-               `captions`; None for a model without training captions
-    photo      `width` and `height` in pixels, upright, and `fit`: "squash", the grid covers the whole photo, or
-               "crop", it covers the middle square
+    tokens     L pieces of text. Joined, they are the caption. The end of the caption is an empty piece
+    attention  L grids of h rows and w columns: where the model looked at each token. Each grid sums to 1. None for a
+               model without attention
+    beams      the candidates, the chosen one first, each with
+               `caption`
+               `score`        the mean log-probability of its tokens and its end, in nats
+               `probability`  the probability of the whole caption
+               `agreement`    CIDEr, 0 to 10, against the captions of similar training images; None without them
+               `total`        log-probability / tokens ** length_penalty + consensus * agreement. The candidate with
+                              the highest total is chosen
+    similar    the 10 most similar training images, each with `share`, the weight of its captions in the agreement, and
+               `captions`. All shares of similar images sum to 1. None for a model without training captions
+    photo      `width` and `height` of the upright photo in pixels, and `fit`: "squash" (the grid covers the whole
+               photo) or "crop" (it covers the middle square)
     search     the options that were used
     notes      sentences about what this model lacks
 
-    With `preview`, `photo.preview` is the photo as the model takes it in, a data: address of a JPEG file. Raises
-    CaptionerError where the photo cannot be read.
+    With `preview`, `photo.preview` is the model's input as a `data:` address of a JPEG file. Raises CaptionerError if
+    the photo cannot be read.
     """
     try:
         pixels = load_photo(data, **describe.card.image)
@@ -99,7 +103,7 @@ def describe_photo(
 
 
 def _pieces(vocabulary: Vocabulary, ids: list[int]) -> list[str]:
-    """Return what each token adds to the text of the caption."""
+    """Return the text that each token adds to the caption."""
     pieces, before = [], ""
     for end in range(1, len(ids) + 1):
         text = vocabulary.decode(ids[:end])
@@ -109,7 +113,7 @@ def _pieces(vocabulary: Vocabulary, ids: list[int]) -> list[str]:
 
 
 def _grids(weights: np.ndarray) -> list:
-    """Return weights [L, P] as nested lists [L, h, w]; the grid is square, as the photo that the model takes in."""
+    """Return weights [L, P] as nested lists [L, h, w]. The grid is square, like the model's input."""
     side = math.isqrt(weights.shape[1])
     return [[[round(float(cell), DIGITS) for cell in row] for row in grid] for grid in weights.reshape(-1, side, side)]
 

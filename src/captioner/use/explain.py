@@ -1,5 +1,5 @@
-"""Draws a picture of how the model arrives at a caption: where the decoder looks at each word, the beams with their
-scores, and the captions of similar training images."""
+"""Draw a picture that explains a caption: where the decoder looked at each word, the beams with their scores, and the
+captions of similar training images."""
 
 import math
 import os
@@ -24,7 +24,7 @@ SHOWN = 3  # training images
 
 
 class Line(NamedTuple):
-    """A line of the text below the panels: columns of figures, and a text that is wrapped beside them."""
+    """A line of the text below the panels: columns of figures, and a wrapped text beside them."""
 
     columns: str
     text: str = ""
@@ -42,12 +42,11 @@ def explain(
 ) -> str:
     """Write a PNG about the caption of `photo` and return the caption.
 
-    The first panel is the photo as the model takes it in. Then there is a panel for each word and one for the end of
-    the caption: bright is where the decoder looked when it chose the word (the mean over its attention heads; each
-    panel is as bright as the photo at its largest weight). Below are the beams that the search ended with, the chosen
-    one first, and captions of the training images whose agreement chose it. A `consensus` of 0 chooses the likeliest
-    caption. The picture says so where the model has no attention or holds no training captions, and where the machine
-    has no font for a script. Raises CaptionerError where the photo cannot be read.
+    The first panel is the model's input. The next panels are for the words and the end of the caption. They are bright
+    where the decoder looked when it chose the word (the mean over the attention heads). The place of the largest weight
+    is as bright as the photo. Below are the beams, the chosen one first, and the captions of similar training images. A
+    `consensus` of 0 chooses the likeliest caption. The picture says if the model has no attention or no training
+    captions, and if the machine has no font for a script. Raises CaptionerError if the photo cannot be read.
     """
     pixels = describe.read(photo)  # [S, S, 3]
     captioner, vocabulary = describe.captioner, describe.card.vocabulary
@@ -66,7 +65,7 @@ def explain(
         lines.append(
             Line(
                 "",
-                "This model has no attention (decoder.attention: false). It takes in the photo as one vector, so there "
+                "This model has no attention (decoder.attention: false). It encodes the photo as one vector, so there "
                 "is no place where it looked.",
             )
         )
@@ -87,7 +86,7 @@ def _beam_lines(describe: PhotoCaptioner, beams: Beams, length_penalty: float, c
         lines.append(Line(columns, describe.card.vocabulary.decode(beams.words[place].tolist()) or "(no word)"))
     meaning = f"score: log-probability / (tokens with the end) ^ {length_penalty:g}"
     if agreement is None:
-        meaning += ". This model file holds no training captions, so the caption with the highest score is chosen."
+        meaning += ". This model has no training captions, so the caption with the highest score is chosen."
     else:
         meaning += (
             f"; agreement: CIDEr, 0 to 10, against the captions of {len(beams.near)} similar training images; "
@@ -105,7 +104,7 @@ def _training_lines(describe: PhotoCaptioner, beams: Beams) -> list[Line]:
 
 
 def _lit(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return a square photo, uint8 [S, S, 3], darkened where `weights` [P] of its square grid are small."""
+    """Return a square photo, uint8 [S, S, 3], darker where `weights` [P] of its square grid are small."""
     side = math.isqrt(len(weights))
     grid = Image.fromarray((weights / weights.max()).reshape(side, side).astype(np.float32))
     light = np.asarray(grid.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
@@ -117,7 +116,7 @@ def _draw(picture: str | Path, panels: list[tuple[str, np.ndarray]], lines: list
     fonts = Fonts([title for title, _ in panels] + [line.text for line in lines])
     lines = [*lines, *(Line("", note) for note in fonts.notes())]
     width = COLUMNS * CELL + 2 * MARGIN
-    rows = []  # what is drawn on each line: texts with their left ends
+    rows = []  # the texts of each line with their left ends
     for columns, text in lines:
         left = MARGIN + fonts.length(columns, TEXT)
         wrapped = fonts.wrap(text, TEXT, width - MARGIN - left)

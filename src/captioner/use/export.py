@@ -1,6 +1,6 @@
 """The fine-tuned captioner as ONNX: a folder that captions photos without PyTorch and without this package.
 
-`captioner.use.runtime` specifies the folder's files, and is one of them.
+`captioner.use.runtime` specifies the folder's files. It is one of them.
 """
 
 import io
@@ -31,15 +31,15 @@ from captioner.sources import shapes
 from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
 from captioner.vision import photos
 
-CHECKED = 16  # drawings that both have to caption
+CHECKED = 16  # drawings that model and export have to caption
 SETTINGS = "captioner.json"
 EXAMPLES = "examples.npz"
 SEARCHES = {"greedy search": (1, 0.0), "beam search": (4, 0.0), "consensus": (BEAM, CONSENSUS)}  # beam, weight
-CLOSE = 1e-3  # nats a token, of two scores of the same caption: float32 sums in another order
+CLOSE = 1e-3  # nats a token: largest difference of two scores of a caption, because float32 sums depend on their order
 README = """\
 # An image captioner, as ONNX
 
-Made by `captioner export` from {model}, and checked: the same captions as there for {checked} drawings, {searches}.
+`captioner export` wrote this folder from {model}. It gives the model's captions for {checked} drawings, {searches}.
 
     pip install numpy pillow onnxruntime
     python caption.py dog.jpg
@@ -54,13 +54,12 @@ From Python, in this folder:
     pixels = load_photo(Path("dog.jpg").read_bytes(), **describe.image)  # uint8 [{size}, {size}, 3], RGB
     print(describe(pixels[None]))
 
-`encode.onnx` takes in photos, `step.onnx` scores the next word; the top of `caption.py` says what goes in and out, and
-its `search` is the loop around them, to be followed in another language. {choice} `captioner.json` holds the words.
+`encode.onnx` encodes photos, `step.onnx` scores the next word. The top of `caption.py` describes their inputs and
+outputs. Its `search` is the loop around them, as a model for other languages. {choice} `captioner.json` has the words.
 """
 WITH_EXAMPLES = """\
 `consensus.py` chooses among the beams by
-`examples.npz`: the captions of the photos that the model learned from. The terms of those photos' captions may hold for
-this file too."""
+`examples.npz`, the captions of the training photos. The terms of these captions may hold for this file, too."""
 WITHOUT_EXAMPLES = """\
 The model has no training
 captions, so there is no choice by consensus: a caption is the likeliest beam."""
@@ -97,11 +96,10 @@ def _grid(memory: Memory) -> tuple[Tensor, ...]:
 
 @torch.inference_mode()
 def export(model: str | Path, folder: str | Path) -> None:
-    """Write a fine-tuned model into `folder` as ONNX, after it was seen to give the same captions.
+    """Write a fine-tuned model into `folder` as ONNX, after a check that it gives the same captions.
 
-    Raises CaptionerError where the model cannot be read or has no encoder, where the packages of the extra `export`
-    are missing, where `folder` holds files but no exported model, and where the exported captioner says anything else
-    than the model. No file of `folder` changes then.
+    Raises CaptionerError, and changes no file of `folder`, if the model cannot be read or has no encoder, if packages
+    of the extra `export` are missing, if `folder` has files but no exported model, or if the captions differ.
     """
     try:
         import onnxscript  # noqa: F401 - what torch.onnx exports with
@@ -125,7 +123,7 @@ def export(model: str | Path, folder: str | Path) -> None:
     memory = captioner.encode(torch.from_numpy(pixels[:2]))
     grid = dict(zip(("keys", "values"), _grid(memory), strict=False))
     images, beams = (torch.export.Dim(name) for name in ("images", "beams"))
-    # two images and three beams, so that neither is taken for a constant
+    # two images and three beams, so that the exporter takes neither number for a constant
     state = torch.stack(memory.start).repeat(1, 1, 3, 1)
     words = torch.zeros(2, 3, dtype=torch.int64)
 
@@ -155,7 +153,7 @@ def export(model: str | Path, folder: str | Path) -> None:
         }
         for name, source in modules.items():
             code = Path(str(source.__file__)).read_text(encoding="utf-8")
-            code = re.sub(r"from captioner\.\w+\.", "from ", code)  # in the folder they stand beside each other
+            code = re.sub(r"from captioner\.\w+\.", "from ", code)  # in the folder the modules are beside each other
             write_text(beside / name, code)
         if captioner.examples:
             _write_arrays(beside / EXAMPLES, captioner.examples)
@@ -163,15 +161,15 @@ def export(model: str | Path, folder: str | Path) -> None:
         folder.mkdir(exist_ok=True)
         for file in beside.iterdir():
             os.replace(file, folder / file.name)
-        if not captioner.examples:  # those of an earlier export
+        if not captioner.examples:  # files of an earlier export
             (folder / EXAMPLES).unlink(missing_ok=True)
 
 
 def _write(path: Path, module: nn.Module, inputs: dict[str, tuple[Tensor, dict]], outputs: list[str]) -> None:
-    """Write a module's forward; `inputs` are an example of each and its dimensions of any size."""
+    """Write a module's forward; `inputs` has an example of each input and its dimensions of variable size."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself
+        warnings.simplefilter("ignore")  # about torch's own code
         program = torch.onnx.export(
             module.eval(),
             tuple(example for example, _ in inputs.values()),
@@ -185,7 +183,7 @@ def _write(path: Path, module: nn.Module, inputs: dict[str, tuple[Tensor, dict]]
     proto = program.model_proto
     graph = proto.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del part.metadata_props[:]  # lines of code and paths of this machine
+        del part.metadata_props[:]  # metadata with lines of code and paths of this machine
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -209,7 +207,7 @@ def _write_texts(folder: Path, model: str, metadata: Metadata, *, with_examples:
 
 
 def _write_arrays(path: Path, examples: Examples) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez writes the time into its files
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:  # np.savez would write the time into the file
         for name, tensor in examples._asdict().items():
             info = zipfile.ZipInfo(f"{name}.npy")
             info.compress_type = archive.compression
@@ -240,7 +238,7 @@ def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: s
 
 
 def _drawings() -> list[bytes]:
-    """Return pictures of the built-in dataset, as bytes of PNG files: there may be no photo at hand."""
+    """Return pictures of the built-in dataset as bytes of PNG files, because there may be no photo."""
     drawn = []
     for number in range(CHECKED):
         rng = Random(f"export/{number}")

@@ -1,4 +1,4 @@
-"""Photos in folders, and the files beside them that their captions are written to; importing this takes no time."""
+"""Photos in folders, and the caption files beside them. Importing this module is fast."""
 
 import glob
 import importlib.util
@@ -15,10 +15,10 @@ OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".dn
 
 
 def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Path]:
-    """Return the photos that the arguments mean, in order: files, folders (what is in them, sorted) and patterns.
+    """Return the photos that the arguments name, in order: files, folders (with sorted photos) and `glob` patterns.
 
-    With `recursive` also what is in the folders of a folder; hidden ones are left out. A pattern is one of `glob`.
-    Raises CaptionerError for an argument that means none.
+    `recursive` includes the folders in a folder. Hidden files and folders are left out. Raises CaptionerError for an
+    argument without a photo.
     """
     photos: list[Path] = []
     for argument in arguments:
@@ -57,16 +57,16 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
         heic = any(name.lower().endswith(tuple(OPTIONAL)) for name in others)
         advice = "convert them" + (", or for HEIC `pip install 'captioner[heic]'`" if heic else "")
         print(
-            f"{folder}: left out {len(others)} ({names_shown}), of kinds that are not looked for; {advice}",
+            f"{folder}: left out {len(others)} ({names_shown}), of unsupported kinds; {advice}",
             file=sys.stderr,
         )
     return photos
 
 
 def sidecars(photos: Sequence[Path], suffix: str) -> list[Path]:
-    """Return the file beside each photo that its caption is written to: its name with another `suffix`.
+    """Return the caption file of each photo: its name with another `suffix`.
 
-    Raises CaptionerError where two photos would share one, or a photo is one.
+    Raises CaptionerError if two photos would have the same caption file, or if this file is a photo.
     """
     owners: dict[Path, Path] = {}
     files = [photo.with_suffix(f".{suffix}") for photo in photos]
@@ -80,7 +80,7 @@ def sidecars(photos: Sequence[Path], suffix: str) -> list[Path]:
 
 
 def write_sidecar(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all. Unlike `whole`, it does not list the folder for each of its photos."""
+    """Write a text file atomically. Unlike `whole`, it does not list the folder for each of its photos."""
     handle, beside = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:

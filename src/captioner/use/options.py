@@ -1,4 +1,4 @@
-"""How captions are generated where the caller does not say; importing this takes no time."""
+"""The options of the search and their defaults. Importing this module is fast."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from captioner.base.errors import CaptionerError
 
 MODEL = "models/captioner.safetensors"
-BATCH = 32  # photos that are computed together
-BEAM, LENGTH_PENALTY, CONSENSUS = 20, 1.0, 2.0  # as params.yaml has them
+BATCH = 32  # photos in a batch
+BEAM, LENGTH_PENALTY, CONSENSUS = 20, 1.0, 2.0  # as in params.yaml
 
 
 @dataclass(frozen=True)
 class Search:
-    """The options of a search for captions; raises CaptionerError that names the one that is out of range.
+    """The options of a search for captions; raises CaptionerError that names an option that is out of range.
 
     `beam`, `length_penalty` and `consensus` are those of `search` in params.yaml. A caption has at least `min_length`
-    and at most `max_length` words; None: as many as the captions that the model was trained on.
+    and at most `max_length` words. None means the length of the model's longest training captions.
     """
 
     beam: int = BEAM

@@ -1,18 +1,17 @@
-"""Captions by an exported captioner, with NumPy, Pillow and ONNX Runtime: no PyTorch, no other module of the package.
+"""Captions by an exported captioner. It needs NumPy, Pillow and ONNX Runtime, but not PyTorch or the package captioner.
 
-`captioner export` copies this file into the folder that it makes, as caption.py, with the modules that it imports
-beside it.
+`captioner export` copies this file into its folder as caption.py, with the modules that it imports.
 
 The folder's files
-    captioner.json    "tokens": every word by its id; "max_length": the most words of a caption; "image": how a photo
-                      becomes a square, {"size": pixels, "fit": "squash" or "crop"}; "search": how captions are
-                      generated if the caller does not say, {"beam": int, "length_penalty": float, "consensus": float}
+    captioner.json    "tokens": the words in the order of their ids; "max_length": the most words of a caption; "image":
+                      how a photo becomes a square, {"size": pixels, "fit": "squash" or "crop"}; "search": the default
+                      options, {"beam": int, "length_penalty": float, "consensus": float}
     encode.onnx       photos uint8 [B, size, size, 3], RGB -> state float32 [N, B, 1, W]; features float32 [B, D],
                       averaged over the grid; and with attention keys and values, float32 [B, H, P, W / H]
-    step.onnx         words int64 [B, K], the last of each beam; state [N, B, K, W]; keys and values as above
-                      -> log_p float32 [B, K, V], of each word as the next; next_state [N, B, K, W]
-    examples.npz      of the training images: features float16 [M, D]; captions int32 [M, C, L], token ids, the end, 0;
-                      not there if the model has no training captions
+    step.onnx         words int64 [B, K], the last word of each beam; state [N, B, K, W]; keys and values as above
+                      -> log_p float32 [B, K, V], of each next word; next_state [N, B, K, W]
+    examples.npz      of the training images: features float16 [M, D]; captions int32 [M, C, L], token ids, the end, 0.
+                      Missing if the model has no training captions
 
 Dimensions: B images, K beams, V words, N LSTM states, W their width, H attention heads, P grid positions, D features,
 T the most words of a caption.
@@ -61,9 +60,9 @@ class OnnxCaptioner:
     def __call__(self, photos: np.ndarray, **settings: float) -> list[str]:
         """Return the caption of each of the photos, uint8 [B, size, size, 3].
 
-        `settings` replace those of the folder: `beam` (1 is greedy search), `length_penalty` and `consensus`, the
-        weight of what was written about training images that look alike (0: the likeliest caption). In a folder
-        without examples.npz every caption is the likeliest.
+        `settings` replace the default options: `beam` (1 is greedy search), `length_penalty` and `consensus`, the
+        weight of the agreement with captions of similar training images (0: the likeliest caption). Without
+        examples.npz every caption is the likeliest.
         """
         chosen = self.settings | settings
         if chosen["beam"] < 1:
@@ -72,14 +71,14 @@ class OnnxCaptioner:
         return self.choose(*self.search(photos, **chosen), weight=weight)
 
     def choose(self, tokens: np.ndarray, scores: np.ndarray, features: np.ndarray, *, weight: float) -> list[str]:
-        """Return the caption of each photo, of what `search` returned."""
+        """Return the caption of each photo from the result of `search`."""
         places = [0] * len(tokens)
         if weight and tokens.shape[1] > 1 and self._consensus:
             places = self._consensus.choose(features, tokens, scores, weight=weight)
         return [self.words(beams[place]) for beams, place in zip(tokens, places, strict=True)]
 
     def words(self, ids: np.ndarray) -> str:
-        """Return a caption's words, of its token ids [T]."""
+        """Return the words of a caption, from its token ids [T]."""
         words = ids.tolist()
         return join_tokens(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
 
@@ -88,7 +87,7 @@ class OnnxCaptioner:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Search as `captioner.model.search.beam_search` does.
 
-        Returns the beams of each photo, best first, tokens int64 [B, K, T] and scores float32 [B, K]; and the photos'
+        Returns the tokens int64 [B, K, T] and scores float32 [B, K] of each photo's beams, best first, and the photos'
         features, float32 [B, D].
         """
         state, features, *memory = self._encode.run(None, {"photos": photos})
@@ -103,11 +102,11 @@ class OnnxCaptioner:
             words, state = self._step.run(None, {"words": last, "state": state, **grid})
             words[..., [PAD, BOS, UNK]] = -np.inf
             words[finished] = -np.inf
-            words[finished, PAD] = 0  # the one way on for a finished caption: as it is
+            words[finished, PAD] = 0  # a finished caption stays as it is
             candidates = log_p[..., None] + words  # [B, K, V]
             grown = lengths + ~finished
             every = (candidates / grown[..., None] ** np.float32(length_penalty)).reshape(images, -1)  # [B, K * V]
-            # not all of them sorted: those that can be among the best, and these by score, of equals the first
+            # sort only the candidates that can be among the best, by score; of equal scores, the first
             best = np.sort(np.argpartition(-every, min(beam, every.shape[1]) - 1, axis=1)[:, :beam], axis=1)
             order = np.argsort(-np.take_along_axis(every, best, 1), axis=1, kind="stable")
             chosen = np.take_along_axis(best, order, 1)
@@ -126,7 +125,7 @@ class OnnxCaptioner:
 
 
 def main(paths: list[str]) -> int:
-    """Print a line a photo: path, tab, caption; return the exit code: 1 if a photo could not be read, 2 without any."""
+    """Print a line for each photo: path, tab, caption. Return the exit code: 1 if a photo fails, 2 without photos."""
     if not paths or paths[0] in ("-h", "--help"):
         print("usage: python caption.py PHOTO...", file=sys.stderr)
         return 0 if paths else 2

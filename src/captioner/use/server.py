@@ -1,8 +1,8 @@
 """The server of `captioner serve`: one page, and `POST /caption` that answers with JSON.
 
-It reads no file by a name that comes from outside: the page's files are read once, at the start. It answers no other
-web site: the Host has to be this machine's, so that no foreign name can point to it (DNS rebinding), and a browser that
-posts has to come from the page itself.
+It reads no file by a name from outside: it reads the page's files once, at the start. It answers no other web site. The
+Host has to be this machine's, so that no foreign name can point to it (DNS rebinding). A browser may post only from the
+page itself.
 
 Needs the extra `serve`: Starlette, python-multipart and uvicorn.
 """
@@ -31,7 +31,7 @@ from captioner.base.errors import CaptionerError
 LARGEST = 20 * 1024 * 1024  # bytes of a photo; page.js has the same
 AROUND = 64 * 1024  # bytes of a form around the photo
 DRAINED = 10 * LARGEST  # bytes of a body that are read and dropped, so that a browser gets the answer
-WAITING = 16  # photos at a time, in memory
+WAITING = 16  # photos in memory at the same time
 PATIENCE = 120  # seconds in which a photo has to arrive
 FIELD = "photo"  # of a form
 PAGE = {
@@ -58,7 +58,7 @@ class _Form(MultiPartParser):
 
 
 class _Guard:
-    """Answers requests of other web sites with an error, and adds `HEADERS` to every answer."""
+    """Refuse requests of other web sites, and add `HEADERS` to every answer."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str], *, loopback: bool):
         self.app, self.names, self.loopback = app, {name.lower() for name in names}, loopback
@@ -92,9 +92,9 @@ class _Guard:
         return None
 
     def _is_here(self, name: str) -> bool:
-        """Return whether a browser that asks for `name` can only mean this machine.
+        """Return whether `name` can only mean this machine.
 
-        Nobody can make an IP address point elsewhere, as they can a name.
+        An IP address always does. A host name may point to this machine by DNS rebinding.
         """
         if name in self.names:
             return True
@@ -108,10 +108,10 @@ class _Guard:
 def make_app(describe: Describe, *, names: Iterable[str] = (), loopback: bool = True) -> ASGIApp:
     """Return the server as an ASGI application.
 
-    `describe` takes a photo's bytes and whether the answer shall have a preview. It returns what JSON can hold, or
-    raises CaptionerError where the photo cannot be read. It is called in a thread, one photo at a time, in the order in
-    which the photos arrived. `names` are the names of this machine besides localhost. With `loopback` only requests
-    to this machine's loopback addresses are answered, otherwise to any IP address.
+    `describe` takes a photo's bytes and whether the answer has a preview. It returns data for JSON, or raises
+    CaptionerError if the photo cannot be read. It is called in a thread, one photo at a time, in the order of their
+    arrival. `names` are the names of this machine besides localhost. With `loopback` the server answers only requests
+    to loopback addresses, otherwise to any IP address.
     """
     page = files("captioner.use") / "page"
     contents = {path: (page.joinpath(name).read_bytes(), kind) for path, (name, kind) in PAGE.items()}
@@ -137,7 +137,7 @@ class _Captions:
 
     def __init__(self, describe: Describe):
         self.describe = describe
-        self.turn = asyncio.Lock()  # lets those that wait in by the order of their arrival
+        self.turn = asyncio.Lock()  # lets requests in by the order of their arrival
         self.inside = 0
 
     async def answer(self, request: Request) -> Response:
@@ -151,8 +151,8 @@ class _Captions:
             photo = await asyncio.wait_for(_photo(request), PATIENCE)
             async with self.turn:
                 if await request.is_disconnected():
-                    return Response(status_code=499)  # nobody reads it
-                answer = await run_in_threadpool(self.describe, photo, "preview" in request.query_params)
+                    return Response(status_code=499)  # nobody reads the answer
+                found = await run_in_threadpool(self.describe, photo, "preview" in request.query_params)
         except CaptionerError as error:
             raise HTTPException(415, str(error)) from None
         except asyncio.TimeoutError:
@@ -165,7 +165,7 @@ class _Captions:
 
 
 async def _photo(request: Request) -> bytes:
-    """Return the photo's bytes; raises HTTPException for a body without a photo, or with one that is too large."""
+    """Return the photo's bytes; raises HTTPException if the body has no photo or is too large."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     data = await _body(request, LARGEST + AROUND * form)
@@ -179,9 +179,9 @@ async def _photo(request: Request) -> bytes:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """Return the body; raises HTTPException for one of more than `most` bytes.
+    """Return the body; raises HTTPException if it has more than `most` bytes.
 
-    The rest of such a body is read and dropped: a browser shows no answer that comes before it has sent everything.
+    The rest of such a body is read and dropped, because a browser shows no answer before it has sent everything.
     """
     length = request.headers.get("content-length", "")
     too_large = length.isdecimal() and int(length) > most

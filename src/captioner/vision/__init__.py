@@ -1,8 +1,8 @@
 """From photos to the feature store.
 
-- `photos`: what a photo goes through: decoding, EXIF rotation, sRGB, resize or crop
+- `photos`: decoding a photo, EXIF rotation, sRGB, resize or crop
 - `reading`: reading many photos in threads
 - `encoder`: ResNet-18, cut into blocks
 - `store`: the format of the feature store, and how a row is stored
-- `features`: what the stage features does
+- `features`: the work of the stage features
 """

@@ -1,14 +1,14 @@
-"""The commands of `captioner`, a module each, with `add_parser` that defines its arguments.
+"""The commands of `captioner`, a module for each. `add_parser` defines the command's arguments.
 
-A module imports what takes time (torch, Pillow) when its command runs, within `importing`, so that `--help` is quick.
+A module imports slow packages (torch, Pillow) only when its command runs, within `importing`, so that `--help` is fast.
 
 - `caption`: a caption for each photo
-- `explain`: a picture of how a caption came about
+- `explain`: a picture that explains a caption
 - `serve`: a page in the browser that captions photos
 - `score`: scores of any captions against references
 - `export`: the model as ONNX
-- `card`: what a model file says of itself
+- `card`: the metadata of a model file
 - `strip`: a model without its training captions
 - `completion`: completion by the shell
-- `arguments`: what several commands share
+- `arguments`: arguments that several commands share
 """

@@ -1,4 +1,4 @@
-"""What several commands share: arguments, their types, and imports that take seconds."""
+"""Arguments that several commands share, their types, and slow imports."""
 
 import argparse
 import math
@@ -28,14 +28,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a search that params.yaml has too."""
+    """Add the options of the search that params.yaml also has."""
     parser.add_argument("--beam", type=positive, default=BEAM, help="beams of the search (default: %(default)s)")
     parser.add_argument(
         "--consensus",
         metavar="WEIGHT",
         type=number,
         default=CONSENSUS,
-        help="weight of the captions of similar training photos; 0: the likeliest caption (default: %(default)s)",
+        help="weight of the agreement with captions of similar training photos; 0: the likeliest caption "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--length-penalty",
@@ -48,7 +49,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
-    text = "auto, cpu, cuda, cuda:N or mps (default: what CAPTIONER_DEVICE says, else auto)"
+    text = "auto, cpu, cuda, cuda:N or mps (default: CAPTIONER_DEVICE, else auto)"
     parser.add_argument("--device", help=text)
 
 
@@ -81,10 +82,10 @@ def _whole_number(text: str, least: int) -> int:
 
 @contextmanager
 def importing(extra: str | None = None) -> Iterator[None]:
-    """Import in this block what takes seconds, or what the package's extra `extra` installs.
+    """A block for slow imports, and for imports of packages of the package's extra `extra`.
 
-    Ctrl-C ends the process with 130 and one line: an exception would come out of the middle of a library's import, as
-    anything. Nothing is being written then. Raises CaptionerError that names the extra where one of its packages is
+    Ctrl-C ends the process with 130 and one line, because a library's import may turn the interruption into any
+    exception. No output is open at that time. Raises CaptionerError that names the extra if one of its packages is
     missing.
     """
     usual = signal.getsignal(signal.SIGINT)

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from captioner.use.caption import Caption
 
 DESCRIPTION = """\
-Print a line a photo: path, tab, caption.
+Print a line for each photo: path, tab, caption.
 
-With --top the line has two columns more: the score, which is the caption's mean log-probability a word, and its
-agreement with the captions of similar training photos (CIDEr, 0 to 10). With --write nothing is printed."""
-EXIT = "exit code: 0; 1 where a photo could not be read or something else is wrong; 2 for a wrong call"
+--top adds two columns: the score, which is the mean log-probability of the caption's words, and the agreement with the
+captions of similar training photos (CIDEr, 0 to 10). With --write nothing is printed."""
+EXIT = "exit code: 0; 1 if a photo cannot be read or for another error; 2 for a wrong call"
 
 
 def add_parser(commands: Any) -> None:
@@ -33,31 +33,32 @@ def add_parser(commands: Any) -> None:
         epilog=EXIT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    text = "a photo, a folder of photos (with all folders in it) or a pattern"
+    text = "a photo, a folder of photos (including its folders) or a pattern"
     add_file(parser, "photos", nargs="+", metavar="PHOTO", help=text)
     add_model(parser)
-    parser.add_argument("--no-recursive", action="store_true", help="leave out the folders in a folder")
+    parser.add_argument("--no-recursive", action="store_true", help="leave out folders in a folder")
 
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--json", action="store_true", help="print a JSON object a line: photo, caption, score, agreement"
+        "--json", action="store_true", help="print a JSON object for each photo: photo, caption, score, agreement"
     )
     output.add_argument("--top", metavar="N", type=positive, help="the N best captions of each photo, the best first")
     text = "write each caption to a file beside its photo: dog.txt or dog.caption"
     output.add_argument("--write", choices=["txt", "caption"], help=text)
     existing = output.add_mutually_exclusive_group()
-    existing.add_argument("--skip-existing", action="store_true", help="leave out photos that have such a file")
-    existing.add_argument("--force", action="store_true", help="write over such files")
+    existing.add_argument("--skip-existing", action="store_true", help="leave out photos that already have such a file")
+    existing.add_argument("--force", action="store_true", help="overwrite such files")
 
     search = parser.add_argument_group("search")
     add_search(search)
-    search.add_argument("--min-length", metavar="WORDS", type=count, default=0, help="(default: %(default)s)")
-    text = "(default: that of the captions that the model was trained on)"
+    text = "words of the shortest caption (default: %(default)s)"
+    search.add_argument("--min-length", metavar="WORDS", type=count, default=0, help=text)
+    text = "words of the longest caption (default: as in training)"
     search.add_argument("--max-length", metavar="WORDS", type=positive, help=text)
 
     machine = parser.add_argument_group("machine")
     add_device(machine)
-    text = "photos that are computed together (default: %(default)s)"
+    text = "photos in a batch (default: %(default)s)"
     machine.add_argument("--batch", metavar="PHOTOS", type=positive, default=BATCH, help=text)
     parser.set_defaults(run=run, check=check)
 
@@ -95,23 +96,23 @@ def run(options: argparse.Namespace) -> int:
 
 
 def refuse_existing(files: list[Path]) -> None:
-    """Raise CaptionerError where one of the files exists."""
+    """Raise CaptionerError if one of the files exists."""
     there = [file for file in files if file.exists()]
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise CaptionerError(f"{there[0]}{more}: exists; --skip-existing leaves its photo out, --force writes over it")
+        raise CaptionerError(f"{there[0]}{more}: exists; --skip-existing leaves its photo out, --force overwrites it")
 
 
 def caption(photos: list[Path], files: list[Path], options: argparse.Namespace) -> int:
-    """Print the captions, or write them to the files; return how many photos could not be read."""
-    model = local_model(options.model)  # before seconds of imports
+    """Print the captions, or write them to the files; return the number of photos that cannot be read."""
+    model = local_model(options.model)  # before slow imports
     with importing():
         from tqdm import tqdm
 
         from captioner.use.caption import PhotoCaptioner
     describe = PhotoCaptioner(model, device=options.device)
     if options.consensus and not describe.has_examples:
-        print(f"{options.model}: holds no training captions, so a caption is the likeliest beam", file=sys.stderr)
+        print(f"{options.model}: has no training captions, so a caption is the likeliest beam", file=sys.stderr)
     results = describe.ranked(
         photos,
         top=options.top or 1,
@@ -139,7 +140,7 @@ def caption(photos: list[Path], files: list[Path], options: argparse.Namespace) 
 
 
 def lines(photo: str, captions: "list[Caption]", options: argparse.Namespace) -> list[str]:
-    """Return what is printed of a photo."""
+    """Return the lines to print for a photo."""
     if options.json:
         records = [{"caption": each.text, **figures(each)} for each in captions]
         record: dict[str, Any] = {"photo": photo, **records[0]}
@@ -159,10 +160,10 @@ def figures(caption: "Caption") -> dict[str, float | None]:
 
 
 def to_json(value: dict[str, Any]) -> str:
-    """Return JSON in the letters of its text where stdout can print them, else with escapes."""
+    """Return JSON, with escapes for letters that stdout cannot print."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # also of a file's name that is not UTF-8
+    except UnicodeEncodeError:  # also for a file name that is not UTF-8
         text = json.dumps(value)
     return text

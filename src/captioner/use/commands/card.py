@@ -1,4 +1,4 @@
-"""`captioner card`: what a model file says of itself."""
+"""`captioner card`: the metadata of a model file."""
 
 import argparse
 import contextlib
@@ -13,20 +13,26 @@ from captioner.use.options import MODEL
 CONFIG = "config.json"
 BESIDE = ("MODEL_CARD.md", "README.md")  # where the pipeline puts the model card
 LIMITS = """\
-It writes English like its training captions, at most {longest} words, and knows {words} words. It names what it saw in
-training and guesses what it did not; it reads no text and recognises no person. Check
-captions before relying on them."""
+It writes English like its training captions, at most {longest} words, and knows {words} words. It guesses what it did
+not see in training. It reads no text and recognises no person. Check captions before you rely on them."""
 
 
 def add_parser(commands: Any) -> None:
     """Define the command."""
     parser = commands.add_parser(
         "card",
-        help="print what a model file says of itself",
-        description="Print what a model is, what made it, on what data, its scores where they are known, its limits.",
+        help="print the metadata of a model file",
+        description="Print a model's architecture, training data and settings, scores if they are known, and limits.",
     )
-    add_file(parser, "model", nargs="?", default=MODEL, metavar="MODEL", help="as --model elsewhere (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the file's record as JSON, without its vocabulary")
+    add_file(
+        parser,
+        "model",
+        nargs="?",
+        default=MODEL,
+        metavar="MODEL",
+        help="a model, as for --model of other commands (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the file's metadata as JSON, without its vocabulary")
     parser.set_defaults(run=run)
 
 
@@ -51,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
-    """Return lines on what the model is."""
+    """Return lines on the model itself."""
     decoder, image = record["decoder"], record["image"]
     looks = f"attention of {decoder['heads']} heads" if decoder["attention"] else "the pooled image, without attention"
     kind = (
@@ -73,8 +79,8 @@ def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     ]
 
 
-def origin_lines(origin: dict[str, Any]) -> list[str]:
-    """Return lines on what made the model: versions, params, data and code."""
+def made(made: dict[str, Any]) -> list[str]:
+    """Return lines on the origin of the model: versions, params, data and code."""
     lines = []
     for title, key in (("made with", "versions"), ("by the params", "params"), ("from (MD5)", "inputs")):
         if origin.get(key):
@@ -84,10 +90,9 @@ def origin_lines(origin: dict[str, Any]) -> list[str]:
 
 
 def scores(path: Path) -> list[str]:
-    """Return lines on the model's scores: those in the config.json beside it, which the pipeline writes, else where
-    they may be."""
+    """Return lines on the model's scores from the config.json beside it, or lines on where they may be."""
     known: Any = None
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # none there, or another program's
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no such file, or another program's
         known = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8")).get("scores")
     if isinstance(known, dict):
         return ["", f"scores ({path.with_name(CONFIG)})", *(f"  {name}  {value}" for name, value in known.items())]

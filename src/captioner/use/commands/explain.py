@@ -1,4 +1,4 @@
-"""`captioner explain`: a picture of how a caption came about."""
+"""`captioner explain`: a picture that explains a caption."""
 
 import argparse
 from pathlib import Path
@@ -15,11 +15,11 @@ def add_parser(commands: Any) -> None:
         "explain",
         help="draw where the model looked at each word, and the beams",
         description="Draw where the model looked at each word of a photo's caption, and the beams with their scores. "
-        "Prints the photo, a tab and the caption, then the picture's name.",
+        "Print the photo, a tab and the caption, then the picture's name.",
     )
     add_file(parser, "photo", metavar="PHOTO", help="a photo")
     add_model(parser)
-    text = "the picture (default: PHOTO's name, -explained.png, here)"
+    text = "the picture (default: PHOTO-explained.png in this folder)"
     add_file(parser, "--out", metavar="FILE.png", help=text)
     add_search(parser)
     add_device(parser)
@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the picture about a photo's caption; print the caption and where the picture is."""
+    """Write the picture about a photo's caption; print the caption and the picture's name."""
     picture = Path(options.out or f"{Path(options.photo).stem}-explained.png")
     if picture.suffix.lower() != ".png":
         raise CaptionerError(f"{picture}: the picture is a PNG; give a name that ends in .png")

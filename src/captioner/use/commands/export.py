@@ -12,7 +12,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
         help="write the model as ONNX",
-        description="Write a folder that captions photos with ONNX Runtime, checked to give the model's captions.",
+        description="Write a folder that captions photos with ONNX Runtime. Check that it gives the model's captions.",
     )
     add_model(parser)
     add_file(parser, "--out", metavar="FOLDER", default="onnx", help="the folder (default: %(default)s)")
@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the ONNX folder; print that it was checked."""
+    """Write the ONNX folder; print the result of the check."""
     model = local_model(options.model)
     with importing():
         from captioner.use.export import export

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 DIFFER = 5  # images shown that differ most
 DESCRIPTION = """\
-Score captions of any model against references: BLEU, ROUGE-L, CIDEr, METEOR where Java is, diversity.
+Score captions of any model against references: BLEU, ROUGE-L, CIDEr, METEOR (needs Java), diversity.
 
-REFERENCES is a file of captions in any form that own data may have, a folder or Flickr8k's zip. PREDICTIONS has one
-caption an image: COCO results ([{"image_id", "caption"}]), JSON lines, CSV, or the output of `captioner caption`.
+REFERENCES is a file of captions in any form of own data, a folder or Flickr8k's zip. PREDICTIONS has one caption for
+each image: COCO results ([{"image_id", "caption"}]), JSON lines, CSV, or the output of `captioner caption`.
 With a second file of predictions, the differences are the first minus the second.
 
 Names of images may differ in folder, suffix and case, and may be COCO's numeric ids. Intervals are 95 % bootstrap
 intervals over images, from 10,000 draws with a fixed seed."""
-EXIT = "exit code: 0; 1 for what a message says how to mend; 2 for a wrong call"
+EXIT = "exit code: 0; 1 for an error that a message explains; 2 for a wrong call"
 
 
 def add_parser(commands: Any) -> None:
@@ -41,19 +41,19 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_file(parser, "references", metavar="REFERENCES", help="a file, a folder or a zip of references")
-    add_file(parser, "predictions", metavar="PREDICTIONS", help="a file with one caption an image")
-    add_file(parser, "second", metavar="PREDICTIONS2", nargs="?", help="another one, to compare")
+    add_file(parser, "predictions", metavar="PREDICTIONS", help="a file with one caption for each image")
+    add_file(parser, "second", metavar="PREDICTIONS2", nargs="?", help="a second such file, to compare")
     parser.add_argument("--split", choices=SPLITS, help="only the references of this split")
-    text = "the column of the captions in PREDICTIONS; given twice, the second is that of PREDICTIONS2"
+    text = "the column of the captions in PREDICTIONS; a second --column is for PREDICTIONS2"
     parser.add_argument("--column", metavar="NAME", action="append", default=[], help=text)
-    text = "leave out images without a prediction or reference, and wrong lines of REFERENCES; say how many"
+    text = "leave out images without a prediction or reference, and wrong lines of REFERENCES; print their numbers"
     parser.add_argument("--allow-missing", action="store_true", help=text)
     text = "the language of the captions, such as de; METEOR and the word measures are for en (default: %(default)s)"
     parser.add_argument("--language", metavar="CODE", default="en", help=text)
     parser.add_argument("--no-meteor", action="store_true", help="leave METEOR out, the slowest score")
     parser.add_argument("--json", action="store_true", help="print JSON; scores are fractions of 1")
     add_file(parser, "--each", metavar="FILE", help="write each image's CIDEr to this CSV file")
-    text = "of two files, show the N images whose CIDEr differs most (default: %(default)s)"
+    text = "show the N images whose CIDEr differs most between two files (default: %(default)s)"
     parser.add_argument("--differ", metavar="N", type=count, default=DIFFER, help=text)
     parser.set_defaults(run=run, check=check)
 
@@ -93,14 +93,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def refuse_inputs(out: str, inputs: list[str]) -> None:
-    """Raise CaptionerError where the file to write is one of those that are read."""
+    """Raise CaptionerError if the output file is one of the inputs."""
     for path in map(Path, inputs):
         if path.exists() and Path(out).exists() and path.samefile(out):
             raise CaptionerError(f"--each {out}: is one of the files to read; give another name")
 
 
 def report_missing_meteor(options: argparse.Namespace) -> None:
-    """Say that METEOR is for English only. Where Java is the cause, the scores say so themselves."""
+    """Say that METEOR is for English only. If Java is missing, the scoring itself says so."""
     if options.language != "en" and not options.no_meteor:
         print(f"METEOR is left out: it is for English, and --language is {options.language}", file=sys.stderr)
 
@@ -108,9 +108,9 @@ def report_missing_meteor(options: argparse.Namespace) -> None:
 def matched(
     references: "References", files: list[str], options: argparse.Namespace
 ) -> tuple[dict[str, list[str]], list[dict[str, str]], dict[str, int]]:
-    """Return the references and the captions of each file, all of the same images, and how many were left out.
+    """Return the references and the captions of each file, all of the same images, and the numbers of those left out.
 
-    Raises CaptionerError where images are missing, except with --allow-missing, and where none is left.
+    Raises CaptionerError if images are missing, except with --allow-missing, and if no image is left.
     """
     from captioner.scoring.compare import with_words
     from captioner.scoring.matching import match, some
@@ -164,7 +164,7 @@ def as_json(
     left_out: dict[str, int],
     differ: int,
 ) -> dict[str, Any]:
-    """Return all that is known as an object of JSON."""
+    """Return the results as a JSON object."""
     record: dict[str, Any] = {"images": len(results[0].cider), "left_out": left_out, "predictions": []}
     for file, result in zip(files, results, strict=True):
         known = {"scores": result.scores, "diversity": result.diversity, "intervals": result.intervals}
@@ -229,14 +229,14 @@ def row(name: str, result: "Result") -> str:
 
 
 def figure(name: str, value: float) -> str:
-    """Return a figure as it is printed: a score or a share x100, a count whole, a length as it is."""
+    """Return the text of a figure: a score or a share x100, a count as an integer, a length with one digit."""
     if name == "vocabulary":
         return f"{value:.0f}"
     return f"{value:.1f}" if name == "mean length" else f"{100 * value:.1f}"
 
 
 def interval(name: str, ends: tuple[float, float] | None, sign: bool = False) -> str:
-    """Return an interval as it is printed, "" where there is none."""
+    """Return the text of an interval, "" if there is none."""
     if ends is None:
         return ""
     low, high = (signed(figure(name, end)) if sign else figure(name, end) for end in ends)

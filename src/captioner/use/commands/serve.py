@@ -21,8 +21,8 @@ def add_parser(commands: Any) -> None:
         "serve",
         help="show captions in the browser",
         description="Serve one page: drop, paste, take or choose photos, and see their captions, where the model "
-        "looked at each word, and the other beams. Prints the address; Ctrl-C ends it. Scripts get the same as JSON by "
-        "POST /caption. Needs no network. Needs the extra `serve`: pip install 'captioner[serve]'.",
+        "looked at each word, and the other beams. Print its address; Ctrl-C ends it. Scripts get the same as JSON by "
+        "POST /caption. It needs no network, but the extra `serve`: pip install 'captioner[serve]'.",
     )
     parser.add_argument(
         "--host",
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         from captioner.use.description import describe_photo
     with _listen(options.host, options.port) as listening:
         describe = PhotoCaptioner(model, device=options.device)
-        _ = describe.consensus  # computed now and not at the first photo
+        _ = describe.consensus  # computed now and not with the first photo
         search = {"beam": options.beam, "length_penalty": options.length_penalty, "consensus": options.consensus}
         address, port = listening.getsockname()[:2]
         loopback = ipaddress.ip_address(address.partition("%")[0]).is_loopback
@@ -73,13 +73,15 @@ def run(options: argparse.Namespace) -> int:
         config = uvicorn.Config(
             app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False
         )
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn finishes what it answers, then raises it again
+        with contextlib.suppress(
+            KeyboardInterrupt
+        ):  # uvicorn completes its answers, then raises the interruption again
             uvicorn.Server(config).run(sockets=[listening])
     return 0
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises CaptionerError where it cannot."""
+    """Return a socket that listens; raises CaptionerError if this fails."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError):
@@ -97,13 +99,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _names() -> list[str]:
-    """Return the names by which a local network may know this machine."""
+    """Return the names of this machine in a local network."""
     name = socket.gethostname()
     return [name, f"{name.partition('.')[0]}.local"]
 
 
 def _addresses(host: str, address: str, port: int) -> list[str]:
-    """Return where the page is to be opened."""
+    """Return the addresses of the page."""
     hosts = [host]
     if address in ANYWHERE:
         hosts = ["127.0.0.1" if address == "0.0.0.0" else "::1"]
@@ -113,7 +115,7 @@ def _addresses(host: str, address: str, port: int) -> list[str]:
 
 
 def _outside(family: socket.AddressFamily) -> str | None:
-    """Return the address of this machine in its network, None where it has none; sends nothing."""
+    """Return the address of this machine in its network, or None; sends nothing."""
     documentation = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"  # belongs to nobody (RFC 5737, RFC 3849)
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

@@ -260,7 +260,11 @@ def test_few_examples_are_not_cached(example_file, folder):
 def test_a_card_says_what_the_file_is(tmp_path, capsys):
     made = {
         "params": {"seed": 42},
-        "inputs": {"data/captions.jsonl": "d41d8cd98f00b204e9800998ecf8427e"},
+        "inputs": {
+            "data/captions.jsonl": "d41d8cd98f00b204e9800998ecf8427e",
+            "src/captioner/base/files.py": "0" * 32,
+            "stages/finetune.py": "1" * 32,
+        },
         "versions": {"torch": "2.11.0"},
     }
     model = captioner_file(tmp_path / "captioner.safetensors", made=made)
@@ -269,9 +273,11 @@ def test_a_card_says_what_the_file_is(tmp_path, capsys):
     for part in (
         str(model), "ResNet-18, fine-tuned from layer4 on", "LSTM of width 16, attention of 2 heads", "5 words",
         "13 of 7 images, by which captions are chosen", "data/captions.jsonl  d41d8cd98f00b204e9800998ecf8427e",
-        "seed  42", "torch  2.11.0", "not in the file", "limits",
+        "seed  42", "torch  2.11.0", "not in the model file", "limits",
     ):  # fmt: skip
         assert part in said
+    assert "2 files of code; --json lists them" in said
+    assert "src/captioner" not in said
     (tmp_path / "README.md").write_text("the card")
     assert main(["card", str(model)]) == 0
     assert f"see {tmp_path / 'README.md'}" in capsys.readouterr().out

@@ -12,10 +12,12 @@ from captioner.use.options import MODEL
 
 CONFIG = "config.json"
 BESIDE = ("MODEL_CARD.md", "README.md")  # where the pipeline puts the model card
+MISSING = f"not in the model file; the pipeline writes them into {CONFIG} and README.md beside it"
+CODE = ("src/", "stages/")  # inputs that only --json lists
 LIMITS = """\
-It writes English like its training captions, at most {longest} words, and knows {words} words. It names what it saw in
-training and guesses what it did not; it reads no text and recognises no person. Check
-captions before relying on them."""
+The model writes captions like those of its training, with at most {longest} words, and knows {words} words. It names
+things that it saw in training and guesses all others. It cannot read text or recognise persons. Check captions before
+you rely on them."""
 
 
 def add_parser(commands: Any) -> None:
@@ -74,22 +76,26 @@ def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
 
 
 def made(made: dict[str, Any]) -> list[str]:
-    """Return lines on what made the model: versions, params, data and code."""
+    """Return lines on what made the model: versions, params, data and the number of files of code."""
     lines = []
     for title, key in (("made with", "versions"), ("by the params", "params"), ("from (MD5)", "inputs")):
-        if made.get(key):
-            width = max(map(len, made[key]))
-            lines += ["", title, *(f"  {name:{width}}  {value}" for name, value in sorted(made[key].items()))]
+        known = made.get(key) or {}
+        shown = {name: value for name, value in sorted(known.items()) if not name.startswith(CODE)}
+        width = max(map(len, shown), default=0)
+        rows = [f"  {name:{width}}  {value}" for name, value in shown.items()]
+        if len(shown) < len(known):
+            rows.append(f"  {len(known) - len(shown)} files of code; --json lists them")
+        if rows:
+            lines += ["", title, *rows]
     return lines
 
 
 def scores(path: Path) -> list[str]:
-    """Return lines on the model's scores: those in the config.json beside it, which the pipeline writes, else where
-    they may be."""
+    """Return lines on the model's scores, from the config.json beside it that the pipeline writes."""
     known: Any = None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # none there, or another program's
         known = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8")).get("scores")
     if isinstance(known, dict):
         return ["", f"scores ({path.with_name(CONFIG)})", *(f"  {name}  {value}" for name, value in known.items())]
     cards = [file for file in (path.with_name(name) for name in BESIDE) if file.exists()]
-    return ["", "scores", f"  {f'see {cards[0]}' if cards else 'not in the file; the model card has them'}"]
+    return ["", "scores", f"  {f'see {cards[0]}' if cards else MISSING}"]

@@ -15,10 +15,10 @@ OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".dn
 
 
 def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Path]:
-    """Return the photos that the arguments mean, in order: files, folders (what is in them, sorted) and patterns.
+    """Return the photos that the arguments name, in order and each once: files, folders and patterns of `glob`.
 
-    With `recursive` also what is in the folders of a folder; hidden ones are left out. A pattern is one of `glob`.
-    Raises CaptionerError for an argument that means none.
+    The photos of a folder are sorted by name. `recursive` adds the photos in its folders, except hidden ones. Raises
+    CaptionerError for an argument that names no photo.
     """
     found: list[Path] = []
     for argument in arguments:
@@ -29,10 +29,13 @@ def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Pat
             photos = [path]
         else:
             photos = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]
+        if not photos and path.is_dir():
+            deeper = " or its folders; hidden ones, and links to folders, are not read" if recursive else " itself"
+            raise CaptionerError(f"{argument}: no photos in this folder{deeper}")
         if not photos:
-            raise CaptionerError(f"{argument}: no such photo, and no folder or pattern with photos")
+            raise CaptionerError(f"{argument}: no such photo or folder, and no file matches it as a pattern")
         found += photos
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:

@@ -8,9 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from captioner.base.errors import CaptionerError
+from captioner.sources.models import local_model
 from captioner.use.options import BEAM, CONSENSUS, LENGTH_PENALTY, MODEL
 
 FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # how shtab completes a file's name
@@ -25,6 +27,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model."""
     text = "a fine-tuned model: a file, hf:owner/name[@revision] or https://...#sha256=... (default: %(default)s)"
     add_file(parser, "--model", default=MODEL, help=text)
+
+
+def model_file(name: str) -> Path:
+    """Return the path of the model that --model names, downloaded if needed; errors as of `local_model`.
+
+    The error for a missing file says how to name another, because outside the project there is none at the default.
+    """
+    if name == MODEL and not Path(name).exists():
+        raise CaptionerError(
+            f"{name}: not found here. Name a model: --model FILE, --model hf:owner/name or --model "
+            "https://...#sha256=... . In the project's folder `dvc repro` makes this one, and `make demo` "
+            f".demo/{MODEL}, which knows drawn shapes only"
+        )
+    return local_model(name)
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:

@@ -54,16 +54,16 @@ From Python, in this folder:
     pixels = load_photo(Path("dog.jpg").read_bytes(), **describe.image)  # uint8 [{size}, {size}, 3], RGB
     print(describe(pixels[None]))
 
-`encode.onnx` takes in photos, `step.onnx` scores the next word; the top of `caption.py` says what goes in and out, and
-its `search` is the loop around them, to be followed in another language. {choice} `captioner.json` holds the words.
+`encode.onnx` encodes photos, `step.onnx` scores the next word. The top of `caption.py` describes their inputs and
+outputs. Its function `search` is the loop to write in another programming language.
+`captioner.json` has the vocabulary. {choice}
 """
 WITH_EXAMPLES = """\
 `consensus.py` chooses among the beams by
-`examples.npz`: the captions of the photos that the model learned from. The terms of those photos' captions may hold for
-this file too."""
+`examples.npz`, which has the captions of the training photos. Their licence may apply to this file, too."""
 WITHOUT_EXAMPLES = """\
-The model has no training
-captions, so there is no choice by consensus: a caption is the likeliest beam."""
+The model has no training captions,
+so there is no choice by consensus: a caption is the likeliest beam."""
 
 
 class _Encode(nn.Module):

@@ -140,6 +140,15 @@ def test_a_folder_whose_folders_alone_have_photos_is_an_error_without_them(model
     assert f"error: {photos / 'albums'}: no photos in this folder itself" in capsys.readouterr().err
 
 
+def test_a_gif_in_a_folder_is_left_out_and_the_message_says_how_to_caption_it(photos, capsys):
+    with Image.open(photos / "00.png") as photo:
+        photo.save(photos / "moving.gif")
+    assert photos / "moving.gif" not in find_photos([str(photos)])
+    assert "left out 1 (moving.gif)" in (said := capsys.readouterr().err)
+    assert "name each GIF file itself" in said
+    assert find_photos([str(photos / "*.gif")]) == [photos / "moving.gif"]
+
+
 def test_a_photo_that_is_named_twice_is_captioned_once(photos, monkeypatch):
     monkeypatch.chdir(photos)
     found = find_photos(["01.png", "./00.png", "0*.png", ".", "01.png"])

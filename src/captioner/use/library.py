@@ -58,7 +58,9 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
     if others:
         names_shown = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
         heic = any(name.lower().endswith(tuple(OPTIONAL)) for name in others)
+        gif = any(name.lower().endswith(".gif") for name in others)
         advice = "convert them" + (", or for HEIC `pip install 'captioner[heic]'`" if heic else "")
+        advice += ", or name each GIF file itself" if gif else ""
         print(
             f"{folder}: left out {len(others)} ({names_shown}), of kinds that are not looked for; {advice}",
             file=sys.stderr,

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from captioner.base.errors import CaptionerError
-from captioner.model.captioner import Examples
+from captioner.model.captioner import Examples, without_examples
 from captioner.model.consensus import Consensus
 from captioner.sources.models import cache_folder, local_model
 from captioner.use import cache
@@ -283,7 +283,12 @@ def test_a_card_says_what_the_file_is(tmp_path, capsys):
     assert f"see {tmp_path / 'README.md'}" in capsys.readouterr().out
     (tmp_path / "config.json").write_text(json.dumps({"scores": {"CIDEr": 0.642}}))
     assert main(["card", str(model)]) == 0
-    assert "CIDEr  0.642" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "CIDEr  0.642" in said
+    assert f"scores ({tmp_path / 'config.json'})\n" in said
+    without_examples(model, tmp_path / "shared.safetensors")
+    assert main(["card", str(tmp_path / "shared.safetensors")]) == 0  # whose scores these are not
+    assert f"scores ({tmp_path / 'config.json'}), of the model with training captions\n" in capsys.readouterr().out
     assert main(["card", str(model), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert made in (record.get("made"), record.get("provenance"))

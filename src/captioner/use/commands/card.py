@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**record, **sizes}, indent=2))
         return 0
-    print("\n".join([options.model, *summary(record, sizes), *made(origin), *scores(path)]))
+    print("\n".join([options.model, *summary(record, sizes), *made(origin), *scores(path, sizes["examples"] > 0)]))
     print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
     return 0
 
@@ -90,12 +90,16 @@ def made(made: dict[str, Any]) -> list[str]:
     return lines
 
 
-def scores(path: Path) -> list[str]:
-    """Return lines on the model's scores, from the config.json beside it that the pipeline writes."""
+def scores(path: Path, has_examples: bool) -> list[str]:
+    """Return lines on the model's scores, from the config.json beside it that the pipeline writes.
+
+    `has_examples` says whether the model has its training captions, with which the pipeline measures scores.
+    """
     known: Any = None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # none there, or another program's
         known = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8")).get("scores")
     if isinstance(known, dict):
-        return ["", f"scores ({path.with_name(CONFIG)})", *(f"  {name}  {value}" for name, value in known.items())]
+        title = f"scores ({path.with_name(CONFIG)})" + ("" if has_examples else ", of the model with training captions")
+        return ["", title, *(f"  {name}  {value}" for name, value in known.items())]
     cards = [file for file in (path.with_name(name) for name in BESIDE) if file.exists()]
     return ["", "scores", f"  {f'see {cards[0]}' if cards else MISSING}"]

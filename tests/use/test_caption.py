@@ -171,12 +171,13 @@ def test_a_missing_model_is_an_error(photos, capsys):
     assert ".demo/models/captioner.safetensors" in said  # after `make demo` alone
 
 
-@pytest.mark.parametrize("command", [["caption", "x.jpg"], ["explain", "x.jpg"], ["export"], ["serve"]])
+@pytest.mark.parametrize("command", [["caption", "x.jpg"], ["explain", "x.jpg"], ["export"], ["serve"], ["card"]])
 def test_outside_the_project_the_error_says_how_to_name_a_model(command, photos, monkeypatch, capsys):
     monkeypatch.chdir(photos)
     shutil.copy("00.png", "x.jpg")
     assert main(command) == 1
-    assert "models/captioner.safetensors: not found here. Name a model: --model FILE" in capsys.readouterr().err
+    option = "captioner card" if command == ["card"] else "--model"
+    assert f"models/captioner.safetensors: not found here. Name a model: `{option} FILE`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("beam", ["0", "-1", "x", "1.5", "\N{SUPERSCRIPT TWO}"])

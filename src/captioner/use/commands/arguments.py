@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -29,18 +29,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "--model", default=MODEL, help=text)
 
 
-def model_file(name: str) -> Path:
-    """Return the path of the model that --model names, downloaded if needed; errors as of `local_model`.
+def model_file(name: str, *, option: str = "--model ", beside: Sequence[str] = ()) -> Path:
+    """Return what `captioner.sources.models.local_model` returns, with its errors, for a model that a user names.
 
-    The error for a missing file says how to name another, because outside the project there is none at the default.
+    Outside the project there is no model at the default path, so that error says how to name another. `option` is what
+    comes before the name in a call.
     """
     if name == MODEL and not Path(name).exists():
         raise CaptionerError(
-            f"{name}: not found here. Name a model: --model FILE, --model hf:owner/name or --model "
-            "https://...#sha256=... . In the project's folder `dvc repro` makes this one, and `make demo` "
+            f"{name}: not found here. Name a model: `{option}FILE`, `{option}hf:owner/name` or "
+            f"`{option}https://...#sha256=...`. In the project's folder `dvc repro` makes this one, and `make demo` "
             f".demo/{MODEL}, which knows drawn shapes only"
         )
-    return local_model(name)
+    return local_model(name, beside=beside)
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from captioner.sources.models import local_model
-from captioner.use.commands.arguments import add_file, importing
+from captioner.use.commands.arguments import add_file, importing, model_file
 from captioner.use.options import MODEL
 
 CONFIG = "config.json"
@@ -34,7 +33,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the card."""
-    path = local_model(options.model, beside=(CONFIG,))
+    path = model_file(options.model, option="captioner card ", beside=(CONFIG,))
     with importing():
         from captioner.model.captioner import load_model
     captioner, card = load_model(path)
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**record, **sizes}, indent=2))
         return 0
-    print("\n".join([options.model, *summary(record, sizes), *made(origin), *scores(path, sizes["examples"] > 0)]))
+    print("\n".join([options.model, *summary(record, sizes), *made_from(origin), *scores(path, sizes["examples"] > 0)]))
     print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
     return 0
 
@@ -75,11 +74,11 @@ def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     ]
 
 
-def made(made: dict[str, Any]) -> list[str]:
+def made_from(provenance: dict[str, Any]) -> list[str]:
     """Return lines on what made the model: versions, params, data and the number of files of code."""
     lines = []
     for title, key in (("made with", "versions"), ("by the params", "params"), ("from (MD5)", "inputs")):
-        known = made.get(key) or {}
+        known = provenance.get(key) or {}
         shown = {name: value for name, value in sorted(known.items()) if not name.startswith(CODE)}
         width = max(map(len, shown), default=0)
         rows = [f"  {name:{width}}  {value}" for name, value in shown.items()]

@@ -79,6 +79,17 @@ def test_the_tests_that_the_reliability_page_names_exist():
     assert set(named) <= there
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
+def test_the_table_of_experiments_has_params_and_cider_and_no_other_score(page):
+    (pattern,) = re.findall(r"dvc exp show --only-changed --drop '(.*)'", (ROOT / page).read_text(encoding="utf-8"))
+    results = json.loads((ROOT / "metrics/evaluate.json").read_text())
+    columns = [
+        f"metrics/evaluate.json:{model}.{score}" for model in ("frozen", "finetuned") for score in results[model]
+    ]
+    shown = [column for column in [*columns, "search.beam"] if not re.match(pattern, column)]  # as DVC matches
+    assert shown == ["metrics/evaluate.json:finetuned.CIDEr", "search.beam"]
+
+
 def test_the_readme_has_a_line_for_every_package():
     tree = README.partition("## Files")[2].partition("## Licence")[0]
     packages = {path.parent.name for path in (ROOT / "src/captioner").glob("*/__init__.py")}

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from captioner.base.errors import CaptionerError
-from captioner.model.captioner import Examples
+from captioner.model.captioner import Examples, without_examples
 from captioner.model.consensus import Consensus
 from captioner.sources.models import cache_folder, local_model
 from captioner.use import cache
@@ -260,7 +260,11 @@ def test_few_examples_are_not_cached(example_file, folder):
 def test_a_card_says_what_the_file_is(tmp_path, capsys):
     made = {
         "params": {"seed": 42},
-        "inputs": {"data/captions.jsonl": "d41d8cd98f00b204e9800998ecf8427e"},
+        "inputs": {
+            "data/captions.jsonl": "d41d8cd98f00b204e9800998ecf8427e",
+            "src/captioner/base/files.py": "0" * 32,
+            "stages/finetune.py": "1" * 32,
+        },
         "versions": {"torch": "2.11.0"},
     }
     model = captioner_file(tmp_path / "captioner.safetensors", made=made)
@@ -269,15 +273,22 @@ def test_a_card_says_what_the_file_is(tmp_path, capsys):
     for part in (
         str(model), "ResNet-18, fine-tuned from layer4 on", "LSTM of width 16, attention of 2 heads", "5 words",
         "13 of 7 images, by which captions are chosen", "data/captions.jsonl  d41d8cd98f00b204e9800998ecf8427e",
-        "seed  42", "torch  2.11.0", "not in the file", "limits",
+        "seed  42", "torch  2.11.0", "not in the model file", "limits",
     ):  # fmt: skip
         assert part in said
+    assert "2 files of code; --json lists them" in said
+    assert "src/captioner" not in said
     (tmp_path / "README.md").write_text("the card")
     assert main(["card", str(model)]) == 0
     assert f"see {tmp_path / 'README.md'}" in capsys.readouterr().out
     (tmp_path / "config.json").write_text(json.dumps({"scores": {"CIDEr": 0.642}}))
     assert main(["card", str(model)]) == 0
-    assert "CIDEr  0.642" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "CIDEr  0.642" in said
+    assert f"scores ({tmp_path / 'config.json'})\n" in said
+    without_examples(model, tmp_path / "shared.safetensors")
+    assert main(["card", str(tmp_path / "shared.safetensors")]) == 0  # whose scores these are not
+    assert f"scores ({tmp_path / 'config.json'}), of the model with training captions\n" in capsys.readouterr().out
     assert main(["card", str(model), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert made in (record.get("made"), record.get("provenance"))

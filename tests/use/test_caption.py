@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -127,7 +127,33 @@ def test_photos_of_a_kind_that_is_not_read_are_told_of(model, photos, capsys):
 def test_no_photo_is_an_error(model, tmp_path, monkeypatch, capsys, argument):
     monkeypatch.chdir(tmp_path)
     assert main(["caption", argument, "--model", str(model)]) == 1
-    assert f"error: {argument}: no such photo" in capsys.readouterr().err
+    expected = "no photos in this folder or its folders" if argument == "." else "no such photo"
+    assert f"error: {argument}: {expected}" in capsys.readouterr().err
+
+
+def test_a_folder_whose_folders_alone_have_photos_is_an_error_without_them(model, photos, capsys):
+    (photos / "albums/sea").mkdir(parents=True)
+    shutil.copy(photos / "00.png", photos / "albums/sea")
+    command = ["caption", str(photos / "albums"), "--model", str(model), "--beam", "1"]
+    assert main(command) == 0
+    assert main([*command, "--no-recursive"]) == 1
+    assert f"error: {photos / 'albums'}: no photos in this folder itself" in capsys.readouterr().err
+
+
+def test_a_gif_in_a_folder_is_left_out_and_the_message_says_how_to_caption_it(photos, capsys):
+    with Image.open(photos / "00.png") as photo:
+        photo.save(photos / "moving.gif")
+    assert photos / "moving.gif" not in find_photos([str(photos)])
+    assert "left out 1 (moving.gif)" in (said := capsys.readouterr().err)
+    assert "name each GIF file itself" in said
+    assert find_photos([str(photos / "*.gif")]) == [photos / "moving.gif"]
+
+
+def test_a_photo_that_is_named_twice_is_captioned_once(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    found = find_photos(["01.png", "./00.png", "0*.png", ".", "01.png"])
+    assert [path.name for path in found[:3]] == ["01.png", "00.png", "02.png"]
+    assert sorted(found) == sorted(Path().glob("*.png"))
 
 
 def test_a_decoder_of_stored_features_is_refused(photos, tmp_path, capsys):
@@ -143,6 +169,15 @@ def test_a_missing_model_is_an_error(photos, capsys):
     said = capsys.readouterr().err
     assert "none.safetensors: not found" in said
     assert ".demo/models/captioner.safetensors" in said  # after `make demo` alone
+
+
+@pytest.mark.parametrize("command", [["caption", "x.jpg"], ["explain", "x.jpg"], ["export"], ["serve"], ["card"]])
+def test_outside_the_project_the_error_says_how_to_name_a_model(command, photos, monkeypatch, capsys):
+    monkeypatch.chdir(photos)
+    shutil.copy("00.png", "x.jpg")
+    assert main(command) == 1
+    option = "captioner card" if command == ["card"] else "--model"
+    assert f"models/captioner.safetensors: not found here. Name a model: `{option} FILE`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("beam", ["0", "-1", "x", "1.5", "\N{SUPERSCRIPT TWO}"])
@@ -270,6 +305,11 @@ def test_a_file_that_exists_is_skipped_or_written_over_only_when_asked(model, li
     assert files_of(library, "txt") == ["b.txt", "notes.txt"]  # nothing was written
     assert main([*command, "--skip-existing"]) == 0
     assert "3 captions written to .txt files, 1 skipped" in capsys.readouterr().err
+    (library / "a.txt").unlink()
+    assert main([*command, "--skip-existing"]) == 0
+    assert "1 caption written to a .txt file, 3 skipped" in capsys.readouterr().err
+    assert main(command) == 1
+    assert f"error: {library / 'a.txt'}: exists, and 3 more; --skip-existing" in capsys.readouterr().err
     assert (library / "b.txt").read_text() == "by hand"
     assert main([*command, "--skip-existing", "--model", "nowhere"]) == 0  # nothing is left to do
     assert main([*command, "--force"]) == 0
@@ -432,6 +472,7 @@ def test_photos_are_read_no_further_ahead_than_two_batches(model, photos):
         ["--min-length", "3", "--max-length", "2"],
         ["--batch", "0"],
         ["--length-penalty", "x"],
+        ["--frob"],
     ],
     ids=" ".join,
 )
@@ -439,7 +480,7 @@ def test_a_wrong_call_of_caption_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["caption", "x.jpg", *arguments])
     assert stopped.value.code == 2
-    assert "usage: captioner" in capsys.readouterr().err
+    assert "usage: captioner caption" in capsys.readouterr().err
 
 
 def command(*arguments, **options):

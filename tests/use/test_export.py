@@ -99,7 +99,7 @@ def test_a_model_without_training_captions_gives_a_folder_without_them(exported,
     assert main(["export", "--model", str(model), "--out", str(tmp_path / "onnx")]) == 0
     assert main(["export", "--model", str(shared), "--out", str(tmp_path / "onnx")]) == 0  # over the earlier one
     assert "examples.npz" not in {path.name for path in (tmp_path / "onnx").iterdir()}
-    assert "has no training\ncaptions" in (tmp_path / "onnx/README.md").read_text()
+    assert "has no training captions" in (tmp_path / "onnx/README.md").read_text()
     ours, describe = OnnxCaptioner(tmp_path / "onnx"), PhotoCaptioner(model)
     pixels = np.stack([describe.read(photo) for photo in photos])
     expected = describe(photos, consensus=0.0)

@@ -351,7 +351,12 @@ def test_exit_codes(files, capsys):
     assert run(files / "nothing.json", files / "predictions.csv") == 1
     assert run(files / "references.json", files / "nothing.csv") == 1
     assert not capsys.readouterr().out
-    for wrong in ([], ["--split", "x"], [files / "predictions.csv", "--column", "a", "--column", "b"]):
+    for wrong in (
+        [],
+        ["--split", "x"],
+        [files / "predictions.csv", "--column", "a", "--column", "b"],
+        [files / "predictions.csv", "--language", "english"],
+    ):
         with pytest.raises(SystemExit) as ended:
             run(files / "references.json", *wrong)
         assert ended.value.code == 2

@@ -194,6 +194,32 @@ def test_the_keyboard_reaches_everything(visit, wanted):
     assert page.evaluate("document.activeElement.id") == "choose"
 
 
+def test_the_arrow_keys_show_a_word_after_a_click_too(visit):
+    page = visit()
+    drop(page, photo())
+    captioned(page)
+    page.evaluate("""() => { // as Firefox after a click
+        const matches = Element.prototype.matches;
+        Element.prototype.matches = function (selector) {
+            return selector !== ":focus-visible" && matches.call(this, selector);
+        };
+    }""")
+    page.locator(".word").first.click()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".word.looking").get_attribute("data-token") == "1"
+    assert page.locator("canvas").count() == 1
+
+
+def test_small_probabilities_are_percentages_too(visit, wanted):
+    values = [0.62, 0.049, 0.0041, 0.00083, 0.000012, 1e-12]
+    beams = [{**beam, "probability": value} for beam, value in zip(wanted["beams"], values, strict=False)]
+    page = visit()
+    page.route("**/caption", lambda route: route.fulfill(json={**wanted, "beams": beams}))
+    drop(page, photo())
+    shown = captioned(page).first.locator("tbody tr td:last-child").all_text_contents()
+    assert shown == ["62 %", "4.9 %", "0.4 %", "0.08 %", "0.001 %", "< 0.000001 %"]
+
+
 def test_a_broken_photo_and_a_large_one_say_so_and_others_go_on(visit, wanted):
     page = visit()
     drop(

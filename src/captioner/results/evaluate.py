@@ -105,7 +105,7 @@ def evaluate(
 
 def _intervals(resampled: Mapping[str, Mapping[str, bootstrap.Resampled]]) -> dict[str, dict[str, list[float]]]:
     """Return the intervals of each model's scores and, with both models, of fine-tuned minus frozen."""
-    found = {name: bootstrap.intervals(scores) for name, scores in resampled.items()}
+    by_model = {name: bootstrap.intervals(scores) for name, scores in resampled.items()}
     if {"frozen", "finetuned"} <= resampled.keys():
         by_model[DIFFERENCE] = bootstrap.paired(resampled["finetuned"], resampled["frozen"])
     return {
@@ -124,6 +124,6 @@ def table_of(results: Mapping[str, Mapping[str, float]]) -> str:
     lines = ["".join(["x100".ljust(12), *(name.rjust(12) for name in models)])]
     for key in dict.fromkeys(key for name in models for key in results[name]):
         if key.isupper() or key.startswith(("BLEU", "CIDEr", "ROUGE")):
-            found = [results[name].get(key) for name in models]  # METEOR's program may have failed for one model
-            lines.append("".join([key.ljust(12), *("-".rjust(12) if v is None else f"{100 * v:12.1f}" for v in found)]))
+            row = [results[name].get(key) for name in models]  # METEOR's program may have failed for one model
+            lines.append("".join([key.ljust(12), *("-".rjust(12) if v is None else f"{100 * v:12.1f}" for v in row)]))
     return "\n".join(lines)

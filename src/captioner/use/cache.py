@@ -45,7 +45,7 @@ def cached_consensus(model: str | Path, examples: Examples) -> Consensus:
         arrays = {file.stem: np.load(file, mmap_mode="r") for file in sorted(entry.glob("*.npy"))}
         consensus = Consensus.from_arrays(arrays, captions)
         os.utime(entry)
-        return found
+        return consensus
     except Exception as error:  # missing, truncated or in another format: compute it
         log.debug("%s: %r", entry, error)
     computed = Consensus(features, captions)

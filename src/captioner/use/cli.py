@@ -20,41 +20,46 @@ class _Version(argparse.Action):
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            found = version("captioner")
+            installed = version("captioner")
         except PackageNotFoundError:  # the code without an installed package
-            found = "of a package that is not installed"
-        print(f"captioner {found}")
+            installed = "of a package that is not installed"
+        print(f"captioner {installed}")
         parser.exit()
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; parsed options have `run` and, if options can conflict, `check`."""
+    """Return the parser of all commands.
+
+    Parsed options have `run`, `check`, which returns what is wrong with a call, and `command`, the command's parser.
+    """
     # Here and not above, so that `main` handles an interruption of these imports.
     from captioner.use.commands import caption, card, completion, explain, export, score, serve, strip
 
     parser = argparse.ArgumentParser(
         prog="captioner",
         description="Captions for photos by a model of this pipeline.",
-        epilog="`captioner COMMAND --help` says more. Exit code: 0; 1 for an error that a message explains; 2 for a "
-        "wrong call; 130 for an interruption.",
+        epilog="`captioner COMMAND --help` lists the options of a command. Exit code: 0; 1 if a message says what to "
+        "correct; 2 for a wrong call; 130 for an interruption.",
     )
     parser.add_argument("--version", action=_Version)
     parser.set_defaults(parser=parser, check=lambda options: None)
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in (caption, score, explain, serve, export, card, strip, completion):
         command.add_parser(commands)
+    for each in commands.choices.values():
+        each.set_defaults(command=each)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, 1 for an error that a user can correct, 2 for a wrong call."""
+    """Run the command; returns its exit code: 0, 1 for what a user can correct, 2 for a wrong call."""
     tolerant_streams()
     try:
         parser = make_parser()
-        options = parser.parse_args(arguments)
-        wrong = options.check(options)
+        options, unknown = parser.parse_known_args(arguments)
+        wrong = f"unknown: {' '.join(unknown)}" if unknown else options.check(options)
         if wrong:
-            parser.error(wrong)
+            options.command.error(wrong)  # with the usage of this command, not of all
         code = options.run(options)
         sys.stdout.flush()
         return code

@@ -55,14 +55,15 @@ From Python, in this folder:
     print(describe(pixels[None]))
 
 `encode.onnx` encodes photos, `step.onnx` scores the next word. The top of `caption.py` describes their inputs and
-outputs. Its `search` is the loop around them, as a model for other languages. {choice} `captioner.json` has the words.
+outputs. Its function `search` is the loop to write in another programming language.
+`captioner.json` has the vocabulary. {choice}
 """
 WITH_EXAMPLES = """\
 `consensus.py` chooses among the beams by
-`examples.npz`, the captions of the training photos. The terms of these captions may hold for this file, too."""
+`examples.npz`, which has the captions of the training photos. Their licence may apply to this file, too."""
 WITHOUT_EXAMPLES = """\
-The model has no training
-captions, so there is no choice by consensus: a caption is the likeliest beam."""
+The model has no training captions,
+so there is no choice by consensus: a caption is the likeliest beam."""
 
 
 class _Encode(nn.Module):

@@ -15,10 +15,10 @@ OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".dn
 
 
 def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Path]:
-    """Return the photos that the arguments name, in order: files, folders (with sorted photos) and `glob` patterns.
+    """Return the photos that the arguments name, in order and each once: files, folders and patterns of `glob`.
 
-    `recursive` includes the folders in a folder. Hidden files and folders are left out. Raises CaptionerError for an
-    argument without a photo.
+    The photos of a folder are sorted by name. `recursive` adds the photos in its folders, except hidden ones. Raises
+    CaptionerError for an argument that names no photo.
     """
     photos: list[Path] = []
     for argument in arguments:
@@ -29,10 +29,13 @@ def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Pat
             here = [path]
         else:
             here = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]
+        if not here and path.is_dir():
+            deeper = " or its folders; hidden ones, and links to folders, are not read" if recursive else " itself"
+            raise CaptionerError(f"{argument}: no photos in this folder{deeper}")
         if not here:
-            raise CaptionerError(f"{argument}: no such photo, and no folder or pattern with photos")
+            raise CaptionerError(f"{argument}: no such photo or folder, and no file matches it as a pattern")
         photos += here
-    return photos
+    return list(dict.fromkeys(photos))
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:
@@ -55,7 +58,9 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
     if others:
         names_shown = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
         heic = any(name.lower().endswith(tuple(OPTIONAL)) for name in others)
+        gif = any(name.lower().endswith(".gif") for name in others)
         advice = "convert them" + (", or for HEIC `pip install 'captioner[heic]'`" if heic else "")
+        advice += ", or name each GIF file itself" if gif else ""
         print(
             f"{folder}: left out {len(others)} ({names_shown}), of unsupported kinds; {advice}",
             file=sys.stderr,

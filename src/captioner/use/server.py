@@ -152,7 +152,7 @@ class _Captions:
             async with self.turn:
                 if await request.is_disconnected():
                     return Response(status_code=499)  # nobody reads the answer
-                found = await run_in_threadpool(self.describe, photo, "preview" in request.query_params)
+                answer = await run_in_threadpool(self.describe, photo, "preview" in request.query_params)
         except CaptionerError as error:
             raise HTTPException(415, str(error)) from None
         except asyncio.TimeoutError:

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from captioner.base.errors import CaptionerError
+from captioner.sources.models import local_model
 from captioner.use.options import BEAM, CONSENSUS, LENGTH_PENALTY, MODEL
 
 FILE = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}  # how shtab completes a file's name
@@ -25,6 +27,21 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add --model."""
     text = "a fine-tuned model: a file, hf:owner/name[@revision] or https://...#sha256=... (default: %(default)s)"
     add_file(parser, "--model", default=MODEL, help=text)
+
+
+def model_file(name: str, *, option: str = "--model ", beside: Sequence[str] = ()) -> Path:
+    """Return what `captioner.sources.models.local_model` returns, with its errors, for a model that a user names.
+
+    Outside the project there is no model at the default path, so that error says how to name another. `option` is what
+    comes before the name in a call.
+    """
+    if name == MODEL and not Path(name).exists():
+        raise CaptionerError(
+            f"{name}: not found here. Name a model: `{option}FILE`, `{option}hf:owner/name` or "
+            f"`{option}https://...#sha256=...`. In the project's folder `dvc repro` makes this one, and `make demo` "
+            f".demo/{MODEL}, which knows drawn shapes only"
+        )
+    return local_model(name, beside=beside)
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:

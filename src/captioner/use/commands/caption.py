@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captioner.base.errors import CaptionerError
-from captioner.sources.models import local_model
-from captioner.use.commands.arguments import add_device, add_file, add_model, add_search, count, importing, positive
+from captioner.use.commands.arguments import (
+    add_device,
+    add_file,
+    add_model,
+    add_search,
+    count,
+    importing,
+    model_file,
+    positive,
+)
 from captioner.use.library import find_photos, sidecars, write_sidecar
 from captioner.use.options import BATCH
 
@@ -19,9 +27,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Print a line for each photo: path, tab, caption.
 
---top adds two columns: the score, which is the mean log-probability of the caption's words, and the agreement with the
-captions of similar training photos (CIDEr, 0 to 10). With --write nothing is printed."""
-EXIT = "exit code: 0; 1 if a photo cannot be read or for another error; 2 for a wrong call"
+With --top N there are N lines for each photo, with two more columns: the score, which is the mean log-probability of a
+caption's words, and the agreement with the captions of similar training photos (CIDEr, 0 to 10; empty if the model has
+no training captions). With --write nothing is printed."""
+EXIT = "exit code: 0; 1 if a photo cannot be read or a message says what to correct; 2 for a wrong call"
 
 
 def add_parser(commands: Any) -> None:
@@ -39,21 +48,20 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--no-recursive", action="store_true", help="leave out folders in a folder")
 
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--json", action="store_true", help="print a JSON object for each photo: photo, caption, score, agreement"
-    )
+    text = "print a JSON object for each photo: photo, caption, score, agreement; with --top also captions, a list"
+    output.add_argument("--json", action="store_true", help=text)
     output.add_argument("--top", metavar="N", type=positive, help="the N best captions of each photo, the best first")
     text = "write each caption to a file beside its photo: dog.txt or dog.caption"
     output.add_argument("--write", choices=["txt", "caption"], help=text)
     existing = output.add_mutually_exclusive_group()
-    existing.add_argument("--skip-existing", action="store_true", help="leave out photos that already have such a file")
+    existing.add_argument("--skip-existing", action="store_true", help="leave out photos that have such a file")
     existing.add_argument("--force", action="store_true", help="overwrite such files")
 
     search = parser.add_argument_group("search")
     add_search(search)
-    text = "words of the shortest caption (default: %(default)s)"
+    text = "words of a caption, at least (default: %(default)s)"
     search.add_argument("--min-length", metavar="WORDS", type=count, default=0, help=text)
-    text = "words of the longest caption (default: as in training)"
+    text = "words of a caption, at most (default: that of the model's training)"
     search.add_argument("--max-length", metavar="WORDS", type=positive, help=text)
 
     machine = parser.add_argument_group("machine")
@@ -68,7 +76,7 @@ def check(options: argparse.Namespace) -> str | None:
     if not options.write and (options.skip_existing or options.force):
         return "--skip-existing and --force need --write"
     if options.write and options.json:
-        return "--write and --json exclude each other"
+        return "--json prints and --write does not; give one of them"
     if options.top and options.top > options.beam:
         return f"--top {options.top} needs --beam {options.top} or more"
     if options.max_length and options.min_length > options.max_length:
@@ -90,8 +98,10 @@ def run(options: argparse.Namespace) -> int:
     if photos:
         broken = caption(photos, files, options)
     if options.write:
-        left = f", {total - len(photos)} skipped that have one" if total > len(photos) else ""
-        print(f"{len(photos) - broken} captions written to .{options.write} files{left}", file=sys.stderr)
+        written = len(photos) - broken
+        skipped = f", {total - len(photos)} skipped that have one" if total > len(photos) else ""
+        what = "1 caption written to a .{} file" if written == 1 else f"{written} captions written to .{{}} files"
+        print(f"{what.format(options.write)}{skipped}", file=sys.stderr)
     return 1 if broken else 0
 
 
@@ -99,13 +109,15 @@ def refuse_existing(files: list[Path]) -> None:
     """Raise CaptionerError if one of the files exists."""
     there = [file for file in files if file.exists()]
     if there:
-        more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise CaptionerError(f"{there[0]}{more}: exists; --skip-existing leaves its photo out, --force overwrites it")
+        more = f", and {len(there) - 1} more" if len(there) > 1 else ""
+        raise CaptionerError(
+            f"{there[0]}: exists{more}; --skip-existing leaves out photos that have one, --force overwrites them"
+        )
 
 
 def caption(photos: list[Path], files: list[Path], options: argparse.Namespace) -> int:
-    """Print the captions, or write them to the files; return the number of photos that cannot be read."""
-    model = local_model(options.model)  # before slow imports
+    """Print the captions, or write them to the files; return how many photos could not be read."""
+    model = model_file(options.model)  # before seconds of imports
     with importing():
         from tqdm import tqdm
 

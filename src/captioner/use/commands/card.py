@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from captioner.sources.models import local_model
-from captioner.use.commands.arguments import add_file, importing
+from captioner.use.commands.arguments import add_file, importing, model_file
 from captioner.use.options import MODEL
 
 CONFIG = "config.json"
 BESIDE = ("MODEL_CARD.md", "README.md")  # where the pipeline puts the model card
+MISSING = f"not in the model file; the pipeline writes them into {CONFIG} and README.md beside it"
+CODE = ("src/", "stages/")  # inputs that only --json lists
 LIMITS = """\
-It writes English like its training captions, at most {longest} words, and knows {words} words. It guesses what it did
-not see in training. It reads no text and recognises no person. Check captions before you rely on them."""
+The model writes captions like those of its training, with at most {longest} words, and knows {words} words. It names
+things that it saw in training and guesses all others. It cannot read text or recognise persons. Check captions before
+you rely on them."""
 
 
 def add_parser(commands: Any) -> None:
@@ -38,7 +40,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the card."""
-    path = local_model(options.model, beside=(CONFIG,))
+    path = model_file(options.model, option="captioner card ", beside=(CONFIG,))
     with importing():
         from captioner.model.captioner import load_model
     captioner, card = load_model(path)
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**record, **sizes}, indent=2))
         return 0
-    print("\n".join([options.model, *summary(record, sizes), *origin_lines(origin), *scores(path)]))
+    print("\n".join([options.model, *summary(record, sizes), *made_from(origin), *scores(path, sizes["examples"] > 0)]))
     print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
     return 0
 
@@ -79,22 +81,31 @@ def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     ]
 
 
-def made(made: dict[str, Any]) -> list[str]:
-    """Return lines on the origin of the model: versions, params, data and code."""
+def made_from(provenance: dict[str, Any]) -> list[str]:
+    """Return lines on what made the model: versions, params, data and the number of files of code."""
     lines = []
     for title, key in (("made with", "versions"), ("by the params", "params"), ("from (MD5)", "inputs")):
-        if origin.get(key):
-            width = max(map(len, origin[key]))
-            lines += ["", title, *(f"  {name:{width}}  {value}" for name, value in sorted(origin[key].items()))]
+        known = provenance.get(key) or {}
+        shown = {name: value for name, value in sorted(known.items()) if not name.startswith(CODE)}
+        width = max(map(len, shown), default=0)
+        rows = [f"  {name:{width}}  {value}" for name, value in shown.items()]
+        if len(shown) < len(known):
+            rows.append(f"  {len(known) - len(shown)} files of code; --json lists them")
+        if rows:
+            lines += ["", title, *rows]
     return lines
 
 
-def scores(path: Path) -> list[str]:
-    """Return lines on the model's scores from the config.json beside it, or lines on where they may be."""
+def scores(path: Path, has_examples: bool) -> list[str]:
+    """Return lines on the model's scores, from the config.json beside it that the pipeline writes.
+
+    `has_examples` says whether the model has its training captions, with which the pipeline measures scores.
+    """
     known: Any = None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no such file, or another program's
         known = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8")).get("scores")
     if isinstance(known, dict):
-        return ["", f"scores ({path.with_name(CONFIG)})", *(f"  {name}  {value}" for name, value in known.items())]
+        title = f"scores ({path.with_name(CONFIG)})" + ("" if has_examples else ", of the model with training captions")
+        return ["", title, *(f"  {name}  {value}" for name, value in known.items())]
     cards = [file for file in (path.with_name(name) for name in BESIDE) if file.exists()]
-    return ["", "scores", f"  {f'see {cards[0]}' if cards else 'not in the file; the model card has them'}"]
+    return ["", "scores", f"  {f'see {cards[0]}' if cards else MISSING}"]

@@ -6,8 +6,12 @@ from typing import Any
 DESCRIPTION = """\
 Print a script for the shell to complete commands, options and file names. To install it:
 
-  bash   captioner completion bash > ~/.local/share/bash-completion/completions/captioner
-  zsh    captioner completion zsh > DIR/_captioner, for a DIR in $fpath"""
+  bash   mkdir -p ~/.local/share/bash-completion/completions
+         captioner completion bash > ~/.local/share/bash-completion/completions/captioner
+  zsh    captioner completion zsh > DIR/_captioner, for a DIR in $fpath
+
+Then open a new shell. In bash this needs the package bash-completion; without it, put the output into a file and add
+`source FILE` to ~/.bashrc."""
 
 
 def add_parser(commands: Any) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from captioner.base.errors import CaptionerError
-from captioner.sources.models import local_model
-from captioner.use.commands.arguments import add_device, add_file, add_model, add_search, importing
+from captioner.use.commands.arguments import add_device, add_file, add_model, add_search, importing, model_file
 
 
 def add_parser(commands: Any) -> None:
@@ -33,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         raise CaptionerError(f"{picture}: the picture is a PNG; give a name that ends in .png")
     if picture.exists() and Path(options.photo).exists() and picture.samefile(options.photo):
         raise CaptionerError(f"{picture}: is the photo itself; give another name with --out")
-    model = local_model(options.model)
+    model = model_file(options.model)
     with importing("explain"):
         from captioner.use.caption import PhotoCaptioner
         from captioner.use.explain import explain

@@ -3,8 +3,7 @@
 import argparse
 from typing import Any
 
-from captioner.sources.models import local_model
-from captioner.use.commands.arguments import add_file, add_model, importing
+from captioner.use.commands.arguments import add_file, add_model, importing, model_file
 
 
 def add_parser(commands: Any) -> None:
@@ -20,8 +19,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the ONNX folder; print the result of the check."""
-    model = local_model(options.model)
+    """Write the ONNX folder; print that it was checked."""
+    model = model_file(options.model)
     with importing():
         from captioner.use.export import export
     export(model, options.out)

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +29,7 @@ With a second file of predictions, the differences are the first minus the secon
 
 Names of images may differ in folder, suffix and case, and may be COCO's numeric ids. Intervals are 95 % bootstrap
 intervals over images, from 10,000 draws with a fixed seed."""
-EXIT = "exit code: 0; 1 for an error that a message explains; 2 for a wrong call"
+EXIT = "exit code: 0; 1 if a message says what to correct; 2 for a wrong call"
 
 
 def add_parser(commands: Any) -> None:
@@ -63,6 +64,8 @@ def check(options: argparse.Namespace) -> str | None:
     files = 1 if options.second is None else 2
     if len(options.column) > files:
         return f"--column is given {len(options.column)} times for {files} file{'s' * (files > 1)} of predictions"
+    if not re.fullmatch("[a-z]{2,3}", options.language):  # as captions.language in params_schema.json
+        return f"--language {options.language}: expected two or three lower-case letters, such as en, de or zh"
     return None
 
 

@@ -9,8 +9,7 @@ import sys
 from typing import Any
 
 from captioner.base.errors import CaptionerError
-from captioner.sources.models import local_model
-from captioner.use.commands.arguments import add_device, add_model, add_search, importing
+from captioner.use.commands.arguments import add_device, add_model, add_search, importing, model_file
 
 ANYWHERE = ("0.0.0.0", "::")
 
@@ -38,7 +37,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C; print the address."""
-    model = local_model(options.model)
+    model = model_file(options.model)
     with importing():
         try:
             import uvicorn

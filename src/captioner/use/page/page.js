@@ -14,7 +14,11 @@
 
   const say = (text) => { byId("announcement").textContent = text; };
   const number = (value, digits) => value.toFixed(digits).replace("-", "−");
-  const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+  // 62 %, 4.9 %, 0.08 %, 0.0001 %: one digit that is not 0, at least
+  const percent = (value) => {
+    const digits = value >= 0.1 ? 0 : Math.min(6, Math.max(1, Math.ceil(-Math.log10(100 * value || 1))));
+    return `${value > 0 && value < 5e-9 ? "< 0.000001" : (100 * value).toFixed(digits)} %`;
+  };
   const photos = (count) => `${count} ${count === 1 ? "photo" : "photos"}`;
   const make = (tag, className, text) => {
     const element = document.createElement(tag);
@@ -202,7 +206,7 @@
       if (!at) head.append(make("span", "unseen", " (chosen)"));
       const figures = [number(beam.score, 2)];
       if (agreed) figures.push(number(beam.agreement, 2), number(beam.total, 2));
-      figures.push(beam.probability < 0.001 ? beam.probability.toExponential(0).replace("-", "−") : percent(beam.probability));
+      figures.push(percent(beam.probability));
       row.append(head, ...figures.map((figure) => {
         const cell = make("td", "", figure);
         cell.setAttribute("role", "cell");
@@ -325,7 +329,9 @@
     if (event.key === "Escape") hide();
     if (next === undefined) return;
     event.preventDefault();
-    words[Math.max(0, Math.min(words.length - 1, next))].focus({ focusVisible: true });
+    const other = words[Math.max(0, Math.min(words.length - 1, next))];
+    other.focus({ focusVisible: true });
+    look(other); // after a click, Firefox does not call the focus visible
   });
 
   // Where photos come from.

@@ -1,4 +1,4 @@
-"""End to end: the decoder with the unfrozen blocks of ResNet-18, features recomputed through them."""
+"""Fine-tune the decoder and the unfrozen blocks of ResNet-18, through which features are computed again."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Captions and splits out of the archives: images.csv, captions.jsonl, vocabulary.json and their summary."""
+"""Captions and splits from the archives: images.csv, captions.jsonl, vocabulary.json and their summary."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What training starts from: the state dict of a ResNet-18, and a model file if train.start names one."""
+"""The start of training: the state dict of a ResNet-18, and a model file if train.start names one."""
 
 from dataclasses import dataclass
 

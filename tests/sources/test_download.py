@@ -203,7 +203,7 @@ def test_arrives_whole(server, goal, plan, starts):
         (["403"], "403"),
         (["500"] * 3, "500"),
         (["html"], "web page"),
-        (["ignore-cut"] * 4, r"cut at \d+ bytes \(3 attempts in vain\)"),
+        (["ignore-cut"] * 4, r"cut at \d+ bytes \(after 3 attempts\)"),
         (["long"] * 4, r"cut at \d+ bytes"),
         (["short"], "md5 is"),
         (["loop"], "redirects"),
@@ -223,7 +223,7 @@ def test_fails_with_address_and_advice(server, goal, plan, says):
 
 def test_stalls_end_after_the_attempts(server, goal):
     server.plan = ["stall", *["500"] * 3]
-    with pytest.raises(CaptionerError, match=r"3 attempts in vain.*bytes are kept; run again"):
+    with pytest.raises(CaptionerError, match=r"after 3 attempts.*bytes are kept; run again"):
         get(server, goal)
     assert_nothing(goal)
     assert CONTENT.startswith(part().read_bytes())

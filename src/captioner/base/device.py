@@ -1,6 +1,6 @@
-"""The machine's side: which device, which precision, and the same bytes each time.
+"""The device, the precision, and deterministic results.
 
-Set by environment variables, since they are not part of what is computed and DVC should not track them:
+Environment variables set them, because they do not define the results and DVC should not track them:
     CAPTIONER_DEVICE    auto (default: cuda where it works, else cpu), cpu, cuda, cuda:1, mps
     CAPTIONER_WORKERS   threads that decode photos (default: the number of CPU cores, at most 16)
     CAPTIONER_PROCESSES how many processes compute together (default: 1)
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 def select_device(device: str | None = None) -> torch.device:
     """Return the device to compute on, after setting torch up for it, for the whole process.
 
-    `device` has the values of CAPTIONER_DEVICE, which counts where it is None. Matrix products, convolutions and LSTMs
-    of float32 are then computed in float32 on a GPU too, not in TF32. Raises CaptionerError for a device that this
-    machine lacks, and for one GPU where several processes share the machine.
+    `device` has the values of CAPTIONER_DEVICE, which is the default. A GPU then computes matrix products, convolutions
+    and LSTMs of float32 in float32, not in TF32. Raises CaptionerError for a device that this machine lacks, and for a
+    single GPU if several processes share the machine.
     """
-    # A CPU's compiled bfloat16 products are kept by shape, up to 1024 in each of two caches: gigabytes, as the lengths
-    # of captions differ. The variables are read at the first product.
+    # A CPU caches compiled bfloat16 products by shape, up to 1024 in each of two caches. That takes gigabytes, because
+    # captions have many lengths. The variables are read at the first product.
     for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(cache, "512")
     source = "CAPTIONER_DEVICE" if device is None else "device"
@@ -42,7 +42,7 @@ def select_device(device: str | None = None) -> torch.device:
             "and CUDA_VISIBLE_DEVICES to theirs"
         )
     try:
-        chosen = torch.ones(1, device=name).device  # computed, which a GPU too old for this torch cannot
+        chosen = torch.ones(1, device=name).device  # a GPU that is too old for this torch fails here
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         if setting == "auto" and not local:
@@ -53,7 +53,7 @@ def select_device(device: str | None = None) -> torch.device:
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise CaptionerError(f"{source}: is {name}, expected auto, cpu, cuda, cuda:N or mps")
     if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)  # what torch says of the current GPU, and pinned memory, are to be this one's
+        torch.cuda.set_device(chosen)  # torch's queries of the current GPU, and pinned memory, then refer to this GPU
     torch.set_float32_matmul_precision("highest")  # images set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which allows TF32
     torch.backends.cudnn.allow_tf32 = False  # torch allows it for convolutions and LSTMs
     return chosen
@@ -65,7 +65,7 @@ def decoding_threads() -> int:
 
 
 def wanted_processes() -> int:
-    """Return how many processes a stage that can be shared out starts."""
+    """Return the number of processes that a stage starts."""
     return _count("CAPTIONER_PROCESSES", default=1)
 
 
@@ -85,8 +85,8 @@ def mixed_precision(device: torch.device) -> AbstractContextManager:
     (GPUs since Ampere; CPUs with AVX512-BF16 or AMX), weights, sums and a GPU's LSTMs over captions in float32.
     Elsewhere nothing changes.
 
-    Captions that are scored on dev or test, or shown, are generated in float32, so that what is reported does not
-    depend on it; those that self-critical training draws are not.
+    Captions that are scored or shown are generated in float32, so that reported results do not depend on the context.
+    Captions that self-critical training draws are not.
     """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=_computes_bfloat16(device))
 
@@ -98,8 +98,8 @@ def half_precision(device: torch.device) -> AbstractContextManager:
 
 
 def features_dtype(device: torch.device) -> torch.dtype:
-    """Return the type that features are computed in: float16 on a GPU, on a CPU bfloat16 where it has instructions for
-    it; float32 elsewhere, and where CAPTIONER_PRECISION says so."""
+    """Return the type in which features are computed: float16 on a GPU, bfloat16 on a CPU with instructions for it,
+    float32 on other devices or if CAPTIONER_PRECISION is float32."""
     if device.type == "cuda":
         return torch.float16 if _allows_less_than_float32() else torch.float32
     return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
@@ -131,5 +131,5 @@ def make_deterministic(seed: int) -> None:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Move a tensor, to a GPU from pinned memory and without waiting for the copy."""
+    """Move a tensor to a device; to a GPU through pinned memory, without waiting for the copy."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,8 +1,8 @@
-"""Several processes that train as one: each takes its share of every batch, and their gradients are summed.
+"""Training in several processes: each computes its share of every batch, and the gradients are summed.
 
-torch's launcher starts them and sets RANK, WORLD_SIZE and LOCAL_RANK for each: `torchrun` started by hand, on one
-machine or several, or by a stage itself if CAPTIONER_PROCESSES is more than 1. CPUs communicate by gloo. On GPUs, NCCL
-sums the gradients; Python objects and long waits go by gloo. Outside of `distributed` there is one process, and the
+torch's launcher starts the processes and sets RANK, WORLD_SIZE and LOCAL_RANK. A user starts `torchrun`, on one machine
+or several, or a stage starts it if CAPTIONER_PROCESSES is more than 1. CPUs communicate by gloo. On GPUs, NCCL sums the
+gradients, and gloo is used for Python objects and long waits. Outside of `distributed` there is one process, and the
 functions of this module cost nothing.
 
 Only the first process (rank 0) writes files and logs. When a process dies, the launcher stops the others.
@@ -30,7 +30,7 @@ from captioner.base.errors import CaptionerError
 
 T = TypeVar("T")
 P = TypeVar("P")
-GRACE = 3.0  # seconds for the launcher to stop a process whose error another process reports better
+GRACE = 3.0  # seconds for the launcher to stop a process, if another process reports the error better
 STEP_TIMEOUT = timedelta(minutes=10)  # of NCCL, which only sums gradients: a longer wait is a hang
 WAIT_TIMEOUT = timedelta(days=1)  # of gloo: the first process may work long alone; the launcher notices a dead one
 WATCH = 0.5  # seconds between checks that the launcher lives
@@ -105,7 +105,7 @@ def average(parameters: Sequence[nn.Parameter], *means: Mean) -> list[Tensor]:
 
 
 def seed_by_rank() -> None:
-    """Seed torch's generator anew, differently in each process; the first keeps its own."""
+    """Seed torch's generator differently in each process; the first process keeps its seed."""
     if rank():
         torch.manual_seed(int(torch.randint(2**32, (rank(),))[-1]))
 
@@ -163,7 +163,7 @@ def _take_part(main: Callable[[P], None], params: P) -> None:
 
 
 def _connect(device: torch.device) -> None:
-    """Join the other processes; a signal ends this process at once, since torch waits where Python sees no signal."""
+    """Join the other processes. A signal ends this process at once, because Python sees no signal while torch waits."""
     global _waits
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in numbers}
@@ -182,7 +182,7 @@ def _connect(device: torch.device) -> None:
 
 
 def _end_with(launcher: int) -> None:
-    """End this process soon after the launcher ends: a launcher that is killed cannot stop it."""
+    """End this process soon after the launcher ends, because a killed launcher cannot stop it."""
     while os.getppid() == launcher:
         time.sleep(WATCH)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, JSON and checksums."""
 
 import errno
 import glob
@@ -17,12 +17,12 @@ FULL = 64 << 10  # bytes; a disk with less room is full
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to; when the block ends well, what was written there becomes `path`.
+    """Write a file atomically: yield a temporary path, which becomes `path` when the block ends without an exception.
 
-    The file is written under its own name in a temporary folder beside `path` (some formats put the
-    name into the bytes), synced and renamed, so that a reader sees the old file or the new one. When
-    the block raises, nothing is left and an old file stays; what a killed run left is removed by the next.
-    One process at a time writes a path. A full disk is an OSError, whatever the library that wrote calls it.
+    The temporary file has the same name (some formats put the name into the bytes) in a folder beside `path`. It is
+    synced and renamed, so a reader sees the old file or the new one. After an exception the old file stays and nothing
+    else remains. The next run removes the temporary files of a killed run. Only one process at a time may write a path.
+    A full disk raises OSError, whatever error the writing library raises.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

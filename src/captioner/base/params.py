@@ -1,11 +1,11 @@
-"""Reads params.yaml and refuses what is wrong in it, before any work starts.
+"""Read params.yaml and check it before any work starts.
 
-The rules are data, in `params_schema.json`. They can refuse a run but never change a value, so a new key does not count
-as a change of every stage's code. The file is parsed as DVC parses it: YAML 1.2, where `2e-3` is a number, since
-`dvc exp run -S` writes such numbers.
+The rules are in `params_schema.json`. They can refuse a run but never change a value, so a new key does not change the
+code of all stages. The file is parsed like DVC parses it, as YAML 1.2. There `2e-3` is a number, and `dvc exp run -S`
+writes such numbers.
 
-A stage says which params it reads by a frozen dataclass: a field is a key of params.yaml, and a field that is a
-dataclass itself is a section, whole or in part. `make dvc-yaml` writes the params of dvc.yaml from these classes.
+A frozen dataclass says which params a stage reads. A field is a key of params.yaml. A field that is a dataclass is a
+section or a part of it. `make dvc-yaml` writes the params of dvc.yaml from these classes.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ FOLDER = Path(".resume")
 def stage_provenance(
     stage: str, params_yaml: str | Path = "params.yaml", dvc_yaml: str | Path = "dvc.yaml"
 ) -> dict[str, Any]:
-    """Return what a stage reads by its declaration in dvc.yaml.
+    """Return the inputs and params of a stage, as declared in dvc.yaml.
 
     The result is {"inputs": {path: md5}, "params": {dotted name: value}}. Inputs are data and code; a folder counts as
     its files.
@@ -75,6 +75,6 @@ class Resume:
             torch.save(state, beside)
 
     def remove(self) -> None:
-        """Delete this stage's states, those of other fingerprints too."""
+        """Delete this stage's states of all fingerprints."""
         for path in self._folder.glob(f"{self._stage}-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What every stage script does around its own work."""
+"""The common part of all stage scripts."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from captioner.base.streams import tolerant_streams
 P = TypeVar("P")
 LEVELS = {"quiet": logging.WARNING, "normal": logging.INFO, "verbose": logging.DEBUG}
 INTERRUPTED = "interrupted; run again to go on"
-AGAIN = 1.0  # seconds until an interruption that came to nothing is repeated
+AGAIN = 1.0  # seconds until an interruption without effect is repeated
 
 
 def run(main: Callable[[P], None], params: type[P]) -> None:
@@ -39,7 +39,7 @@ def run(main: Callable[[P], None], params: type[P]) -> None:
     except CaptionerError as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that cannot be written, a file that went away
-        sys.exit(f"error: {error}; nothing half-written was left. Mend it and run again")
+        sys.exit(f"error: {error}; no unfinished file remains. Correct this and run again")
     except KeyboardInterrupt:
         _repeat(0)
         print(INTERRUPTED, file=sys.stderr)
@@ -47,7 +47,7 @@ def run(main: Callable[[P], None], params: type[P]) -> None:
 
 
 def _handle_stops(handler: Callable[[int, FrameType | None], None]) -> None:
-    """Call `handler` on SIGINT and SIGTERM, but for one that is ignored, as SIGINT is for a shell's background job."""
+    """Call `handler` on SIGINT and SIGTERM, unless the signal is ignored, as SIGINT is in a shell's background job."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
@@ -60,7 +60,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, again and again: what is raised in a `__del__` or under a C callback, Python drops."""
+    """Raise KeyboardInterrupt repeatedly, because Python drops exceptions in a `__del__` or under a C callback."""
     _repeat(AGAIN)
     raise KeyboardInterrupt
 

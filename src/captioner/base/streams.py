@@ -1,4 +1,4 @@
-"""What is printed never stops a program: not a locale without the letters of a caption, not a name that is no text."""
+"""Printing that never fails, even if the locale lacks letters of a caption or a file name is not UTF-8."""
 
 import io
 import sys
@@ -6,10 +6,10 @@ import warnings
 
 
 def tolerant_streams() -> None:
-    """Let stdout and stderr take any text, and hide what Pillow warns about the metadata of photos.
+    """Let stdout and stderr accept any text, and hide Pillow's warnings about the metadata of photos.
 
-    A UTF-8 stdout gets the bytes of a file's name back where they are not UTF-8. Any other stdout gets `?` for what its
-    encoding lacks, and stderr an escape.
+    A UTF-8 stdout gets the original bytes of a file name that is not UTF-8. Any other stdout gets `?` for characters
+    that its encoding lacks. stderr gets an escape.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         unicode = sys.stdout.encoding.lower().replace("-", "").replace("_", "") == "utf8"

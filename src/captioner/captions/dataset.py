@@ -1,4 +1,4 @@
-"""The dataset as the tokenise stage leaves it to the others.
+"""Read the files that the stage tokenise writes for later stages.
 
 Files
     data/images.csv       columns image, split; the rows of the feature stores, in their order. Its bytes do

@@ -18,8 +18,8 @@ PAD, BOS, EOS, UNK = range(4)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Word ids; `max_length` is the most words a caption has, in training and when generated; `language` decides how
-    captions are scored (`captioner.captions.tokens`)."""
+    """Word ids. `max_length` is the largest number of words of a caption, in training and generation. `language`
+    decides how captions are scored (`captioner.captions.tokens`)."""
 
     words: tuple[str, ...]
     max_length: int
@@ -29,17 +29,17 @@ class Vocabulary:
     def from_counts(
         cls, counts: dict[str, int], *, min_count: int, max_length: int, language: str = ENGLISH
     ) -> "Vocabulary":
-        """Take the words that stand `min_count` times or more in the training captions."""
+        """Return the vocabulary of the words that occur at least `min_count` times in the training captions."""
         ranked = sorted((-count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL)
         return cls(words=tuple(word for _, word in ranked), max_length=max_length, language=language)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "Vocabulary":
-        """Take back what `as_dict` gave."""
+        """Return the vocabulary from the result of `as_dict`."""
         return cls(tuple(value["words"]), value["max_length"], value.get("language", ENGLISH))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what data/vocabulary.json and a model file hold."""
+        """Return the content of data/vocabulary.json, which a model file also has."""
         return {"language": self.language, "max_length": self.max_length, "words": list(self.words)}
 
     @cached_property
@@ -53,8 +53,8 @@ class Vocabulary:
         return word in self._ids
 
     def encode(self, words: list[str]) -> list[int]:
-        """Return `<bos> word ... <eos>` as ids; a caption that had to be cut gets no `<eos>`, so that the
-        decoder does not learn to end there."""
+        """Return the ids of `<bos> word ... <eos>`. A cut caption gets no `<eos>`, so that the decoder does not learn
+        to end there."""
         ids = [self._ids.get(word, UNK) for word in words[: self.max_length]]
         return [BOS, *ids] + [EOS] * (len(words) <= self.max_length)
 

@@ -1,4 +1,4 @@
-"""Where a decoder looked while it wrote a caption.
+"""The attention of a decoder at each word of a caption.
 
 Dimensions as in `captioner.model.decoder`: B images, K captions of an image, L tokens, H heads, P grid positions.
 """

@@ -50,9 +50,9 @@ class Examples(NamedTuple):
 
 
 class Captioner(nn.Module):
-    """A decoder and the blocks of the encoder from `start` on (none for "end"); with examples once it is trained.
+    """A decoder and the blocks of the encoder from `start` on (none for "end"). A trained captioner has examples.
 
-    Without examples there is no choice by consensus: a caption is then the likeliest beam.
+    Without examples there is no choice by consensus, so a caption is the likeliest beam.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class Captioner(nn.Module):
         self.decoder, self.encoder, self.start, self.examples = decoder, encoder, start, examples
 
     def features(self, rows: Tensor) -> Tensor:
-        """Turn store rows [B, h, w, C], what `start` takes in, into image features [B, P, D]."""
+        """Return the image features [B, P, D] of store rows [B, h, w, C], the inputs of `start`."""
         if self.encoder is not None:
             rows = self.encoder(rows, start=self.start)
         return rows.to(self.decoder.image.weight.dtype).flatten(1, 2)
 
     def encode(self, rows: Tensor) -> Memory:
-        """Turn store rows, as `features` takes them in, into what the decoder writes captions from."""
+        """Return the decoder's memory of store rows [B, h, w, C]."""
         return self.decoder.encode(self.features(rows))
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a model file says of itself; see the format for the fields."""
+    """The metadata of a model file; the module's docstring specifies the fields."""
 
     encoder: str
     start: str

@@ -1,4 +1,4 @@
-"""The caption generator: an LSTM that starts from the image or attends over its grid.
+"""The decoder: LSTMs that start from the image or attend over its grid.
 
 Dimensions
     B  images                    W  width of embeddings, LSTMs and attention
@@ -34,7 +34,7 @@ State = tuple[Tensor, ...]  # h and c of the first LSTM, then of the second, eac
 
 
 class Memory(NamedTuple):
-    """What a decoder keeps of the images while it writes captions."""
+    """The decoder's encoding of images, which all steps of the generation use."""
 
     start: State  # the LSTM states before the first token, each [B, 1, W]
     keys: Tensor | None  # [B, H, P, W / H]; None without attention
@@ -97,7 +97,7 @@ class Decoder(nn.Module):
             self.output.weight = self.embedding.weight
 
     def encode(self, features: Tensor) -> Memory:
-        """Take in image features [B, P, D]; without attention only their mean over P counts."""
+        """Return the memory of image features [B, P, D]; without attention only their mean over P counts."""
         if not self.attention:
             image = self.dropout(self.image(self.standardise(features.mean(1))))  # [B, W]
             h, c = self.lstm.begin(image)  # each [B, W]
@@ -113,10 +113,9 @@ class Decoder(nn.Module):
         return (features - self.feature_mean) / self.feature_scale
 
     def forward(self, memory: Memory, tokens: Tensor, packed: Packed) -> Tensor:
-        """Read captions [B, K, L] int64 of different lengths, from the start, with little work for their padding.
+        """Return a state [T, W] for each token of captions [B, K, L] int64, from which `logits` predicts the next word.
 
-        Returns what predicts the token after each, [T, W]; `logits` turns it into scores of words. Where a caption has
-        ended, the values mean nothing.
+        Padding costs little. After the end of a caption the values have no meaning.
         """
         _, captions, length = tokens.shape
         state = [part[packed.order] for part in memory.states(captions)]  # each [N, W]
@@ -167,7 +166,7 @@ class Decoder(nn.Module):
         return (queries @ memory.keys.transpose(-1, -2) * queries.shape[-1] ** -0.5).softmax(-1)
 
     def see(self, memory: Memory, first: Tensor, places: Tensor | None = None, each: int = 1) -> Tensor:
-        """Return what the states of the first LSTM see of their image, [n, W]; the arguments are those of `look`."""
+        """Return the attended image features of states of the first LSTM, [n, W]; the arguments are those of `look`."""
         assert memory.values is not None
         seen = self.look(memory, first, places, each) @ memory.values  # [B, H, m, W / H]
         seen = seen.transpose(1, 2).flatten(2).flatten(0, 1)  # [B*m, W]

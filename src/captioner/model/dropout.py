@@ -1,11 +1,11 @@
-"""Dropout that is cheap on a CPU."""
+"""Dropout that is fast on a CPU."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout; on a CPU it draws only 16 random bits an element, since torch's draws took a fifth of a
+    """torch's dropout. On a CPU it draws only 16 random bits for each element, because torch's draws took a fifth of a
     training step."""
 
     def forward(self, x: Tensor) -> Tensor:

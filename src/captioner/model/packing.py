@@ -23,7 +23,7 @@ class Packed(NamedTuple):
 
     The multiples and `captioner.model.lstm.run_packed` belong together: on an AMD CPU without AMX the multiples cost
     a little more than `run_packed` gains, and with AMX a step without both took nearly twice as long
-    (docs/performance.md).
+    (dev/LOG.md).
     """
 
     places: Tensor  # [T] int64: the place of each token in B*K*L

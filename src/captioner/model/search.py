@@ -1,4 +1,4 @@
-"""Captions out of a decoder, batched over images: the best that beam search finds, or drawn at random.
+"""Generate captions by a decoder, batched over images: by beam search, or drawn at random.
 
 Dimensions: B images, K beams or samples, V words, T the most words of a caption.
 """
@@ -13,7 +13,7 @@ from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
 from captioner.model.decoder import Decoder, Memory
 
 NEVER = (PAD, BOS, UNK)  # generated
-LOOK_EVERY = 4  # words drawn between looks at whether all captions have ended; each look waits for a GPU
+LOOK_EVERY = 4  # words drawn between checks whether all captions have ended; each check waits for a GPU
 
 
 class Beams(NamedTuple):
@@ -27,7 +27,7 @@ class Beams(NamedTuple):
 def beam_search(
     decoder: Decoder, memory: Memory, *, beam: int, max_length: int, length_penalty: float, min_length: int = 0
 ) -> Beams:
-    """Find the captions of highest score, by keeping `beam` beginnings of each image at every step.
+    """Return the captions of highest score; every step keeps `beam` beginnings of each image.
 
     A caption's score is its log-probability divided by length ** length_penalty, its length in tokens with
     the `<eos>` (Wu et al. 2016 use a similar form); beginnings are compared by the same score. A finished
@@ -59,7 +59,7 @@ def beam_search(
         best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
 
         gained = _spread(best, places, finished.shape, -torch.inf)  # [B, K, beam]
-        gained[..., 0].masked_fill_(finished, 0.0)  # the one way on for a finished caption: as it is
+        gained[..., 0].masked_fill_(finished, 0.0)  # a finished caption stays as it is
         word = _spread(ids, places, finished.shape, PAD)
         row = _spread(torch.arange(len(places), device=device), places, finished.shape, 0)
 

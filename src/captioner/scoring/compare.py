@@ -1,4 +1,4 @@
-"""Scores predictions with their intervals, and compares two.
+"""Score predictions with intervals, and compare two files of predictions.
 
 The scores are those of `captioner.scoring.evaluation`, the intervals those of `captioner.scoring.bootstrap`.
 """
@@ -18,7 +18,7 @@ LENGTH = "mean length"
 
 
 class Result(NamedTuple):
-    """The scores of one caption an image."""
+    """The scores of captions, one for each image."""
 
     scores: dict[str, float]  # fractions of 1 by name, CIDEr up to 10
     diversity: dict[str, float]

@@ -1,4 +1,4 @@
-"""All scores of captions, and what their bootstrap intervals are computed from.
+"""All scores of captions, and the sums for their bootstrap intervals.
 
 The scores are those of `captioner.scoring.scores`, METEOR (`captioner.scoring.meteor`) and the word scores
 (`captioner.scoring.words`). All are of the corpus, as fractions of 1; CIDEr reaches 10.

@@ -1,4 +1,4 @@
-"""Matches the images of predictions with those of references, whose names may be written otherwise."""
+"""Match the images of predictions with those of references, whose names may differ."""
 
 import re
 import unicodedata
@@ -66,7 +66,7 @@ class _Name(NamedTuple):
 
 
 class _Names:
-    """Finds images by what the predictions call them."""
+    """Finds images by the names in the predictions."""
 
     def __init__(self, images: Iterable[str], ids: Mapping[str, str]):
         self.images = dict.fromkeys(images)

@@ -1,4 +1,4 @@
-"""METEOR 1.5 for English (Denkowski and Lavie 2014), by the Java program that pycocoevalcap brings.
+"""METEOR 1.5 for English (Denkowski and Lavie 2014), by the Java program in pycocoevalcap.
 
 The program aligns each caption with its references and returns counts. The score of a set of images is computed from
 the sums of these counts, so it is not the mean of the images' scores.
@@ -128,7 +128,7 @@ def meteor_scores(sums: np.ndarray) -> np.ndarray:
 
 
 def _require_java() -> None:
-    """Raise MeteorUnavailable where there is no working Java. macOS has a `java` that only says it is not there."""
+    """Raise MeteorUnavailable if Java does not work. macOS has a `java` that only reports that Java is missing."""
     if shutil.which("java") is None:
         raise MeteorUnavailable(f"no java on the PATH. {_INSTALL}")
     try:
@@ -143,7 +143,7 @@ def _require_java() -> None:
 
 
 def heap_mb() -> int:
-    """Return the heap in MB: HEAP_MB, or half of what this process may have where that is less."""
+    """Return the heap in MB: HEAP_MB, or half of this process's memory limit if that is less."""
     limits = [2 * HEAP_MB * 2**20]
     with suppress(AttributeError, OSError, ValueError):  # Windows does not tell
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -1,4 +1,4 @@
-"""Reads predictions, one caption an image, of any model.
+"""Read predictions of any model, one caption for each image.
 
 ====================================  ==========================================================
 form                                  where people get it

@@ -1,4 +1,4 @@
-"""Reads references from whatever people have: a file, a folder or a zip archive of captions in any form.
+"""Read references from a file, a folder or a zip archive of captions in any form.
 
 The forms are those of `captioner.captions.formats`. data/captions.jsonl of the pipeline is one of them.
 """
@@ -32,8 +32,8 @@ class References(NamedTuple):
 def read_reference_files(path: str | Path, split: str | None = None) -> References:
     """Return the references in a file, a folder or a zip archive, those of one `split` ("train", "dev", "test") only.
 
-    What is wrong and could be left out is in `faults`. Raises CaptionerError where the path cannot be read, where it is
-    wrong otherwise, and where the split is empty.
+    `faults` lists the parts that were left out as wrong. Raises CaptionerError for other errors, and if the path cannot
+    be read or the split is empty.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,10 +1,10 @@
-"""Caption scores: the published metrics, as pycocoevalcap 1.2 computes them, and how varied captions are.
+"""Caption scores: the published metrics by pycocoevalcap 1.2, and the diversity of captions.
 
 Captions become tokens first, by `captioner.captions.tokens.scored_tokens` and the `language` of the captions. All
 corpus scores are fractions of 1 (tables print them times 100): BLEU-1 to BLEU-4 (Papineni et al. 2002, closest
 reference length, over the corpus), ROUGE-L (Lin 2004, beta 1.2) and CIDEr (Vedantam et al. 2015; the variant with
 clipping and a length penalty, without stemming), which reaches 10. METEOR, word scores and intervals are in
-`captioner.scoring.evaluation`; training imports this module, and a change of theirs must not train anew.
+`captioner.scoring.evaluation`. Training imports this module but not that one, so a change there does not rerun it.
 
 CIDEr's document frequencies come from the references that are scored. So its values for different sets of images are
 not comparable, and for one image alone it is 0.
@@ -52,14 +52,14 @@ class Cider:
         Raises CaptionerError unless the hypotheses are for the same images as the references.
         """
         _require_same_images(self.references, hypotheses)
-        # compute_score() would add the references' document frequencies anew at each call.
+        # compute_score() would count the references' document frequencies again at each call.
         self._scorer.ctest = [cook_test(joined_tokens(hypotheses[image], self._language)) for image in self.references]
         each = [float(value) for value in self._scorer.compute_cider()]
         return sum(each) / len(each), dict(zip(self.references, each, strict=True))
 
 
 def cider(references: Mapping[str, list[str]], hypotheses: Mapping[str, str], language: str = ENGLISH) -> float:
-    """Return the corpus CIDEr; with the same references again and again use `Cider`."""
+    """Return the corpus CIDEr. For repeated calls with the same references use `Cider`."""
     return Cider(references, language).score(hypotheses)[0]
 
 
@@ -112,7 +112,7 @@ def known_captions(training: Iterable[str | list[str]], language: str = ENGLISH)
 
 
 def diversity(hypotheses: Mapping[str, str], known: Collection[str], language: str = ENGLISH) -> dict[str, float]:
-    """Return how varied the captions are, all compared as tokens.
+    """Return the diversity of captions, which are compared as tokens.
 
     `distinct captions` and `copied from training` (found word for word in `known`, the result of `known_captions`) are
     shares of the hypotheses, `vocabulary` is the number of different words used, `mean length` is in tokens. Raises

@@ -1,4 +1,4 @@
-"""Zip archives read in place: nothing is ever extracted, so no member's name becomes a path."""
+"""Read zip archives in place. Nothing is extracted, so no member's name becomes a path."""
 
 import importlib.util
 import shutil
@@ -25,10 +25,9 @@ their names. The official archive of Flickr8k has none."""
 class Archive:
     """The files of a zip archive, or of all those in a folder, without the junk that macOS adds.
 
-    A file is known by its path in its archive, and by every end of that path that no other file's path has:
-    `b.jpg` for `a/b.jpg`. Safe to read from several threads. Raises CaptionerError that names the archive,
-    and the member where one is at fault: no such file, not a zip or a truncated one, an encrypted, linked or
-    oversized member, two members of one path, a name that fits several.
+    A file is found by its path in the archive, or by an end of that path that is unique: `b.jpg` for `a/b.jpg`. Several
+    threads may read. Raises CaptionerError that names the archive and the member: no such file, not a zip, a truncated
+    zip, an encrypted, linked or oversized member, two members of one path, a name that fits several members.
     """
 
     def __init__(self, path: str | Path):
@@ -116,7 +115,7 @@ class Archive:
 
 
 class Files:
-    """Plain files that are read as those of an archive are."""
+    """Plain files with the interface of an archive."""
 
     def __init__(self, paths: Iterable[str | Path]):
         self._paths = {str(path): Path(path) for path in paths}
@@ -182,7 +181,7 @@ def without_suffix(path: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return text with all that is invisible or no character escaped, for messages."""
+    """Return text for messages, with invisible characters and invalid bytes escaped."""
     return "".join(
         letter if letter == " " or unicodedata.category(letter)[0] in "LMNPS" else ascii(letter)[1:-1]
         for letter in text

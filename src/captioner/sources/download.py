@@ -1,8 +1,7 @@
-"""Gets the two Flickr8k archives and the ImageNet weights, each verified before it appears.
+"""Download the two Flickr8k archives and the ImageNet weights, and verify each file.
 
-Where from: the official addresses in `OFFICIAL`, or, when the environment sets `CAPTIONER_MIRROR`, only
-from there: a folder (a relative one is looked up from the working directory) or an http(s) base URL that
-holds
+The files come from the official addresses in `OFFICIAL`. If `CAPTIONER_MIRROR` is set, they come only from there: a
+folder (relative to the working directory) or an http(s) base URL with
 
     Flickr8k_Dataset.zip  Flickr8k_text.zip  resnet18.pth    those that are wanted, under these names
     MD5SUMS                                                  a line `md5  name` for each of them
@@ -10,12 +9,11 @@ holds
 An official file must have the official checksum. A mirror's file must have the one in the mirror's
 MD5SUMS; if that is not the official one, a warning says so and the record has `"official": false`.
 
-An archive that DVC's cache has, whose MD5 is known beforehand, is taken from there and not downloaded again: DVC
-deletes a stage's outputs before it runs.
+DVC deletes a stage's outputs before it runs. So an archive with a known MD5 that is in DVC's cache is copied from there
+and not downloaded again.
 
-What has come so far is kept in `.resume/downloads/<name>.part`, outside of the outputs that DVC deletes
-before a stage runs, and the next attempt or run asks for the rest only. The checksum alone decides whether
-the pieces make the file: it is compared before the file is renamed to its destination.
+An unfinished download stays in `.resume/downloads/<name>.part`, outside of the outputs that DVC deletes. The next
+attempt or run requests only the rest. The checksum is compared before the file is renamed to its destination.
 
 `obtain` returns the file's record, which is committed to Git and so names no folder of this machine:
 
@@ -50,7 +48,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # seconds until a server must have accepted the connection
 READ_TIMEOUT = 60.0  # seconds without a byte after which a transfer counts as stalled
-ATTEMPTS = 4  # in a row that bring nothing new, before giving up
+ATTEMPTS = 4  # attempts without new data, before giving up
 PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 PARTIAL_FOLDER = Path(".resume/downloads")
 CHUNK = 1 << 16  # bytes; what a broken connection may lose
@@ -80,7 +78,7 @@ _HELP = (
 
 
 class _Interrupted(Exception):
-    """The transfer ended early or was refused for now: another attempt may bring the rest."""
+    """The transfer ended early or was refused temporarily; another attempt may get the rest."""
 
 
 def obtain(
@@ -160,7 +158,7 @@ def fetch(
     part = Path(partial_folder) / f"{name}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     log.info("%s: from %s", name, _shown(url))
-    for _ in range(2):  # pieces of different files make a wrong sum: the second time starts from nothing
+    for _ in range(2):  # pieces of different files have a wrong checksum: start over once
         pieced = _receive(url, part, timeout=timeout, attempts=attempts, pause=pause)
         actual = digest(part, algorithm)
         if actual.startswith(expected):
@@ -171,13 +169,13 @@ def fetch(
             break
         log.info("%s: the pieces do not fit together; starting over", name)
     raise CaptionerError(
-        f"{_shown(url)}: {algorithm} is {actual}, expected {expected}; what came was deleted. Run again; "
+        f"{_shown(url)}: {algorithm} is {actual}, expected {expected}; the downloaded file was deleted. Run again; "
         f"if it stays so, the server or a proxy gives another file. {_HELP}"
     )
 
 
 def _receive(url: str, part: Path, *, timeout: tuple[float, float], attempts: int, pause: float) -> bool:
-    """Bring `part` to its full length; return whether it was put together from several pieces."""
+    """Complete `part`; return whether it consists of several pieces."""
     longest, failures = _size(part), 0
     while True:
         try:
@@ -189,19 +187,21 @@ def _receive(url: str, part: Path, *, timeout: tuple[float, float], attempts: in
             reason = f"no connection, or it broke off: {cause}"
         except _Interrupted as error:
             reason = str(error)
-        except requests.RequestException as error:  # not an address, too many redirects: no use in insisting
+        except (
+            requests.RequestException
+        ) as error:  # an invalid address or too many redirects: another attempt does not help
             raise CaptionerError(f"{_shown(url)}: {error}. {_HELP}") from None
         failures = 0 if _size(part) > longest else failures + 1
         longest = max(longest, _size(part))
         if failures >= attempts:
             advice = f" {_size(part)} bytes are kept; run again to go on." if _size(part) else ""
-            raise CaptionerError(f"{_shown(url)}: {reason} ({attempts} attempts in vain).{advice} {_HELP}")
+            raise CaptionerError(f"{_shown(url)}: {reason} (after {attempts} attempts).{advice} {_HELP}")
         log.info("%s: %s; trying again", _shown(url), reason)
         time.sleep(pause * 2 ** max(failures - 1, 0))
 
 
 def _request(url: str, part: Path, timeout: tuple[float, float]) -> int:
-    """Ask once for what is missing of `part`; return the byte at which the answer began."""
+    """Request the missing rest of `part` once; return the byte at which the answer began."""
     start = _size(part)
     headers = {"Accept-Encoding": "identity"}  # lengths and ranges are then those of the file
     if start:
@@ -227,7 +227,7 @@ def _request(url: str, part: Path, timeout: tuple[float, float]) -> int:
 
 
 def _refuse(url: str, response: requests.Response) -> None:
-    """Raise for an answer that is not the file, before anything of it is written over what is there."""
+    """Raise an error for an answer that is not the file, before any of it is written."""
     status = response.status_code
     answer = f"the server answered {status} {response.reason or ''}".rstrip()
     if status in (408, 429) or status >= 500:
@@ -274,7 +274,7 @@ def _read_url(url: str, *, timeout: tuple[float, float], attempts: int, pause: f
 
 
 def _take(name: str, folder: Path, destination: Path) -> None:
-    """Copy `name` from a mirror folder; its bytes are hashed as they pass, so it is read once."""
+    """Copy `name` from a mirror folder, and hash it at the same time, so that it is read once."""
     if not folder.is_dir():
         raise CaptionerError(f"CAPTIONER_MIRROR is {folder}: no such folder (looked up from {Path.cwd()})")
     source, sums = folder / name, folder / "MD5SUMS"

@@ -1,10 +1,10 @@
-"""Where a model file comes from: a path, the Hugging Face Hub or a web address.
+"""Find a model file by a path, a name on the Hugging Face Hub or a web address.
 
     models/captioner.safetensors          a file
     hf:owner/name, hf:owner/name@v1       captioner.safetensors of a repository of the Hub, of a branch, tag or commit
     https://host/file#sha256=HEXADECIMAL  a file with this checksum
 
-Downloaded files are cached, and used without a network once they are.
+Downloaded files are cached. Cached files need no network.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ FILE = "captioner.safetensors"  # in a repository of the Hub
 
 
 def local_model(name: str | Path, *, beside: Sequence[str] = ()) -> Path:
-    """Return the path of the model file that `name` means, downloaded if need be.
+    """Return the path of the model file `name`, downloaded if necessary.
 
-    Of a repository, the files `beside` it are downloaded too, where it has them.
+    From a repository, the files `beside` it are downloaded too if they exist.
     Raises CaptionerError that names what is wrong: no such file, repository, revision or address, no network, another
     checksum, a missing package.
     """

@@ -1,4 +1,4 @@
-"""Your own dataset, brought into the archives that all later stages read.
+"""Pack your own dataset into the archives that all later stages read.
 
 The folder holds photos and captions, at any depth, as files or in zip or tar archives. The outputs are:
 
@@ -64,7 +64,7 @@ class _Folder:
 
 @dataclass
 class _Texts:
-    """The texts that are wanted, and those that were read, by their names."""
+    """The names of the wanted texts, and the texts that were read."""
 
     chosen: list[str]  # the names of own.captions; none: sidecars and metadata files
     metadata: dict[str, bytes] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class _Texts:
     exact: set[str] = field(default_factory=set)  # names of own.captions that are the very path of a plain file
 
     def wants(self, name: str) -> bool:
-        """Tell whether a text file may belong to the dataset."""
+        """Return whether a text file may belong to the dataset."""
         end = PurePosixPath(name).name
         if _SPLIT_LIST.fullmatch(end) or self.chosen_as(name):
             return True
@@ -87,7 +87,7 @@ class _Texts:
         return next((each for each in left if name == each or name.endswith(f"/{each}")), None)
 
     def add(self, files: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
-        """Sort in the texts of one folder or archive that holds these photos."""
+        """Add the texts of one folder or archive with these photos."""
         stems = {without_suffix(photo).casefold() for photo in photos}
         texts = {}
         for name, content in files:
@@ -118,10 +118,10 @@ class _Texts:
 def provide_own(
     folder: str | Path, captions_names: str | Sequence[str] | None, *, images: str | Path, captions: str | Path
 ) -> dict[str, Any]:
-    """Write the folder `images` and the zip `captions` from `folder`, return what is known of the photos.
+    """Write the folder `images` and the zip `captions` from `folder`; return the record of the photos.
 
-    `captions_names` names the captions: a file, a list of files, or nothing where sidecars, or metadata files of an
-    imagefolder, are meant. A file may be in a zip or a tar of the folder. The record has the keys of
+    `captions_names` names the captions: a file, a list of files, or nothing for sidecars and for metadata files of an
+    imagefolder. A file may be in a zip or a tar of the folder. The record has the keys of
     `captioner.sources.download`; its `md5` is that of the sorted lines `md5  path` of the archives. Raises
     CaptionerError that names what is missing or cannot be read.
     """
@@ -317,7 +317,7 @@ def _pack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: zipfile
 
 
 def _copy(path: Path, target: Path) -> None:
-    """Copy a file: a link would make the user's own one part of DVC's cache, which may be linked to it in turn."""
+    """Copy a file. A link would make the user's file part of DVC's cache."""
     with atomic_write(target) as beside:
         shutil.copyfile(path, beside)
 

@@ -95,7 +95,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is to be seen: the leftmost, topmost or inner shape comes first."""
+    """The shapes of a picture. The leftmost, topmost or inner shape comes first."""
 
     layout: str  # alone, row, column or inside
     shapes: tuple[Shape, ...]
@@ -139,7 +139,7 @@ def write_archives(
 
 
 def compose(rng: Random) -> Scene:
-    """Draw a scene by lot: one shape, two, one inside another, or two or three of a kind."""
+    """Return a random scene: one shape, two shapes, one inside another, or two or three of a kind."""
     ground, pattern = rng.choice(list(GROUNDS)), rng.choice(PATTERNS)
     # black vanishes on the dark ground
     colours = [name for name in COLOURS if (name, ground) != ("black", "dark")]
@@ -189,7 +189,7 @@ def compose(rng: Random) -> Scene:
 
 
 def caption(scene: Scene, rng: Random) -> list[str]:
-    """Return five true captions, differently worded, each with other facts, as people write them."""
+    """Return five true captions with different words and facts."""
     if len(scene.shapes) == 1:
         sentences = _of_one(scene, rng)
     elif len({(shape.kind, shape.colour) for shape in scene.shapes}) == 2:
@@ -301,7 +301,7 @@ def _of_a_kind(scene: Scene, rng: Random) -> list[str]:
 
 
 def _noun(shape: Shape, rng: Random, *, size: float = 0.5, colour: float = 0.85) -> str:
-    """Name a shape; its size and colour are said with these probabilities."""
+    """Return the name of a shape, with its size and colour by these probabilities."""
     adjectives = ((shape.size, size), (shape.colour, colour), (shape.kind, 1.0))
     return " ".join(word for word, chance in adjectives if rng.random() < chance)
 
@@ -357,7 +357,7 @@ def _placed(shape: Shape, points: Points) -> Points:
 
 
 def _mask(polygons: Iterable[Points], size: int) -> Image.Image:
-    """Return what lies in the polygons, as shares of 255 of each pixel's area."""
+    """Return the share of each pixel's area in the polygons, of 255."""
     side = size * FINER
     fine = Image.new("L", (side, side))
     pen = ImageDraw.Draw(fine)

@@ -1,4 +1,4 @@
-"""What training starts from: a torchvision ResNet-18 state dict, as one file, and a model file (`train.start`).
+"""The start of training: a torchvision ResNet-18 state dict, and a model file (`train.start`).
 
 Format: what `torch.save` writes for `resnet18().state_dict()`; keys and shapes are those of torchvision's
 ResNet-18. The classifier (`fc.*`) may be missing or of any shape, since the encoder has none, and
@@ -62,7 +62,7 @@ def weights_of_model(model: str | Path) -> dict[str, Tensor]:
 def provide_weights(
     weights: str, seed: int, destination: str | Path, model: str | Path | None = None
 ) -> dict[str, Any]:
-    """Write the weights that `weights` asks for to `destination`; return their record (captioner.sources.download).
+    """Write the weights named by `weights` to `destination`; return their record (captioner.sources.download).
 
     `imagenet`: torchvision's, or the mirror's resnet18.pth; `random`: torchvision's initialisation from
     `seed`; all else is the path of a state dict. A fine-tuned `model` brings its own encoder, which is then written

@@ -144,9 +144,9 @@ def random_window(rows: Tensor, least: float) -> Tensor:
     """Cut a window [B, h', w', C] out of each map [B, h, w, C], each at a random place.
 
     All windows of a batch have the same random height and width. Both are at least the share `least` of the map's side
-    and differ from it by an even number: a CPU prepares for each shape anew, so there should be few. With `least` 1
-    the maps are returned and nothing is drawn. On the input of the unfrozen blocks a window replaces a crop of the
-    photo.
+    and differ from it by an even number. So there are few shapes, for each of which a CPU compiles kernels. With
+    `least` 1 the maps are returned and nothing is drawn. On the input of the unfrozen blocks a window replaces a crop
+    of the photo.
     """
     if least == 1:
         return rows

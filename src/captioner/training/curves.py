@@ -1,4 +1,4 @@
-"""What a training stage writes beside its model: the curve and its summary."""
+"""Write the curve of a training stage and its summary."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from captioner.training.early_stopping import best_record
 
 
 def write_curve(path: str | Path, records: list[dict[str, float]], measures: Sequence[str]) -> None:
-    """Write the records as CSV, one line an epoch; `dvc plots show` draws it, also while the stage runs.
+    """Write the records as CSV, one line for each epoch; `dvc plots show` draws it, also while the stage runs.
 
     `measures` are the columns of the training objectives; a column is empty in epochs of another objective.
     """

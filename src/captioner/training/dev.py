@@ -1,4 +1,4 @@
-"""How good a captioner is on the dev split, and what it keeps of the training images."""
+"""Evaluate a captioner on the dev split, and collect its examples of the training images."""
 
 from dataclasses import dataclass, field
 
@@ -79,7 +79,7 @@ def dev_scores(captioner: Captioner, dev: CaptionSet, vocabulary: Vocabulary, de
 
 @torch.inference_mode()
 def examples_of(captioner: Captioner, training: CaptionSet, device: torch.device) -> Examples:
-    """Return what a captioner keeps of its training images: mean features of the unmirrored views, and captions."""
+    """Return the examples of a captioner: mean features of the unmirrored training views, and their captions."""
     captioner.to(device).eval()
     features = [
         captioner.features(to_device(training.read(rows), device)).float().mean(1).half().cpu()

@@ -1,4 +1,4 @@
-"""Which epoch is the best, and when a run stops early."""
+"""Select the best epoch, and stop a run early."""
 
 
 def best_record(records: list[dict[str, float]]) -> dict[str, float]:

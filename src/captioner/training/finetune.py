@@ -1,4 +1,4 @@
-"""Trains the decoder and the last blocks of the encoder together, from the stored boundary on."""
+"""Train the decoder and the last blocks of the encoder together, from the stored boundary on."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -73,10 +73,10 @@ def finetune(
     Only the unfrozen blocks are computed: they read the rows of the boundary store. Their gradients are those of the
     whole network, but for the rows' half precision. With `train_encoder` false only the decoder is trained.
 
-    In the first `adapt_epochs` the objective is the next word, with learning rates of their own: the encoder changes
-    and the decoder follows. The second part starts from the best of these epochs. It takes `epochs` more with the
-    objective "cider" (self-critical training, `samples` captions an image) or "cross-entropy" (the next word again).
-    Last, `interpolate` moves the weights back towards those at the start of the second part, as far as it scores best.
+    In the first `adapt_epochs` the objective is the next word, with separate learning rates. The second part starts
+    from the best of these epochs. It trains for `epochs` more, with the objective "cider" (self-critical training,
+    `samples` captions for each image) or "cross-entropy" (the next word again). At the end, `interpolate` chooses the
+    best point between the weights at the start and at the end of the second part.
 
     Raises CaptionerError if the decoder was trained with another vocabulary or encoder, or if the store holds another
     boundary.
@@ -192,7 +192,7 @@ def _write_summary(
 
 
 def continued(records: list[dict[str, float]], earlier: list[dict[str, float]]) -> list[dict[str, float]]:
-    """Return the records with epochs counted on from the `earlier` ones; epoch 0, the best of those, is left out."""
+    """Return the records with epoch numbers that continue the `earlier` ones, without epoch 0, the best of those."""
     if not earlier:
         return records
     return [{**record, "epoch": earlier[-1]["epoch"] + record["epoch"]} for record in records if record["epoch"]]
@@ -204,10 +204,10 @@ def interpolate(
 ) -> tuple[int, dict[int, dict[str, float]]]:
     """Set the parameters to the point between `start` and their present values that has the best dev CIDEr.
 
-    Fine-tuning fits the training photos more closely than others. Weights between its start and its end can describe
-    other photos better than those at the end (WiSE-FT, Wortsman et al. 2022). `measure` returns the captioner's
-    present scores, "CIDEr" among them. Returns the best share of the way in percent (of equal ones the largest) and
-    the scores of all shares.
+    Fine-tuning fits the training photos more closely than others. So weights between its start and its end can caption
+    other photos better than the last ones (WiSE-FT, Wortsman et al. 2022). `measure` returns the captioner's scores,
+    including "CIDEr". Returns the best share of the way in percent (the largest of equal ones) and the scores of all
+    shares.
     """
     trained = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
 

@@ -49,7 +49,7 @@ class LoopSettings:
 
 @dataclass
 class Run:
-    """What changes while a run trains, and what a resumed run needs."""
+    """The state that changes during a run, which a resumed run needs."""
 
     captioner: Captioner
     averaged: Captioner
@@ -96,7 +96,7 @@ def fit(
     resume: Resume,
     on_epoch: Callable[[list[dict[str, float]]], None],
 ) -> list[dict[str, float]]:
-    """Minimise the objective, leave the captioner with the weights of the best epoch by dev CIDEr, return all records.
+    """Minimise the objective; return all records. The captioner then has the weights of the epoch with best dev CIDEr.
 
     `groups` are those of `parameter_groups`; they hold all parameters that require a gradient. Weights are evaluated
     and kept as an exponential moving average over the steps (Polyak and Juditsky 1992; its decay `ema` is lower in the
@@ -166,7 +166,7 @@ def train_one_epoch(
 ) -> float:
     """Take an optimizer step for each batch; return the mean of the objective's measure.
 
-    A batch of None means that the other processes have one; this one takes part in the step with nothing of its own.
+    A batch of None means that only other processes have a batch. This process then takes part in the step without data.
     `before_step` and `after_step` are called with the step of this epoch, from 0. `epoch` and `steps` (how many steps
     the epoch has) are for messages. Raises CaptionerError when the loss or its gradient is not finite.
     """
@@ -210,7 +210,7 @@ def set_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def follow(averaged: nn.Module, captioner: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the captioner's; they keep the share `decay` of themselves."""
+    """Move the averaged weights towards the captioner's: decay * average + (1 - decay) * weight."""
     get_ema_multi_avg_fn(decay)(
         list(trained_weights(averaged).values()), list(trained_weights(captioner).values()), None
     )
@@ -245,7 +245,7 @@ def _batches_of_epoch(
     order = torch.randperm(len(training))
     view = torch.randint(training.views.shape[1], (len(training),))
     seed_by_rank()
-    # on a CPU a thread that reads would take time from those that compute
+    # on a CPU a reading thread would take time from the computing threads
     prefetch = device.type != "cpu"
     return training.batches(order, settings.batch, device, view=view, crop=settings.crop, prefetch=prefetch)
 

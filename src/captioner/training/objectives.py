@@ -18,9 +18,9 @@ from captioner.training.batches import Batch
 
 
 class Objective(Protocol):
-    """What training minimises."""
+    """The protocol of an objective, which training minimises."""
 
-    measure: str  # the name in the records of what is measured on training images
+    measure: str  # the name of the measure on training images, in the records
 
     def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return the loss to minimise and the measure; the measure has no gradient."""

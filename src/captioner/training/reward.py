@@ -55,7 +55,7 @@ class Reward:
     def __call__(self, images: Sequence[str], tokens: np.ndarray) -> np.ndarray:
         """Return the CIDEr [B, K] float64 of captions, tokens [B, K, T] int, of `images`, B names.
 
-        A caption is what stands before its `<pad>`. One without `<eos>` was cut: it has no end that could count.
+        A caption ends before its `<pad>`. A caption without `<eos>` was cut, so its end does not count.
         """
         sizes = self._size[tokens]  # [B, K, T]
         each = sizes.ravel()

@@ -1,4 +1,4 @@
-"""Which parameters the optimizer trains, and their learning rates."""
+"""The parameter groups of the optimizer, and their learning rates."""
 
 import math
 from collections.abc import Sequence

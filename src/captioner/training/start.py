@@ -1,4 +1,4 @@
-"""Starts a decoder from another model file (`train.start`)."""
+"""Start a decoder from another model file (`train.start`)."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trains a decoder on the cached features of the frozen encoder."""
+"""Train a decoder on the stored features of the frozen encoder."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

@@ -2,8 +2,8 @@
 
 Dimensions: B images, H x W pixels or grid, C channels, D = 512 the width of the last block.
 
-Between blocks, activations are [B, H, W, C]: that is how the stores keep them, and it is the layout
-(channels last) in which convolutions are fastest. The input of the first block is the picture itself.
+Between blocks, activations are [B, H, W, C], as in the stores. In this layout (channels last) convolutions are fastest.
+The input of the first block is the picture itself.
 """
 
 import copy
@@ -28,9 +28,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, for whi
 
 
 class _Residual(nn.Module):
-    """Two convolutions around which the input passes; the same as torchvision's BasicBlock.
+    """Two convolutions with a skip connection, the same as torchvision's BasicBlock.
 
-    It is not imported from there: importing torchvision takes as long as importing torch, on every start of
+    It is not imported from torchvision, because this import would take as long as torch's at each start of
     `captioner caption`.
     """
 
@@ -55,9 +55,9 @@ class _Residual(nn.Module):
 class Encoder(nn.Module):
     """The convolutional part of ResNet-18; parameter names are torchvision's.
 
-    BatchNorm uses its stored statistics whatever the mode, so a block that is fine-tuned keeps computing
-    the function it was trained to compute. Weights are random as torchvision's; with `initialised` false they are what
-    lies in the memory, for a caller that loads them all.
+    BatchNorm uses its stored statistics in every mode, so fine-tuning does not change a block's function by itself.
+    Weights have torchvision's random initialisation. With `initialised` false they are uninitialised memory, for a
+    caller that loads all of them.
     """
 
     mean: Tensor
@@ -92,8 +92,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, start: str = "conv1", stop: str = END) -> Tensor:
         """Apply the blocks from `start` up to, but without, `stop`.
 
-        x: what `start` takes in, [B, H, W, C]; for conv1 pictures as uint8 [B, H, W, 3], RGB.
-        Returns what `stop` takes in, [B, h, w, c]; for the end the grid [B, H/32, W/32, 512].
+        x: the input of `start`, [B, H, W, C]; for conv1 pictures as uint8 [B, H, W, 3], RGB.
+        Returns the input of `stop`, [B, h, w, c]; for the end the grid [B, H/32, W/32, 512].
         """
         x = x.to(self.mean.dtype).permute(0, 3, 1, 2)  # [B, C, H, W], channels last in memory
         for name in blocks_between(start, stop):
@@ -158,7 +158,7 @@ def fused(encoder: Encoder) -> Encoder:
 def calibrate(encoder: Encoder, batches: Iterable[Tensor]) -> None:
     """Set the BatchNorm statistics to the average over `batches` (uint8 [B, H, W, 3]).
 
-    Random weights come with statistics of nothing: mean 0 and variance 1.
+    The initial statistics of random weights are mean 0 and variance 1.
     """
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

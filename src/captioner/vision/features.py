@@ -1,7 +1,7 @@
-"""Runs the frozen encoder once over every image, into the two feature stores.
+"""Run the frozen encoder once over every image, and write the two feature stores.
 
-The rows are computed in shards, which several processes and machines share out among them and which an interruption
-leaves; at the end one process joins them. The joined stores do not tell, by any byte, who computed which shard.
+The rows are computed in shards. Several processes and machines can compute different shards, and shards survive an
+interruption. At the end one process joins them. The bytes of the stores do not depend on who computed which shard.
 """
 
 import logging
@@ -35,7 +35,7 @@ CALIBRATION_IMAGES, CALIBRATION_BATCH = 512, 64
 
 
 def share_of(text: str) -> tuple[int, int]:
-    """Return which share, from 0, of how many is meant by "2/4", for argparse."""
+    """Return the share (from 0) and the number of shares of a text such as "2/4", for argparse."""
     share, _, shares = text.partition("/")
     if not (share.isdecimal() and shares.isdecimal() and 1 <= int(share) <= int(shares)):
         raise ArgumentTypeError(f"is {text!r}, expected a share and the number of shares, such as 2/4")
@@ -69,8 +69,8 @@ def compute_features(  # the files and params of the stage, and the share
     `images` is the archive or the folder of archives, `listing` the images.csv of tokenise, `weights` the state dict
     of ResNet-18, `provenance` the result of `captioner.base.resume.stage_provenance`. `flip` adds the mirrored training
     photos, `calibrated` sets the BatchNorm statistics from training photos first. The processes of `distributed`
-    compute together. With a `share` (from 0, of how many) only its shards are computed, and joining is left to a run
-    without. Raises CaptionerError as `extract`, `join` and `calibrate_on` do.
+    compute together. With a `share` (from 0, of how many) only its shards are computed; a run without `share` joins
+    them. Raises CaptionerError as `extract`, `join` and `calibrate_on` do.
     """
     make_deterministic(seed=0)
     device = select_device()
@@ -121,7 +121,7 @@ class _Network:
         self.grid_shape = tuple(self._fused(trial, start=boundary).shape[1:])
 
     def __call__(self, pixels: Tensor, first: str) -> tuple[Tensor, Tensor]:
-        """Return what the block `boundary` takes in and the output of the last block, on the CPU.
+        """Return the input of the block `boundary` and the output of the last block, on the CPU.
 
         pixels: uint8 [B, S, S, 3] of the CPU; `first` is the name of its first image. Raises CaptionerError where a
         feature is not finite as float16.
@@ -155,10 +155,9 @@ def extract(
 ) -> None:
     """Write shards of the stores of the last block's output and of the input of the block `boundary`.
 
-    One pass serves both. A shard is a pair of stores of its rows, in the folder `shards`; this is part `part` of
-    `parts`: of the shards from that one on, each that many further. Those that are there already are left.
-    `on_bad` "error" stops at a broken photo, "skip" leaves its row without an image. Raises CaptionerError that
-    names the photo.
+    One pass computes both. A shard is a pair of stores of its rows, in the folder `shards`. This call computes every
+    `parts`-th shard from number `part` on, except shards that exist. `on_bad` "error" stops at a broken photo, "skip"
+    leaves its row without an image. Raises CaptionerError that names the photo.
     """
     valid_for = {"encoder": fingerprint(encoder), "size": size, "fit": fit}
     mine = shards_of(len(views))[part::parts]
@@ -185,7 +184,7 @@ def _write_shard(
     on_bad: str,
     valid_for: Mapping[str, Any],
 ) -> None:
-    """Write the two stores of a shard's views, whose photos come next; both appear when both are whole."""
+    """Write the two stores of a shard's views, whose photos come next; both appear when both are complete."""
     boundary, dtype = network.boundary, "uint8" if network.boundary == "conv1" else "float16"
     with (
         new_store(paths[0], views=views, shape=network.grid_shape, dtype="float16", layer=END, **valid_for) as grids,
@@ -279,8 +278,8 @@ def _is_there(shards: Path, rows: range, boundary: str, valid_for: Mapping[str, 
 def calibrate_on(encoder: Encoder, archive: Archive, images: Sequence[str], *, size: int, fit: str) -> None:
     """Set the BatchNorm statistics of random weights from the first training photos, at most 512.
 
-    On one thread: unlike the features, the statistics depend on how many add them up. Raises CaptionerError where
-    none of these photos can be read.
+    It runs on one thread, because the statistics depend on the number of threads, unlike the features. Raises
+    CaptionerError if none of these photos can be read.
     """
     photos = list(read_archive_photos(archive, images[:CALIBRATION_IMAGES], size=size, fit=fit))
     whole_ones = [photo for photo in photos if isinstance(photo, np.ndarray)]

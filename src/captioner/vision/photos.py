@@ -1,7 +1,7 @@
-"""Photos of any size and mode, turned as EXIF says and in the colours of sRGB, as the square that the encoder sees.
+"""Convert photos of any size and mode to the encoder's input: an upright square in sRGB.
 
-The first bytes of a file say its kind, never its name, and only the reader of that kind runs: Pillow would start other
-programs for some kinds. Metadata that is broken, long or unknown never stops a photo from being read. An exported
+The first bytes of a file decide its kind, not its name. Only the reader of that kind runs, because Pillow would start
+other programs for some kinds. Broken, long or unknown metadata never stops a photo from being read. An exported
 captioner has a copy of this file, so it imports NumPy and Pillow and nothing of the package.
 """
 
@@ -83,10 +83,10 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 def load_photo(data: bytes, *, size: int, fit: str) -> np.ndarray:
     """Decode a photo's bytes to uint8 [size, size, 3], sRGB.
 
-    `fit` is "squash" (the whole photo, its shape not kept) or "crop" (the middle square). Transparent
-    photos are laid on white, 16-bit ones scaled to 8, colours of another valid profile converted. Raises ValueError
-    "not a photo that can be read (...)" that says what is wrong with a file that is broken, truncated, no photo, of a
-    kind that is not read, or so large that decoding it could exhaust the memory.
+    `fit` is "squash" (the whole photo, with another aspect ratio) or "crop" (the middle square). Transparent photos get
+    a white background, 16-bit photos are scaled to 8 bits, and colours of another valid profile are converted. Raises
+    ValueError "not a photo that can be read (...)" for a file that is broken, truncated, not a photo, of an unsupported
+    kind, or too large to decode in memory.
     """
 
     def decode(file: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Reads photos from where they lie, in threads; the error of one that cannot be read names it."""
+"""Read photos in threads. The error of a photo that cannot be read names it."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -30,7 +30,7 @@ def read_photo(read: Callable[[], bytes], name: str, *, size: int, fit: str) -> 
 def read_photos(
     reads: Iterable[Callable[[], np.ndarray]], *, ahead: int = AHEAD
 ) -> Generator[np.ndarray | CaptionerError, None, None]:
-    """Yield what each of `reads` returns, or the CaptionerError that it raises, in order; called in threads.
+    """Call `reads` in threads; yield the results, or the CaptionerErrors that they raise, in order.
 
     At most `ahead` photos are in memory. `reads` is consumed no further ahead than that.
     """

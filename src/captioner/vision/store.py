@@ -1,4 +1,4 @@
-"""The feature store: one HDF5 file, one row a view of an image.
+"""The feature store: one HDF5 file with a row for each view of an image.
 
 Format (schema 2)
     features    [N, h, w, C] float16, or uint8 for the input of conv1; contiguous and uncompressed, so that
@@ -9,7 +9,7 @@ Format (schema 2)
     attributes  schema; encoder (SHA-256 of the weights); layer (the block that the row is the input of,
                 "end" for the output of the last); size (pixels); fit ("squash" or "crop")
 
-A reader is told what it expects of the attributes, and refuses a store that differs.
+A reader states the attributes that it expects, and refuses a store with others.
 """
 
 import errno
@@ -35,15 +35,15 @@ UNLOCKED: dict[str, Any] = {"locking": False} if h5py.version.hdf5_version_tuple
 
 
 class View(NamedTuple):
-    """What one row is of."""
+    """The image of a row, and whether it is mirrored."""
 
     image: str
     flipped: bool = False
 
 
 class FeatureStore:
-    """Rows of features, memory-mapped. `rows` has the row of each image, `views` the rows of all views of
-    it, that one first.
+    """Rows of features, memory-mapped. `rows` has the row of each image, `views` the rows of all its views, with this
+    row first.
 
     `expected` are attribute values that the store must have. Raises CaptionerError that names the file,
     the attribute, and both values where they differ; also where the file is missing, truncated or not a store.
@@ -113,7 +113,7 @@ class FeatureStore:
 
 
 class StoreWriter:
-    """Takes rows while a store is being made."""
+    """Writes the rows of a new store."""
 
     def __init__(self, dataset: h5py.Dataset, names: h5py.Dataset):
         self._dataset, self._names = dataset, names
@@ -133,9 +133,9 @@ class StoreWriter:
 def new_store(
     path: str | Path, *, views: Sequence[View], shape: tuple[int, int, int], dtype: str, **attributes: Any
 ) -> Iterator[StoreWriter]:
-    """Make a store for `views` with rows of `shape` (h, w, C) that appears when the block ends well.
+    """Make a store for `views` with rows of `shape` (h, w, C), which appears when the block ends without an exception.
 
-    Raises OSError where the disk has no room for it: HDF5 crashes on a disk that fills up.
+    Raises OSError if the disk has too little space, because HDF5 crashes on a disk that fills up.
     """
     with atomic_write(path) as beside:
         size = len(views) * int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -1,4 +1,4 @@
-"""Captions and splits, whichever form people have them in.
+"""Read captions and splits in many forms.
 
 A form is recognised by the content of the file, never by its suffix.
 
@@ -29,7 +29,7 @@ webdataset                `0.jpg`, `0.txt`, `0.json` in tars                 img
 - `flickr8k`, `tables`, `lines`, `json_files`, `sidecars`: the readers
 - `json_stream`: reading long JSON a piece at a time
 - `columns`: which column is the photo, the caption and the split
-- `records`: what readers take and return
+- `records`: the types that readers take and return
 - `text`: cleaning cells: bytes to characters, HTML entities, lists written as text
 - `names`: the photo that a name means
 - `splits`: names of splits, lists of photos, drawn splits

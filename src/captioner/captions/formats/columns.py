@@ -33,7 +33,7 @@ def plain(name: str) -> str:
 
 
 def fits(header: Sequence[str]) -> bool:
-    """Tell whether names of columns hold one for the photo and one for the caption, in whatever spelling."""
+    """Return whether there is a name for the photo's column and one for the caption's."""
     names = {plain(name) for name in header}
     image = names & {*IMAGE, *OTHER_IMAGE}
     return bool(image) and (bool(names & {*CAPTION, *OTHER_CAPTION}) or any(map(_NUMBERED.fullmatch, names)))

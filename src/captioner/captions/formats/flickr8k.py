@@ -29,7 +29,7 @@ def read_split_lists(texts: Archive | Files, names: dict[str, str]) -> Splits:
 def read_official(
     texts: Archive | Files, photos: Archive | None, form: str, tally: Tally
 ) -> tuple[Splits, dict[str, list[str]], dict[str, list[str]], int, int]:
-    """Return splits, captions, lemmas, the number of renamed captions and that of captions without a photo.
+    """Return splits, captions, lemmas, and the numbers of renamed captions and of captions without a photo.
 
     `form` is "raw" or "lemma"; lemmas are read for the latter only.
     """
@@ -45,7 +45,7 @@ def read_official(
         image = _image(photos, name)
         renamed += image != name
         if photos is not None and photos.find(image) is None:
-            orphans += 1  # its photo is in no split, or that will stop the stage: nobody needs it
+            orphans += 1  # no split has its photo, or a later check stops the stage
             continue
         captions.setdefault(image, []).append(text)
         if form == "lemma":
@@ -74,6 +74,6 @@ def _numbered(texts: Archive | Files, file: str, tally: Tally) -> Iterator[tuple
 
 
 def _image(photos: Archive | None, name: str) -> str:
-    """Return the name, or what it is without a duplicate's suffix (2258277193_586949ec62.jpg.1) if no photo has it."""
+    """Return the name, without a duplicate's suffix (2258277193_586949ec62.jpg.1) if no photo has this name."""
     twin = _DUPLICATE_SUFFIX.fullmatch(name)
     return twin[1] if twin and (photos is None or photos.find(name) is None) else name

@@ -1,6 +1,6 @@
-"""The table of forms: how each is recognised by its content, and which reader takes it.
+"""The table of forms: the marks in the content of a file, and the reader of each form.
 
-The first form whose marks a file has is taken. Names of files decide nothing but what the summary calls a form.
+A file has the first form whose marks it has. Its name only affects the name of the form in the summary.
 """
 
 import re
@@ -27,7 +27,7 @@ from captioner.sources.archives import PHOTO_SUFFIXES, visible
 
 
 class Head:
-    """What the marks of the forms look at."""
+    """The beginning of a file, in which forms look for their marks."""
 
     def __init__(self, file: TextFile):
         self.file = file

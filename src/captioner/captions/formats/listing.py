@@ -1,4 +1,4 @@
-"""From the archive of texts to one listing: every photo's captions and split, whichever form they are in."""
+"""Read an archive of texts of any form into one listing of every photo's captions and split."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ NO_COLUMNS = Columns()
 
 @dataclass
 class Listing:
-    """The splits and captions as they are written, before anything is left out."""
+    """The original splits and captions, before any are left out."""
 
     file: str  # with the captions, for messages
     split_files: dict[str, str]  # that name each split's photos, for messages
@@ -82,12 +82,12 @@ def read_listing(
 ) -> Listing:
     """Read captions in any form of this package, with the splits of the photos.
 
-    `form` is "raw" or "lemma", which only the official files of Flickr8k have. `dev` and `test` are shares of the
-    images, for captions that give no such split: `seed` and the names of the images draw it. `columns` are those that
-    `own.columns` names. Without `photos` names stay as they are written, and splits are those that are given.
+    `form` is "raw" or "lemma", which only the official files of Flickr8k have. If captions have no dev or test split,
+    `seed` and the names of the images draw it; `dev` and `test` are its shares. `columns` are those of `own.columns`.
+    Without `photos`, names stay as they are, and no split is drawn.
 
-    Raises CaptionerError that names the file and line, or the key, and what was expected there. What
-    `dataset.on_bad: skip` allows is counted in `tally.faults` of the listing instead.
+    Raises CaptionerError that names the file and line, or the key, and what was expected there. Faults that
+    `dataset.on_bad: skip` allows are counted in `tally.faults` of the listing instead.
     """
     contents = _contents(texts)
     if contents is None:
@@ -249,7 +249,7 @@ class _Reading:
         return ""
 
     def _listed(self) -> str:
-        """Take the splits of the lists that lie beside the captions."""
+        """Use the splits of the lists beside the captions."""
         lists = {split: name for name in self.contents.splits for split in SPLITS if name.endswith(SPLIT_FILES[split])}
         if "train" in lists:
             for split, entries in read_split_lists(self.texts, lists).items():

@@ -1,4 +1,4 @@
-"""The photo that a name in a captions file means."""
+"""Find the photo of a name in a captions file."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""What every reader takes and returns: a text file goes in, records come out, and a tally counts what was changed."""
+"""The types of all readers: a text file as input, records as output, and a tally of repairs and faults."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Record:
-    """Captions of one photo, as they are written at one place."""
+    """Captions of one photo, in their original form, at one place of a file."""
 
     image: str  # the photo's name, as it is written
     captions: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Splits: the names that are understood, lists of photos, and splits that are drawn."""
+"""Splits: their names, lists of photos, and drawn splits."""
 
 import hashlib
 import re
@@ -72,7 +72,7 @@ def draw_splits(images: Iterable[str], *, dev: float, test: float, seed: int) ->
 
 
 def draw_from_train(images: Iterable[str], split: str, *, share: float, seed: int) -> set[str]:
-    """Return the training images that become `split`: `share` of them, at least one, and one stays at least."""
+    """Return the training images that become `split`: `share` of them, at least one and not all."""
     drawn = _shuffled(images, seed)
     if len(drawn) < 2:
         raise CaptionerError(f"no {split} split can be drawn from {len(drawn)} training images; expected 2 or more")

@@ -1,4 +1,4 @@
-"""Text on its way in: bytes to characters, lines, and captions in cells."""
+"""Decode text files, split lines, and clean captions in cells."""
 
 import ast
 import html

@@ -174,9 +174,10 @@ def table_of(study: dict[str, Any]) -> str:
     machines = "; ".join(sorted({each["machine"] for each in study["runs"]}))
     known = [100 * each["before"] for each in study["runs"] if each["before"] is not None]
     before = f" Before training the model's greedy dev CIDEr is {mean_and_range(known)}." if known else ""
+    train, dev, test = (images[split] for split in ("train", "dev", "test"))
     said = (
-        f"{images['train']} photos train, {images['dev']} choose the epoch, and {images['test']} test photos are scored."
-        f" Seeds {seeds}; the params are {params}.{before}"
+        f"{train} photos train, {dev} choose the epoch, and {test} test photos are scored. "
+        f"Seeds {seeds}; the params are {params}.{before}"
     )
     return f"{said}\n\n{table([*head, 'minutes, train + finetune'], rows)}\n\nOn {machines}."
 

@@ -43,11 +43,10 @@ PARAMS: dict[str, Any] = {
     "own.captions": "dataset.json",
     "captions.min_count": 1,
     "train.batch": 16,
-    "train.epochs": 25,
-    "train.patience": 25,
+    "train.epochs": 15,
+    "train.patience": 15,
     "finetune.batch": 16,
-    "finetune.adapt_epochs": 6,
-    "finetune.epochs": 4,
+    "finetune.epochs": 2,
     "finetune.objective": "cross-entropy",
 }
 ROWS: dict[str, dict[str, Any]] = {

@@ -9,15 +9,14 @@ split and 60 of the dev split are used, evenly spaced in the file's order, and t
 The copies share a cache, so features are computed once for each encoder.
 
 start_study.json, beside this module: {"params": {param: value} of all runs, "model": MODEL, or its SHA-256 if it is a
-file, "runs": [{"row", "seed", "images": {split: int}, "before": greedy dev CIDEr of the model before training, or null,
-"dev" and "test": {"frozen" and "finetuned": {score: float}} of metrics/validate.json and metrics/evaluate.json,
-"minutes": {stage: float} of the stages that were run and not taken from the cache, "machine"}]}.
+file, "runs": [{"row", "seed", "images": {split: int}, "curve": {epoch of train: greedy dev CIDEr; "0": of a model that
+it starts from}, "dev" and "test": {"frozen" and "finetuned": {score: float}} of metrics/validate.json and
+metrics/evaluate.json, "minutes": {stage: float} of the stages that were run and not taken from the cache, "machine"}]}.
 """
 
 import argparse
 import csv
 import shutil
-import statistics
 import sys
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -37,6 +36,7 @@ MARK = "start study"
 PHOTOS = {"train": 240, "val": 60}  # of the splits that are not used whole
 SCORES = ("CIDEr", "BLEU-4", "METEOR")
 SEEDS = (1, 2, 3)
+EARLY = ("0", "3")  # epochs of train
 RANDOM, STARTED = "random weights", "from the model"
 PARAMS: dict[str, Any] = {
     "dataset.name": "own",
@@ -137,12 +137,12 @@ def run(row: str, seed: int, model: str, work: Path) -> dict[str, Any]:
         raise CaptionerError(f"{row}, seed {seed}: dvc ended with {code}:\n{said[-2000:]}")
     dev, test = (read_project(folder, split) for split in ("dev", "test"))
     with open(folder / "metrics/train_curve.csv", encoding="utf-8", newline="") as file:
-        first = next(csv.DictReader(file))
+        curve = {each["epoch"]: float(each["dev CIDEr"]) for each in csv.DictReader(file)}
     return {
         "row": row,
         "seed": seed,
         "images": dev["images"],
-        "before": float(first["dev CIDEr"]) if first["epoch"] == "0" else None,
+        "curve": curve,
         "dev": {name: dev[name] for name in MODELS},
         "test": {name: test[name] for name in MODELS},
         "minutes": {stage: minutes[stage] for stage in TRAINED if stage in minutes},
@@ -151,34 +151,34 @@ def run(row: str, seed: int, model: str, work: Path) -> dict[str, Any]:
 
 
 def table_of(study: dict[str, Any]) -> str:
-    """Return the heading sentence and the table: a line for each row and model, the mean over seeds and the range."""
+    """Return the heading sentences and the table: a line for each row and model, the mean over seeds and the range."""
     rows = []
     for name, changes in ROWS.items():
         runs = [each for each in study["runs"] if each["row"] == name]
+        early = [[100 * each["curve"][epoch] for each in runs if epoch in each["curve"]] for epoch in EARLY]
         for model, shown in MODELS.items() if runs else ():
-            cells = [
+            first = model == next(iter(MODELS))
+            label = name + "".join(f" (`{key}={as_yaml(value)}`)" for key, value in changes.items())
+            scores = [
                 mean_and_range([100 * each[split][model][score] for each in runs if score in each[split][model]])
                 for split in ("dev", "test")
                 for score in SCORES
             ]
-            first = model == next(iter(MODELS))
-            spent = [sum(each["minutes"].values()) for each in runs if set(TRAINED) <= set(each["minutes"])]
-            minutes = f"{statistics.mean(spent):.1f}" if spent else "-"
-            label = name + "".join(f" (`{key}={as_yaml(value)}`)" for key, value in changes.items())
-            rows.append([label if first else "", shown, *cells, minutes if first else ""])
-    images = study["runs"][0]["images"]
+            rows.append(
+                [label if first else "", *(mean_and_range(each) if first else "" for each in early), shown, *scores]
+            )
+    train, dev, test = (study["runs"][0]["images"][split] for split in ("train", "dev", "test"))
     params = ", ".join(f"`{key}={as_yaml(value)}`" for key, value in study["params"].items())
     seeds = ", ".join(str(seed) for seed in sorted({each["seed"] for each in study["runs"]}))
-    head = ["the decoder starts from", "model", *(f"{split} {score}" for split in ("dev", "test") for score in SCORES)]
+    spent = [sum(each["minutes"].values()) for each in study["runs"] if set(TRAINED) <= set(each["minutes"])]
+    minutes = f" A run trained for {min(spent):.0f} to {max(spent):.0f} minutes beside other programs" if spent else ""
     machines = "; ".join(sorted({each["machine"] for each in study["runs"]}))
-    known = [100 * each["before"] for each in study["runs"] if each["before"] is not None]
-    before = f" Before training the model's greedy dev CIDEr is {mean_and_range(known)}." if known else ""
-    train, dev, test = (images[split] for split in ("train", "dev", "test"))
     said = (
-        f"{train} photos train, {dev} choose the epoch, and {test} test photos are scored. "
-        f"Seeds {seeds}; the params are {params}.{before}"
+        f"{train} photos train, {dev} choose the epoch, and {test} test photos are scored. Seeds {seeds}; the params "
+        f"are {params}.{minutes} on {machines}."
     )
-    return f"{said}\n\n{table([*head, 'minutes, train + finetune'], rows)}\n\nOn {machines}."
+    head = ["the decoder starts from", *(f"greedy dev CIDEr after epoch {epoch}" for epoch in EARLY), "model"]
+    return f"{said}\n\n{table([*head, *(f'{split} {score}' for split in ('dev', 'test') for score in SCORES)], rows)}"
 
 
 if __name__ == "__main__":

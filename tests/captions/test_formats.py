@@ -181,7 +181,7 @@ def test_captions_of_a_missing_photo_are_refused_or_skipped_and_counted(tmp_path
     assert "captions.csv, line 7: no photo gone.jpg in " in said
     assert "dataset.on_bad" in said
     _, summary = run(tmp_path / "skip", texts, on_bad="skip")
-    assert summary["blemishes"]["split entries without a photo"] == 1
+    assert summary["blemishes"]["names without a photo"] == 1
     assert summary["images"] == {"train": 2, "dev": 1, "test": 1, "in no split": 0}
 
 
@@ -290,7 +290,7 @@ def test_half_an_emoji_in_a_name_is_a_photo_that_is_not_there(tmp_path):
     texts = {"images": [{"filename": "\ud83d.jpg", "sentences": sentences("A man.")}, *images]}
     photos = [image["filename"] for image in COCO["images"]]
     _, summary = run(tmp_path, texts, photos, "dataset.json", on_bad="skip")
-    assert summary["blemishes"]["split entries without a photo"] == 1
+    assert summary["blemishes"]["names without a photo"] == 1
 
 
 def test_half_an_emoji_is_a_question_mark(tmp_path):

@@ -238,7 +238,7 @@ def test_a_split_entry_whose_photo_is_missing_is_refused_or_skipped_and_counted(
     assert f"captions.zip: Flickr_8k.{split}Images.txt, line 3: no photo gone.jpg in " in said
     assert "dataset.on_bad" in said
     data, summary = run(tmp_path / "skip", splits=splits, captions=captions, on_bad="skip")
-    assert summary["blemishes"]["split entries without a photo"] == 1
+    assert summary["blemishes"]["names without a photo"] == 1
     assert read_images(data / "images.csv") == read_images(run(tmp_path / "plain")[0] / "images.csv")
 
 

@@ -152,9 +152,8 @@ class Fonts:
             if single is not None:
                 parts.append((stretch, single))
             else:
-                for cluster in _clusters(
-                    stretch
-                ):  # a space is in the first face, because an emoji font's space is wide
+                # A space is in the first face, because an emoji font's space is wide.
+                for cluster in _clusters(stretch):
                     parts.append((cluster, _first(faces, cluster) or faces[0]))
         return [("".join(run for run, _ in group), face) for face, group in groupby(parts, lambda part: part[1])]
 

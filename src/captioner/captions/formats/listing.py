@@ -28,7 +28,7 @@ from captioner.sources.archives import MANIFEST, Archive, Files, visible
 
 log = logging.getLogger(__name__)
 
-NO_PHOTO = "split entries without a photo"
+NO_PHOTO = "names without a photo"
 NO_COLUMNS = Columns()
 
 

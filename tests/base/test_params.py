@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from captioner.base.errors import CaptionerError
-from captioner.base.params import SCHEMA, param_names, read_params, read_values
+from captioner.base.params import SCHEMA, leaves, param_names, read_params, read_values
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 VALUES = YAML(typ="safe", pure=True).load(SHIPPED)
@@ -89,6 +89,13 @@ def test_a_section_that_a_class_has_whole_is_one_name():
     assert param_names(Params, VALUES) == ["decoder.attention", "decoder.dropout", "seed", "views"]
 
 
+def test_the_leaves_of_a_name_are_its_values_by_dotted_names():
+    values = {"seed": 1, "a": {"y": 2, "x": {"z": [3]}}}
+    assert leaves(values, "seed") == {"seed": 1}
+    assert leaves(values, "a.y") == {"a.y": 2}
+    assert list(leaves(values, "a").items()) == [("a.x.z", [3]), ("a.y", 2)]
+
+
 def test_the_types_of_the_stages_params_are_those_of_the_schema():
     kinds = {"integer": int, "number": float, "boolean": bool, "string": str}
 
@@ -151,6 +158,15 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
 )
 def test_what_cannot_be_is_refused_by_its_name(tmp_path, changes, said):
     assert refusal(tmp_path, json.dumps(changed(changes))).startswith(said)
+
+
+@pytest.mark.parametrize(("width", "heads", "fits"), [(36, 4, True), (32, 5, False), (512, 512, True)])
+def test_heads_fit_where_they_divide_the_width(tmp_path, width, heads, fits):
+    text = json.dumps(changed({"decoder.width": width, "decoder.heads": heads}))
+    if fits:
+        assert read(tmp_path, text)["decoder"]["heads"] == heads
+    else:
+        assert refusal(tmp_path, text) == "decoder.heads: must divide decoder.width"
 
 
 def test_all_problems_are_told_at_once(tmp_path):

@@ -1,7 +1,9 @@
 """From the archives' text files to images.csv, captions.jsonl and vocabulary.json, blemish by blemish."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -460,3 +462,14 @@ def test_captions_that_need_a_dictionary_are_refused_by_file_and_line(tmp_path):
     said = refused(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4])
     assert "Flickr8k.token.txt, line 7: " in said
     assert "Segment" in said
+
+
+def test_ids_may_be_those_of_an_array():
+    vocabulary = Vocabulary(("dog", "runs"), 3)
+    assert vocabulary.decode(np.array([BOS, 4, 5, EOS, 4, PAD])) == "dog runs"
+
+
+def test_a_vocabulary_does_not_change():
+    vocabulary = Vocabulary(("dog",), 3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        vocabulary.words = ("cat",)

@@ -106,6 +106,17 @@ def test_the_nearest_of_many_are_those_of_a_sort(count):
     assert near[4].tolist()[:41] == [17, *range(5000, 5040)][:count]
 
 
+@pytest.mark.parametrize("images", [64, 100, 193, 64 * 9, 64 * 30 + 63])
+def test_the_nearest_are_those_of_a_sort_for_any_number_of_images_and_neighbours(images):
+    generator = np.random.default_rng(images)
+    consensus = of([["a"]] * images, generator.standard_normal((images, 3)))
+    asked = generator.standard_normal((8, 3))
+    wanted, _ = Consensus.from_arrays(consensus.arrays(), consensus.captions, neighbours=images).nearest(asked)
+    for count in (1, 2, 3, 4, 6, 7, 8, 9, 13, 60):
+        near, _ = Consensus.from_arrays(consensus.arrays(), consensus.captions, neighbours=count).nearest(asked)
+        assert np.array_equal(near, wanted[:, :count])
+
+
 def test_a_caption_without_its_end_agrees_less():
     consensus = of([["a b c"], ["d e"], ["f"]])
     whole, cut = padded(["a b c"]), padded(["a b c"])

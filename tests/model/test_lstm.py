@@ -76,3 +76,19 @@ def test_a_copy_has_weights_of_its_own_in_the_layout_of_cudnn(monkeypatch):
             parameter.zero_()
     assert copied.over(x, (h, torch.zeros_like(c)), steps).eq(0).all()
     assert lstm.over(x, (h, c), steps).ne(0).any()
+
+
+class OnCuda(torch.Tensor):
+    """A tensor on the CPU that says it is on a GPU, to run what is written for one."""
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+
+@torch.no_grad()
+def test_what_runs_on_a_gpu_computes_the_same():
+    lstm, x, h, c, steps = problem([4, 4, 2, 1], 4, torch.float32)
+    assert_close(lstm.over(x.as_subclass(OnCuda), (h, c), steps).as_subclass(torch.Tensor), lstm.over(x, (h, c), steps))
+    for found, wanted in zip(lstm.begin(x.as_subclass(OnCuda)), lstm.begin(x), strict=True):
+        assert_close(found.as_subclass(torch.Tensor), wanted)

@@ -238,3 +238,13 @@ def test_what_is_forbidden_is_never_drawn_and_can_be_trained_with():
     weights = torch.zeros(9, requires_grad=True)
     weights.masked_fill(never, -torch.inf).logsumexp(0).backward()
     assert weights.grad[never].eq(0).all()
+
+
+def test_the_largest_random_number_draws_the_last_word_that_is_allowed(monkeypatch):
+    """The sum of the probabilities is rounded, so it may be less than this number."""
+    never = forbidden(500, torch.device("cpu"), 498, 499)
+    logits = torch.randn(300, 500, generator=torch.Generator().manual_seed(0))
+    largest = 1 - 2.0**-24
+    assert (logits.masked_fill(never, -torch.inf).softmax(-1).cumsum(-1)[:, -1] < largest).any()
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, largest))
+    assert set(draw(logits, never).tolist()) == {497}

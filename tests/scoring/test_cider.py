@@ -108,6 +108,39 @@ def test_a_word_may_be_repeated_more_than_255_times():
     assert found[0, 0] == pytest.approx(pycocoevalcap(known, 0, [1] * 299), abs=1e-9)
 
 
+@pytest.mark.parametrize("unknown", [1, 2, 4_000_000])
+def test_a_word_of_no_reference_is_not_taken_for_the_first(unknown):
+    references = references_of([[[0]], [[3]]])
+    assert scores_of(references, [[[unknown], [unknown, 0, unknown]]], [[0]], [[1.0]])[0, 0] == 0
+    assert scores_of(references_of([[[0]], [[0, 0]], [[1]]]), [[[unknown + 1]]], [[0]], [[1.0]]) == 0
+
+
+def test_a_query_beyond_the_last_key_is_in_no_place(monkeypatch):
+    monkeypatch.setattr(cider, "FILTER", 1)  # rules no query out
+    references = references_of([[[1, 2]], [[3, 4]]])
+    assert scores_of(references, [[[1]]], [[0]], [[1.0]])[0, 0] > 1
+
+
+def test_a_large_batch_takes_the_memory_of_a_step(monkeypatch):
+    generator = np.random.default_rng(4)
+    known = [[generator.integers(0, 50, 10).tolist() for _ in range(8)] for _ in range(100)]
+    references = references_of(known)
+    beams = [[generator.integers(0, 50, 10).tolist()] for _ in range(400)]
+    words, lengths = flat([text for texts in beams for text in texts])
+    near, shares = generator.integers(0, 100, (400, 10)), np.ones((400, 10))
+
+    def peak():
+        tracemalloc.start()
+        references.score(words, lengths.reshape(-1, 1), near, shares)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    in_steps = peak()
+    monkeypatch.setattr(cider, "REFERENCES_AT_ONCE", 400 * 10 * 8)
+    assert in_steps < peak() / 5
+
+
 def test_ngrams_take_a_tenth_of_the_memory_of_dictionaries():
     generator = np.random.default_rng(3)
     lengths = generator.integers(9, 14, 20_000)

@@ -4,6 +4,8 @@ import errno
 import multiprocessing
 import os
 import pickle
+import runpy
+import shutil
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from captioner.base.errors import CaptionerError
+from captioner.vision import store as module
 from captioner.vision.store import FeatureStore, View, new_store
 
 NAMES = ["b.jpg", "a.jpg", "naïve 犬.jpg", "d.jpg", "e.jpg"]
@@ -158,6 +161,28 @@ def test_a_truncated_file_is_refused(path, keep):
         FeatureStore(path)
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_file_that_is_cut_after_hdf5_has_read_it_is_refused(tmp_path, monkeypatch, missing):
+    path, views, shape = tmp_path / "features.h5", [View(f"{number}.jpg") for number in range(37)], (7, 9, 5)
+    with new_store(path, views=views, shape=shape, dtype="float16", **VALID_FOR) as store:
+        store.write(0, torch.ones(len(views), *shape))
+    with h5py.File(path) as file:
+        offset, size = file["features"].id.get_offset(), file["features"].nbytes
+    assert offset & size  # so that the sum is no other operation's result
+
+    class Cut(h5py.File):
+        def close(self):
+            super().close()
+            os.truncate(path, offset + size - missing)
+
+    monkeypatch.setattr(h5py, "File", Cut)
+    if missing:
+        with pytest.raises(CaptionerError, match=r"features\.h5: truncated"):
+            FeatureStore(path)
+    else:
+        assert torch.equal(FeatureStore(path).read([36]), torch.ones(1, *shape).half())
+
+
 @pytest.mark.parametrize("kind", ["text", "folder", "no features", "no images", "groups", "numbers for names"])
 def test_what_is_no_store_is_refused(tmp_path, kind):
     path = tmp_path / "other.h5"
@@ -266,3 +291,34 @@ def test_what_the_system_refuses_is_not_called_a_broken_store(path, monkeypatch,
     monkeypatch.setattr(h5py, "File", refuse)
     with pytest.raises(CaptionerError, match=rf"features\.h5: cannot be read \({os.strerror(number)}\)$"):
         FeatureStore(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "options"), [((1, 12, 0), {}), ((1, 12, 1), {"locking": False}), ((1, 14, 6), {"locking": False})]
+)
+def test_locks_are_left_out_from_the_version_of_hdf5_that_can(monkeypatch, version, options):
+    monkeypatch.setattr(h5py.version, "hdf5_version_tuple", version)
+    assert runpy.run_path(module.__file__)["UNLOCKED"] == options
+
+
+def test_a_disk_with_too_little_space_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
+    free = {"bytes": 0}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free["bytes"]))
+    views, path = [View(name) for name in NAMES], tmp_path / "features.h5"
+
+    def start(shape):
+        with new_store(path, views=views, shape=shape, dtype="float16", **VALID_FOR):
+            pass
+
+    free["bytes"] = 5 * 24 * 2 - 1
+    with pytest.raises(OSError, match=r"for 0\.0 GB") as caught:
+        start(SHAPE)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    free["bytes"] = 10**9
+    with pytest.raises(OSError, match=r"for 2\.0 GB"):
+        start((1000, 1000, 200))
+    assert not list(tmp_path.iterdir())
+    free["bytes"] = 5 * 24 * 2
+    start(SHAPE)
+    assert path.exists()

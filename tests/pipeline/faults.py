@@ -6,7 +6,11 @@ The dataset is a small form of the built-in one. An uninterrupted `dvc repro` gi
 pipelines start in empty workspaces and are killed at random moments. After each kill `dvc repro` runs again until the
 pipeline ends. Every stage is killed, by SIGINT, SIGTERM and SIGKILL, alone or with dvc's whole process group. After
 each kill every output in the workspace has to be complete. After each pipeline every output has to have the expected
-hash. The module writes the results to the file and a table into docs/reliability.md.
+hash. A run is one part of the results, and another seed gives another part. Parts can run at the same time. The module
+writes the part to the file, in place of the part with the same seed, and the sums of all parts into
+docs/reliability.md.
+
+    benchmarks/faults.json    {"parts": [{"seed": int, "commit": str, counts}, ...]}, sorted by seed
 """
 
 import argparse
@@ -28,7 +32,7 @@ from pathlib import Path
 import psutil
 from ruamel.yaml import YAML
 
-from captioner.base.files import digest, write_json, write_text
+from captioner.base.files import digest, read_json, write_json, write_text
 from tests.support.workspaces import ROOT, TINY, Workspace
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
@@ -262,10 +266,12 @@ def small_workspace(folder: Path) -> Path:
     return Workspace(folder, **{key.replace(".", "__"): value for key, value in SMALL.items()}).folder
 
 
-def record(report: Report, command: str) -> dict:
-    """Return the content of the results file."""
+def record(report: Report, seed: int) -> dict:
+    """Return the part of a run, for the results file."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return {
-        "command": command,
+        "seed": seed,
+        "commit": commit.stdout.strip(),
         "kills": report.kills.total(),
         "kills of the stage alone": report.alone,
         "kills by stage": {
@@ -281,18 +287,40 @@ def record(report: Report, command: str) -> dict:
     }
 
 
+def with_part(results: dict, part: dict) -> dict:
+    """Return the results with the part, in place of one with its seed."""
+    parts = [each for each in results["parts"] if each["seed"] != part["seed"]]
+    return {"parts": sorted([*parts, part], key=lambda each: each["seed"])}
+
+
+def sums(parts: list[dict]) -> dict:
+    """Return the sum of every count over the parts."""
+    totals = {key: sum(part[key] for part in parts) for key, value in parts[0].items() if isinstance(value, int)}
+    by_stage = {
+        stage: {
+            each.name: sum(part["kills by stage"].get(stage, {}).get(each.name, 0) for part in parts)
+            for each in SIGNALS
+        }
+        for stage in dict.fromkeys(stage for part in parts for stage in part["kills by stage"])
+    }
+    return {**totals, "kills by stage": by_stage}
+
+
 def table_of(results: dict) -> str:
     """Return the results as the text in DOCUMENT."""
+    parts = results["parts"]
+    seeds = ", ".join(f"SEED={part['seed']}" for part in parts)
+    results = sums(parts)
     rows = [["killed", *(each.name for each in SIGNALS)], ["---"] * 4]
     rows += [[name, *counts.values()] for name, counts in results["kills by stage"].items()]
     return "\n".join(
         [
-            f"`{results['command']}` killed {results['kills']} times: {results['kills of the stage alone']} times the "
-            f"stage's process alone, otherwise the whole process group of dvc. {results['pipelines']} pipelines needed "
-            f"{results['runs of dvc repro']} runs of `dvc repro`; {results['runs that went on after an epoch']} runs "
-            f"resumed after an epoch, {results['runs that found dvc.lock cut']} had a dvc.lock that a kill of dvc had "
-            f"cut off. {results['outputs compared']} outputs were compared; mismatches: {results['mismatches']}, other "
-            f"faults: {results['other faults']}.",
+            f"`make fault-test` ({seeds}) killed {results['kills']} times: {results['kills of the stage alone']} times "
+            f"the stage's process alone, otherwise the whole process group of dvc. {results['pipelines']} pipelines "
+            f"needed {results['runs of dvc repro']} runs of `dvc repro`; {results['runs that went on after an epoch']} "
+            f"runs resumed after an epoch, {results['runs that found dvc.lock cut']} had a dvc.lock that a kill of dvc "
+            f"had cut off. {results['outputs compared']} outputs were compared; mismatches: {results['mismatches']}, "
+            f"other faults: {results['other faults']}.",
             "",
             *(f"| {' | '.join(map(str, row))} |" for row in rows),
         ]
@@ -323,7 +351,8 @@ def main() -> None:
         if not report.faults:
             shutil.rmtree(place)
         wanted = {stage: max(0, count - report.at(stage)) for stage, count in quotas(options.kills).items()}
-    results = record(report, f"make fault-test KILLS={options.kills} SEED={options.seed}")
+    results = read_json(options.out) if options.out.exists() else {"parts": []}
+    results = with_part(results, record(report, options.seed))
     write_json(options.out, results)
     print("\n" + table_of(results))
     if options.out == RESULTS:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.pipeline.faults import DOCUMENT, MARK, RESULTS, table_of
+from tests.pipeline.faults import DOCUMENT, MARK, RESULTS, sums, table_of, with_part
 from tests.support.workspaces import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,8 +64,20 @@ def test_the_figures_of_the_fault_test_are_those_of_the_committed_results():
         return
     results = json.loads(RESULTS.read_text())
     assert shown.strip() == table_of(results)
+    results = sums(results["parts"])
     assert results["mismatches"] == results["other faults"] == 0
     assert sum(sum(counts.values()) for counts in results["kills by stage"].values()) == results["kills"] >= 50
+
+
+def test_parts_of_the_fault_test_add_up_and_replace_those_of_their_seed():
+    def part(seed, kills):
+        return {"seed": seed, "commit": "abc", "kills": kills, "kills by stage": {"train": {"SIGINT": kills}}}
+
+    results = with_part(with_part({"parts": [part(2, 5)]}, part(1, 3)), part(2, 7))
+    assert [(each["seed"], each["kills"]) for each in results["parts"]] == [(1, 3), (2, 7)]
+    added = sums(results["parts"])
+    assert added["kills"] == added["kills by stage"]["train"]["SIGINT"] == 10
+    assert added["kills by stage"]["train"]["SIGKILL"] == 0
 
 
 def test_the_tests_that_the_reliability_page_names_exist():

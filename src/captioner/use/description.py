@@ -82,11 +82,6 @@ def describe_photo(
                 "total": round(float(beams.totals[place]), DIGITS),
             }
         )
-    notes = [NO_ATTENTION] if weights is None else []
-    if beams.agreement is None:
-        notes.append(NO_CAPTIONS)
-    elif not consensus:
-        notes.append(NO_WEIGHT)
     photo = {"width": width, "height": height, "fit": describe.card.image["fit"]}
     return {
         "caption": captions[0]["caption"],
@@ -98,8 +93,18 @@ def describe_photo(
         else [{"share": round(share, DIGITS), "captions": texts} for share, texts in similar],
         "photo": photo | ({"preview": _data_url(pixels)} if preview else {}),
         "search": {"beam": beam, "length_penalty": length_penalty, "consensus": consensus},
-        "notes": notes,
+        "notes": _notes(weights is not None, beams.agreement is not None, consensus),
     }
+
+
+def _notes(has_attention: bool, has_captions: bool, consensus: float) -> list[str]:
+    """Return sentences about what the model or this search lacks."""
+    notes = [] if has_attention else [NO_ATTENTION]
+    if not has_captions:
+        notes.append(NO_CAPTIONS)
+    elif not consensus:
+        notes.append(NO_WEIGHT)
+    return notes
 
 
 def _pieces(vocabulary: Vocabulary, ids: list[int]) -> list[str]:

@@ -43,6 +43,85 @@ LIMIT = 120  # seconds of processor time of a process; a mutant may loop forever
 TIMEOUT = 3600.0  # seconds; only for a mutant that waits forever, because tests take long on a busy machine
 STOPPED = ("timeout", "exit 152")  # how the output ends at a limit; 152 is 128 + SIGXCPU
 LEFT_OUT = re.compile(r"ReplaceBinaryOperator_BitOr_")
+# Why a mutant changes nothing that a user can see: (module, operator, the changed line) -> reason.
+EQUIVALENT = {
+    (
+        "base/params.py",
+        "ReplaceComparisonOperator_Eq_GtE",
+        "complete = dataclasses.is_dataclass(hint) and {f.name for f in dataclasses.fields(hint)} >= set(values[name])",
+    ): "The schema requires every field of a class, so no class has a field that the section lacks.",
+    (
+        "base/params.py",
+        "NumberReplacer",
+        'return f" (did you mean {near[ -1]}?)" if near else f" (known here: {\', \'.join(known)})"',
+    ): "The list has one entry.",
+    (
+        "captions/vocabulary.py",
+        "ReplaceUnaryOperator_USub_Invert",
+        "ranked = sorted((~count, word) for word, count in counts.items() "
+        "if count >= min_count and word not in SPECIAL)",
+    ): "~count is -count - 1, so the order is the same.",
+    (
+        "vision/store.py",
+        "ReplaceComparisonOperator_Eq_Is",
+        "torch.uint8 if self._dataset.dtype is np.uint8 else torch.float16",
+    ): "float16 holds every byte exactly, and HDF5 converts it back.",
+    (
+        "scoring/cider.py",
+        "NumberReplacer",
+        "REFERENCES_AT_ONCE = 1025  # compared in one step; bounds the memory of a large batch",
+    ): "The size of a step changes no score.",
+    (
+        "scoring/cider.py",
+        "ReplaceBinaryOperator_LShift_Pow",
+        "FILTER = 1 ** 16  # entries of a table, a power of 2, more than a batch has n-grams",
+    ): "The table then rules out no n-gram, and the exact comparison after it does. Only the time differs.",
+    (
+        "scoring/cider.py",
+        "ReplaceComparisonOperator_Gt_GtE",
+        "shared = known[id] >= 0  # the others are in no reference",
+    ): "An n-gram in no reference adds 0. Only the time differs.",
+    (
+        "scoring/cider.py",
+        "ReplaceComparisonOperator_Lt_Gt",
+        "order = (keys & ((1 << bits) - 1)).astype(np.int32 if bits > 32 else np.int64)",
+    ): "The places are the same for less than 2 ** 31 keys. Only the memory differs.",
+    (
+        "model/search.py",
+        "NumberReplacer",
+        "LOOK_EVERY = 3  # words drawn between checks whether all captions have ended; each check waits for a GPU",
+    ): "The number of checks changes no caption.",
+    (
+        "model/search.py",
+        "AddNot",
+        'return 1 if not device.type == "cpu" else LOOK_EVERY',
+    ): "The number of checks changes no caption.",
+    (
+        "model/search.py",
+        "NumberReplacer",
+        "return torch.searchsorted(below, at, right=True).squeeze(-1).clamp(max=below.shape[-1] - 0)",
+    ): "`at` is below the last sum, so the clamp only matters for logits that are not a number.",
+    (
+        "model/lstm.py",
+        "ReplaceTrueWithFalse",
+        "for (start, end), (_, last) in zip(reversed(steps), reversed(before), strict=False):",
+    ): "Both lists have one entry for each step.",
+    (
+        "model/consensus.py",
+        "NumberReplacer",
+        "BLOCK = 63  # training images that are ruled out together in the search for the nearest",
+    ): "The size of a block changes no place.",
+    (
+        "model/consensus.py",
+        "ReplaceComparisonOperator_NotEq_Gt",
+        "words = tokens > PAD",
+    ): "PAD is the smallest id.",
+    (
+        "model/consensus.py",
+        "ReplaceComparisonOperator_LtE_NotEq",
+        "if blocks != count:",
+    ): "The full sort and the blocks give the same places. Only the time differs.",
+}
 
 
 def run(module: str, *, sample: int, seed: int, python: str) -> dict[str, Any]:
@@ -99,14 +178,29 @@ def _place(item: tuple[str, Any]) -> tuple[Any, ...]:
     return (mutation.start_pos, mutation.operator_name, mutation.occurrence)
 
 
+def equivalent(module: str, survivor: dict[str, Any]) -> bool:
+    """Return whether EQUIVALENT has a reason for a survivor."""
+    changed = [line[1:].strip() for line in survivor["diff"] if line.startswith("+")]
+    return any((module, survivor["operator"], line) in EQUIVALENT for line in changed)
+
+
 def table_of(records: dict[str, Any]) -> str:
     """Return the table of docs/reliability.md."""
     from benchmarks.page import table
 
-    rows = [[f"`{module}`", f"{each['mutants']}", f"{each['killed']}"] for module, each in records.items()]
-    total, killed = (sum(each[key] for each in records.values()) for key in ("mutants", "killed"))
-    rows.append(["all", f"{total}", f"{killed} ({100 * killed / total:.0f} %)"])
-    return table(["module", "mutants drawn", "killed"], rows)
+    counted = {
+        module: [
+            each["mutants"],
+            each["killed"],
+            each.get("stopped", "not counted"),
+            sum(equivalent(module, survivor) for survivor in each["survivors"]),
+        ]
+        for module, each in records.items()
+    }
+    rows = [[f"`{module}`", *map(str, counts)] for module, counts in counted.items()]
+    total, killed, same = (sum(counts[at] for counts in counted.values()) for at in (0, 1, 3))
+    rows.append(["all", f"{total}", f"{killed} ({100 * killed / total:.1f} %)", "", f"{same}"])
+    return table(["module", "mutants drawn", "killed", "of these by a limit of time", "equivalent"], rows)
 
 
 def main() -> None:

@@ -78,17 +78,17 @@ def test_a_copy_has_weights_of_its_own_in_the_layout_of_cudnn(monkeypatch):
     assert lstm.over(x, (h, c), steps).ne(0).any()
 
 
-class OnCuda(torch.Tensor):
-    """A tensor on the CPU that says it is on a GPU, to run what is written for one."""
+class OnGpu:
+    """Stands for a tensor on a GPU, where there is none; what `float` returns is on the CPU."""
 
-    @property
-    def device(self):
-        return torch.device("cuda")
+    device = torch.device("cuda")
+
+    def __init__(self, values):
+        self.float = values.float
 
 
 @torch.no_grad()
-def test_what_runs_on_a_gpu_computes_the_same():
+def test_what_is_written_for_a_gpu_computes_the_same():
     lstm, x, h, c, steps = problem([4, 4, 2, 1], 4, torch.float32)
-    assert_close(lstm.over(x.as_subclass(OnCuda), (h, c), steps).as_subclass(torch.Tensor), lstm.over(x, (h, c), steps))
-    for found, wanted in zip(lstm.begin(x.as_subclass(OnCuda)), lstm.begin(x), strict=True):
-        assert_close(found.as_subclass(torch.Tensor), wanted)
+    assert_close(lstm.over(OnGpu(x), (h, c), steps), lstm.over(x, (h, c), steps))
+    assert_close(lstm.begin(OnGpu(x)), lstm.begin(x))

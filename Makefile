@@ -64,8 +64,9 @@ lock: $(BIN)/.done ## make constraints.txt anew from pyproject.toml
 readme-picture: demo ## take the demo's sample picture into the docs
 	cp .demo/pictures/samples.png docs/samples.png
 
-tour: $(BIN)/.done ## execute docs/tour.ipynb at the size of the demo and save its outputs (longer than `make demo`)
-	$(BIN)/python -m dev.tour --size demo
+tour: demo ## execute docs/tour.ipynb with the cached results of the demo and save its outputs
+	rm -rf .tour
+	$(BIN)/python -m dev.tour
 
 clean: ## remove the workspaces of demo and tour, and the state of interrupted runs; data, models, DVC cache stay
 	rm -rf .demo .tour .resume

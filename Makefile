@@ -64,8 +64,9 @@ lock: $(BIN)/.done ## write constraints.txt from pyproject.toml
 readme-picture: demo ## copy the demo's sample picture into the docs
 	cp .demo/pictures/samples.png docs/samples.png
 
-tour: $(BIN)/.done ## execute docs/tour.ipynb at the size of the demo and save its outputs (longer than `make demo`)
-	$(BIN)/python -m dev.tour --size demo
+tour: demo ## execute docs/tour.ipynb with the cached results of the demo and save its outputs
+	rm -rf .tour
+	$(BIN)/python -m dev.tour
 
 clean: ## delete the workspaces of demo and tour and the resume states; keep data, models and DVC's cache
 	rm -rf .demo .tour .resume

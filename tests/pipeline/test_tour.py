@@ -4,10 +4,12 @@ import re
 
 import nbformat
 import pytest
+from ruamel.yaml import YAML
 
-from dev.tour import SAVED, TOUR, execute
+from dev.tour import TOUR, execute
+from tests.support.workspaces import ROOT, TINY
 
-LARGEST = 1_000_000  # bytes
+LARGEST = 400_000  # bytes
 
 
 def printed(cell):
@@ -48,11 +50,10 @@ def test_the_saved_notebook_names_no_file_of_a_machine(saved):
     assert not re.search(r"/(?:tmp|home|root|Users|content)/", "\n".join(texts))
 
 
-def test_the_notebook_says_which_size_its_outputs_are_of(saved):
+def test_the_saved_outputs_are_of_the_demo(saved):
     (workspace,) = (cell for cell in saved if cell.id == "workspace")
-    size = "tiny" if "shapes.train: 40\n" in printed(workspace) else "demo"
-    (sentence,) = SAVED.finditer("\n".join(cell.source for cell in saved))
-    assert sentence[0].endswith(f"`{size}`")
+    params = YAML(typ="safe").load(ROOT / "demo" / "params.yaml")
+    assert printed(workspace).splitlines() == [f"{name}: {value}" for name, value in params.items()]
 
 
 def test_the_notebook_has_ten_steps(saved):
@@ -66,8 +67,8 @@ def test_the_notebook_has_ten_steps(saved):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """The notebook's code cells, by name, after a run of size `tiny`."""
-    notebook = execute("tiny", tmp_path_factory.mktemp("tour"))
+    """The notebook's code cells, by name, after a run of the tests' tiny dataset."""
+    notebook = execute(tmp_path_factory.mktemp("tour"), TINY)
     return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
 
 

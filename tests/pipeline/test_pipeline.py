@@ -245,6 +245,7 @@ def test_a_second_clone_pulls_what_it_needs_and_trains_on_it(done, clone):
     model = "models/decoder.safetensors"
     assert digest(clone.folder / model) == outputs(done.folder)[model]
     there = [path.relative_to(clone.folder).as_posix() for path in (clone.folder / "data").rglob("*.*")]
+    needed.append("data/raw/start/start.json")
     assert sorted(path for path in there if not path.endswith(".gitignore")) == sorted(needed)
 
 

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from dev.tour import TOUR, execute
 from tests.support.workspaces import ROOT, TINY
 
-LARGEST = 500_000  # bytes
+LARGEST = 400_000  # bytes
 
 
 def printed(cell):

@@ -170,8 +170,9 @@ def _font(path: str, size: float) -> ImageFont.FreeTypeFont:
             font = ImageFont.truetype(path, possible)
         except OSError:
             continue
-        with suppress(OSError, NotImplementedError, ValueError):  # not a variable font
-            font.set_variation_by_name("Regular")  # or its default, which may be the thinnest
+        # The default of a variable font may be its thinnest variation. Other fonts raise one of these errors.
+        with suppress(OSError, NotImplementedError, ValueError):
+            font.set_variation_by_name("Regular")
         return font
     raise OSError(f"{path}: not a font that Pillow can read")
 

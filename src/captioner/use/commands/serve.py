@@ -72,9 +72,8 @@ def run(options: argparse.Namespace) -> int:
         config = uvicorn.Config(
             app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False
         )
-        with contextlib.suppress(
-            KeyboardInterrupt
-        ):  # uvicorn completes its answers, then raises the interruption again
+        # After an interruption uvicorn completes its answers, then raises it again.
+        with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
     return 0
 

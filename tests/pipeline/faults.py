@@ -335,6 +335,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="seed of the moments and the signals (default: 1)")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with SIGINT ignored
     folder, report, chance = Path(tempfile.mkdtemp(prefix="faults-")), Report(), random.Random(options.seed)
     right = small_workspace(folder / "right")
     alone = repro(right, [])

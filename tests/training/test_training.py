@@ -1111,8 +1111,10 @@ def test_finetune_that_only_spoils_gives_back_the_frozen_model(world, tmp_path, 
     (tmp_path / "captioner.safetensors").unlink()
 
 
-def test_finetune_keeps_the_share_of_the_way_with_the_best_dev_scores(world, tmp_path, monkeypatch):
-    found = iter([0.3, 0.5, 0.4, 0.3, 0.4, 0.4])
+def test_finetune_takes_the_smallest_share_of_the_way_whose_dev_score_is_as_good_as_the_best(
+    world, tmp_path, monkeypatch
+):
+    found = iter([0.1, 0.3, 0.496, 0.5, 0.4, 0.1, 0.2, 0.3, 0.494, 0.5])
     monkeypatch.setattr(finetune_stage, "dev_scores", lambda *arguments: {"BLEU-4": 0.1, "CIDEr": next(found)})
     frozen, _ = load_model(world / "decoder.safetensors")
     decoders, summaries = [], []
@@ -1122,11 +1124,12 @@ def test_finetune_keeps_the_share_of_the_way_with_the_best_dev_scores(world, tmp
         captioner, _ = load_model(tmp_path / "captioner.safetensors")
         decoders.append(captioner.decoder.state_dict())
         summaries.append(read_json(tmp_path / "finetune.json"))
-    assert summaries[0]["interpolation"] == {"share": 80, "dev CIDEr": {"60 %": 0.3, "80 %": 0.5, "100 %": 0.4}}
-    assert summaries[0]["dev, beam 3"] == {"BLEU-4": 0.1, "CIDEr": 0.5}
-    assert summaries[1]["interpolation"]["share"] == 100  # as good as 80 %
+    scores = {"20 %": 0.1, "40 %": 0.3, "60 %": 0.496, "80 %": 0.5, "100 %": 0.4}
+    assert summaries[0]["interpolation"] == {"share": 60, "dev CIDEr": scores}
+    assert summaries[0]["dev, beam 3"] == {"BLEU-4": 0.1, "CIDEr": 0.496}
+    assert summaries[1]["interpolation"]["share"] == 100  # 80 % is more than LEVEL below it
     for name, first in frozen.decoder.state_dict().items():
-        torch.testing.assert_close(decoders[0][name], first + 0.8 * (decoders[1][name] - first))
+        torch.testing.assert_close(decoders[0][name], first + 0.6 * (decoders[1][name] - first))
     assert not torch.equal(decoders[0]["embedding.weight"], decoders[1]["embedding.weight"])
     (tmp_path / "captioner.safetensors").unlink()
 

@@ -7,7 +7,7 @@ from captioner.base.errors import CaptionerError
 
 MODEL = "models/captioner.safetensors"
 BATCH = 32  # photos in a batch
-BEAM, LENGTH_PENALTY, CONSENSUS = 20, 1.0, 2.0  # as in params.yaml
+BEAM, LENGTH_PENALTY, CONSENSUS = 20, 1.0, 4.0  # as in params.yaml
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ from captioner.base.params import read_values
 from captioner.captions.dataset import CaptionedImage
 from captioner.captions.vocabulary import EOS
 from captioner.model.captioner import Captioner
-from captioner.model.consensus import Consensus
+from captioner.model.consensus import NEIGHBOURS, Consensus
 from captioner.model.generate import generate
 from captioner.model.search import beam_search as search
 from captioner.training.batches import CaptionSet
@@ -325,7 +325,11 @@ def rewards(folder: Path, images: int = 32, samples: int = 5) -> Pair:
     return Pair(batch, one_by_one, images * samples, "caption")
 
 
-@_pair("agreement of 20 beams with 60 training images, in batches", "the same, n-grams compared for each image", 10)
+@_pair(
+    f"agreement of 20 beams with {NEIGHBOURS} training images, in batches",
+    "the same, n-grams compared for each image",
+    10,
+)
 def consensus(folder: Path, images: int = 50, beams: int = 20) -> Pair:
     items = training_items()
     ids = caption_set(items, torch.clone).ids[:, :, 1:].int()

@@ -11,13 +11,15 @@
   let done = 0;
   let total = 0;
   let leftOut = 0;
+  let empty = false; // whether the last choice had no file
 
   const say = (text) => { byId("announcement").textContent = text; };
   const number = (value, digits) => value.toFixed(digits).replace("-", "−");
-  // 62 %, 4.9 %, 0.08 %, 0.0001 %: one digit that is not 0, at least
+  const inOrder = new Intl.Collator(undefined, { numeric: true }).compare; // 2.jpg before 10.jpg
+  // 62 %, 4.9 %, 0.08 %, 0.0001 %: one digit that is not 0, at least; no line ends before the sign
   const percent = (value) => {
     const digits = value >= 0.1 ? 0 : Math.min(6, Math.max(1, Math.ceil(-Math.log10(100 * value || 1))));
-    return `${value > 0 && value < 5e-9 ? "< 0.000001" : (100 * value).toFixed(digits)} %`;
+    return `${value > 0 && value < 5e-9 ? "< 0.000001" : (100 * value).toFixed(digits)}\u00a0%`;
   };
   const photos = (count) => `${count} ${count === 1 ? "photo" : "photos"}`;
   const make = (tag, className, text) => {
@@ -33,6 +35,7 @@
     const parts = [];
     if (total > 1 && done < total) parts.push(`${done} of ${photos(total)} done`);
     if (leftOut) parts.push(`left out ${leftOut} ${leftOut === 1 ? "file that is no photo" : "files that are no photos"}`);
+    if (empty) parts.push("there was no photo");
     byId("progress").textContent = parts.join("; ");
     byId("progress").hidden = !parts.length;
   };
@@ -64,6 +67,7 @@
     const list = [...files].filter((file) => !file.name.startsWith("."));
     const chosen = all ? list : list.filter(isPhoto);
     leftOut = list.length - chosen.length;
+    empty = !list.length;
     if (!chosen.length) say(leftOut ? "No photo among these files" : "There was no photo");
     const added = chosen.map(newCard);
     cards.prepend(...added.map((card) => card.element));
@@ -340,7 +344,10 @@
     const input = byId(`${name}-input`);
     byId(name).addEventListener("click", () => input.click());
     input.addEventListener("change", () => {
-      add(input.files, { all: name !== "folder" });
+      const files = [...input.files];
+      // Browsers give a folder's files in the order of the disk.
+      if (name === "folder") files.sort((a, b) => inOrder(a.webkitRelativePath, b.webkitRelativePath));
+      add(files, { all: name !== "folder" });
       input.value = "";
     });
   }
@@ -350,12 +357,15 @@
   const filesOf = async (entry) => {
     if (entry.isFile) return new Promise((resolve) => { entry.file((file) => resolve([file]), () => resolve([])); });
     const reader = entry.createReader();
-    const files = [];
-    for (;;) {
+    const entries = [];
+    for (;;) { // a browser gives up to 100 entries at a time
       const some = await new Promise((resolve) => { reader.readEntries(resolve, () => resolve([])); });
-      if (!some.length) return files;
-      for (const one of some.sort((a, b) => a.name.localeCompare(b.name))) files.push(...(await filesOf(one)));
+      if (!some.length) break;
+      entries.push(...some);
     }
+    const files = [];
+    for (const one of entries.sort((a, b) => inOrder(a.name, b.name))) files.push(...(await filesOf(one)));
+    return files;
   };
   const over = (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;

@@ -20,6 +20,7 @@ Format (schema 3): safetensors, which holds numbers and text only, so loading a 
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from captioner.base.errors import CaptionerError
 from captioner.base.files import atomic_write
@@ -40,6 +42,7 @@ SCHEMA = 3
 TIED = "decoder.output.weight"  # of a tied decoder, the file has it once, as the embedding
 EXAMPLES = "examples."  # before the names of their tensors in the file
 TYPES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int32: "I32", torch.int64: "I64"}
+DRAWING = {"kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"}  # functions that initialise weights
 
 
 class Examples(NamedTuple):
@@ -188,7 +191,7 @@ def _check_shapes(
 ) -> None:
     """Raise CaptionerError unless a file's tensors, (type, shape) by name, are those that its metadata call for."""
     try:
-        with torch.device("meta"):  # shapes without memory
+        with _ShapesOnly():
             state = _build(metadata).state_dict()
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
@@ -211,6 +214,24 @@ def _check_shapes(
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise CaptionerError(f"{path}: its tensors do not fit its metadata: {listed}; get or make it again")
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """A context in which the parameters of new modules take no memory and get no values.
+
+    torch.device("meta") does this too. But operations on it, as of random numbers, import torch's compiler, which takes
+    as long as importing torch.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__ in DRAWING:  # functions of torch.nn.init give the tensor by name, methods by place
+            return args[0] if args else kwargs["tensor"]
+        if func in (torch.empty, torch.zeros, torch.ones):
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
 def _build(metadata: Metadata) -> Captioner:

@@ -139,14 +139,14 @@ def words_of_references(references: Mapping[str, list[str]], language: str = ENG
     """Return each image's references as tokens joined by spaces; raises CaptionerError as `Cider` does."""
     if not references:
         raise CaptionerError("no references: expected at least one image with captions")
-    tokens = {}
+    joined = {}
     for image, texts in references.items():
-        tokens[image] = [words for words in (joined_tokens(text, language) for text in texts) if words]
-        if not tokens[image]:
+        joined[image] = [words for words in (joined_tokens(text, language) for text in texts) if words]
+        if not joined[image]:
             raise CaptionerError(f"{image}: no reference caption with a word in it; leave the image out")
-        if any(UNKNOWN in words.split() for words in tokens[image]):
+        if any(UNKNOWN in words.split() for words in joined[image]):
             raise CaptionerError(f"{image}: {UNKNOWN} in a reference; give the raw captions, not decoded ids")
-    return tokens
+    return joined
 
 
 def _require_same_images(references: Mapping[str, object], hypotheses: Mapping[str, object]) -> None:

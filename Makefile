@@ -44,8 +44,8 @@ bench: $(BIN)/.done ## measure speed against common alternatives, after repro; w
 bench-plain: $(BIN)/.done ## measure the pairs as on a plain CPU (AVX2, single precision)
 	$(BIN)/python -m benchmarks --plain
 
-check: lint ## check form and types, and run the tests that run no stage
-	$(BIN)/python -m pytest -q -m "not pipeline"
+check: lint ## check form and types, and run the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not pipeline and not slow"
 
 lint: $(BIN)/.done ## check form and types, and that the lists in dvc.yaml are current
 	$(BIN)/ruff check .

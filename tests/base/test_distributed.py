@@ -39,6 +39,8 @@ from tests.support.workspaces import ROOT
 from tests.support.worlds import zipped
 from tests.training.test_training import VOCABULARY, captioner_of, run, sets_of, toy, weights_of
 
+pytestmark = pytest.mark.slow
+
 LONG = {"train__epochs": 12, "train__batch": 4, "train__patience": 99}  # enough to be killed in
 IMAGES = 17  # in batches of 4: the last is of one image, so that the second process has none
 

@@ -342,6 +342,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("script", sorted((SHIPPED.parent / "stages").glob("*.py")), ids=lambda path: path.stem)
 def test_a_stage_that_is_stopped_while_it_imports_ends_with_130_and_a_line(script, sent):

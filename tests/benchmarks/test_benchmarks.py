@@ -22,6 +22,8 @@ from captioner.model.search import beam_search
 from tests.support.decoding import read_all
 from tests.support.workspaces import TINY
 
+pytestmark = pytest.mark.slow
+
 GOALS = {
     "features": 2.0,
     "train_epoch": 20,

@@ -59,6 +59,7 @@ def data(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_rows_have_the_size_that_the_feature_stage_writes(data):
     record = scale.measure()
     views = [View(f"{number}.jpg") for number in range(5)]

@@ -251,6 +251,7 @@ def test_the_page_shows_the_committed_verdicts():
         assert shown.startswith("Not judged yet")
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_told_without_a_traceback(tmp_path):
     command = [sys.executable, "-m", "dev.by_eye", "table", "--judged", str(tmp_path / "none.csv")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -85,6 +85,7 @@ def test_runs_have_the_params_of_their_row_and_what_is_there_is_not_run_again(da
     assert len(read_json(tmp_path / "record.json")["runs"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", start_study.ROWS)
 def test_the_params_of_every_row_exist_and_are_valid(row, tmp_path, monkeypatch):
     seen = {}
@@ -101,6 +102,7 @@ def test_the_params_of_every_row_exist_and_are_valid(row, tmp_path, monkeypatch)
     assert seen["arguments"] == ("repro", "validate", "evaluate")
 
 
+@pytest.mark.slow
 def test_a_record_has_the_scores_and_no_path(tmp_path, monkeypatch):
     def timed(folder, *arguments):
         for name in ("validate", "evaluate"):

@@ -29,6 +29,8 @@ from captioner.vision.encoder import END, Encoder, calibrate, fingerprint, save_
 from captioner.vision.store import View, new_store
 from tests.support.pretended_gpu import DEVICE, GPUTensor
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 WORDS = ("red", "blue", "dog", "cat", "runs", "sits")
 VOCABULARY = Vocabulary(words=WORDS, max_length=11)

@@ -21,6 +21,8 @@ from captioner.vision.store import FeatureStore, View
 from tests.support.pretended_gpu import DEVICE, GPUTensor
 from tests.support.worlds import WORDS, captioner_file, encoded, zipped
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

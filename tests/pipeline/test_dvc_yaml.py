@@ -77,6 +77,7 @@ def test_declared_code_is_what_the_script_imports(stage):
     assert declared == code | files_beside(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_script_imports_what_is_declared_and_no_more_when_it_runs(stage):
     """The closure comes from the source text; this test compares it with the imports of Python."""

@@ -161,6 +161,7 @@ def test_the_configuration_says_what_the_hub_shows(run):
     assert config["scores"]["images"] == scores["images"]
 
 
+@pytest.mark.slow
 def test_the_hubs_own_library_reads_the_card(run):
     hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
     written(run)

@@ -72,6 +72,7 @@ def test_the_picture_names_a_script_without_a_font(tmp_path, monkeypatch):
     assert heights[0] == 2 * CELL < heights[1]
 
 
+@pytest.mark.slow
 def test_no_setting_of_matplotlib_changes_a_byte(tmp_path):
     given = world(tmp_path, "a dog runs")
     draw_samples(tmp_path / "here.png", **given)

@@ -279,6 +279,7 @@ def test_it_opens_with_the_first_images_and_shows_more(visit):
     assert page.locator("#more").is_hidden()
 
 
+@pytest.mark.slow
 def test_filtering_by_word(visit):
     page = visit()
     for where, query, wanted in (
@@ -321,6 +322,7 @@ def test_an_error_leads_to_its_images(visit):
     assert page.locator("#count").inner_text().startswith(f"{COUNT - 1} of {COUNT}")
 
 
+@pytest.mark.slow
 def test_words_lead_to_the_images_that_were_counted(visit):
     page = visit()
     chips = page.locator("#errors .chips li").filter(has=page.locator(".find"))

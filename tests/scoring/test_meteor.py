@@ -27,6 +27,7 @@ java = pytest.mark.skipif(shutil.which("java") is None, reason="no java for METE
 shell = pytest.mark.skipif(os.name == "nt", reason="the stand-in for java is a shell script")
 
 
+@pytest.mark.slow
 @java
 def test_numbers_are_pycocoevalcaps_and_hold_for_draws(monkeypatch):
     from pycocoevalcap.meteor.meteor import Meteor

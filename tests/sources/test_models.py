@@ -127,6 +127,7 @@ def test_a_model_of_the_hub_is_downloaded_and_then_used_without_a_network(model,
         assert Path(path).read_bytes() == model.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_is_not_on_the_hub_is_named(server, tmp_path):
     names = ["hf:dogs/none", "hf:dogs/model@v9", "hf:dogs/empty", "hf:dogs", "hf:a/b@"]
     said = resolved(names, server, tmp_path / "hf")

@@ -1059,6 +1059,7 @@ def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path
         shutil.rmtree(tmp_path / folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_finetune_interrupted_before_in_and_after_the_change_of_objective(world, tmp_path, monkeypatch, epoch):
     recipe = {"objective": "cider", "adapt_epochs": 2, "adapt_lr": 0.02, "lr": 0.01, "epochs": 2}

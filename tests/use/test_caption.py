@@ -217,6 +217,7 @@ def test_what_is_no_photo_in_a_folder_is_left_alone(model, photos, capsys):
     assert "error" not in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_name_that_is_not_utf_8_is_captioned(model, photos, form):
     name = os.fsencode(photos) + b"/caf\xe9.png"
@@ -233,6 +234,7 @@ def test_a_name_that_is_not_utf_8_is_captioned(model, photos, form):
         assert done.stdout.startswith(name + b"\t")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(model, photos):
     reading, writing = os.pipe()
     os.close(reading)
@@ -525,6 +527,7 @@ def test_completion_is_a_script_of_the_shell(shell, part, capsys, tmp_path):
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env",
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "de_DE.ISO-8859-1", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],

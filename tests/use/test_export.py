@@ -24,6 +24,8 @@ from captioner.use.runtime import OnnxCaptioner
 from tests.support.workspaces import ROOT
 from tests.support.worlds import WORDS, captioner_file
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[True, False], ids=["attention", "pooled"])
 def exported(request, tmp_path_factory):

@@ -13,6 +13,8 @@ from captioner.use.description import describe_photo
 from tests.support.worlds import captioner_file, encoded
 from tests.use.test_server import noise
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("starlette", reason="needs the extra `serve`")
 MINUS = "\N{MINUS SIGN}"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}

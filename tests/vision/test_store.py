@@ -103,6 +103,7 @@ def test_rows_are_copies(path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_another_process_reads_the_same_rows(path, method):

@@ -19,6 +19,7 @@ from captioner.model.captioner import without_examples
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main
 from captioner.use.description import NO_ATTENTION, NO_CAPTIONS, NO_WEIGHT, describe_photo
+from captioner.use.options import CONSENSUS
 from captioner.vision.photos import load_photo
 from tests.support.worlds import captioner_file, encoded
 
@@ -89,7 +90,7 @@ def test_the_description_is_that_of_the_other_commands(models, tmp_path):
     for beam, caption in zip(found["beams"], ranked, strict=True):
         assert beam["score"] == pytest.approx(caption.score, abs=1e-4)
         assert beam["agreement"] == pytest.approx(caption.agreement, abs=1e-4)
-        assert beam["total"] == pytest.approx(caption.score + 2 * caption.agreement, abs=1e-3)
+        assert beam["total"] == pytest.approx(caption.score + CONSENSUS * caption.agreement, abs=1e-3)
         assert 0 < beam["probability"] < 1
     assert found["notes"] == []
     json.dumps(found, allow_nan=False)

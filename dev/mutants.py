@@ -56,6 +56,11 @@ EQUIVALENT = {
         'return f" (did you mean {near[ -1]}?)" if near else f" (known here: {\', \'.join(known)})"',
     ): "The list has one entry.",
     (
+        "captions/ptb.py",
+        "RemoveDecorator",
+        "",
+    ): "Without the cache the same pattern is built again, which takes time only.",
+    (
         "captions/vocabulary.py",
         "ReplaceUnaryOperator_USub_Invert",
         "ranked = sorted((~count, word) for word, count in counts.items() "
@@ -180,7 +185,8 @@ def _place(item: tuple[str, Any]) -> tuple[Any, ...]:
 
 def equivalent(module: str, survivor: dict[str, Any]) -> bool:
     """Return whether EQUIVALENT has a reason for a survivor."""
-    changed = [line[1:].strip() for line in survivor["diff"] if line.startswith("+")]
+    lines = {sign: [line[1:].strip() for line in survivor["diff"] if line[0] == sign] for sign in "+-"}
+    changed = lines["+"] or lines["-"]  # a line that is only removed stands for the change
     return any((module, survivor["operator"], line) in EQUIVALENT for line in changed)
 
 

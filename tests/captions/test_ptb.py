@@ -51,3 +51,14 @@ def test_java_gives_the_same_tokens() -> None:
 
     java = PTBTokenizer().tokenize({text: [{"caption": text}] for text in CASES if text})
     assert {text: tokens[0].split() for text, tokens in java.items()} == {t: ptb_tokens(t) for t in CASES if t}
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("AT&T", ["at", "&", "t"]),  # the first reading gives "at&t", which sorts after the text
+        ("$B&TB/A", ["$", "b", "&", "tb", "/", "a"]),  # and this one's sorts before it
+    ],
+)
+def test_tokens_that_are_several_when_they_are_read_again_are_separated(text, tokens):
+    assert ptb_tokens(text) == tokens

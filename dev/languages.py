@@ -49,7 +49,7 @@ PARAMS: dict[str, Any] = {
     "decoder.heads": 4,
     "decoder.dropout": 0.2,
     "train.batch": 16,
-    "train.epochs": 6,
+    "train.epochs": 4,
     "finetune.unfreeze_from": "conv1",
     "finetune.adapt_epochs": 0,
     "finetune.objective": "cross-entropy",
@@ -57,7 +57,7 @@ PARAMS: dict[str, Any] = {
     "finetune.epochs": 12,
     "finetune.patience": 12,
     "finetune.lr": 0.0005,
-    "finetune.encoder_lr": 0.0003,
+    "finetune.encoder_lr": 0.0006,
     "finetune.crop": 1.0,  # a caption may name what a crop leaves out
 }
 

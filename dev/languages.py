@@ -7,10 +7,10 @@ The photos are pictures of `captioner.sources.shapes` with one or two shapes. Ea
 of its language: with the shapes' sizes and without. All languages have the same pictures and the same splits.
 
 languages.json, beside this module: {"photos": int, "params": {param: value} of all runs but `captions.language`,
-"machine", "runs": {language: {"images": {split: int}, "lost": share of the characters that are in no token, "frozen"
-and "finetuned": {score: float of the test split; "equal": share of the captions that are equal to one of their
-picture's two}, "example": {"photo", "shows": in English, "reference", "frozen", "finetuned"}, "minutes": float of the
-whole pipeline}}}. The example is the first test picture with two shapes.
+"machine", "runs": {language: {"images": {split: int}, "weights": MD5 of the encoder's first weights, "lost": share of
+the characters that are in no token, "frozen" and "finetuned": {score: float of the test split; "equal": share of the
+captions that are equal to one of their picture's two}, "example": {"photo", "shows": in English, "reference", "frozen",
+"finetuned"}, "minutes": float of the whole pipeline}}}. The example is the first test picture with two shapes.
 """
 # ruff: noqa: RUF001
 
@@ -36,7 +36,7 @@ from dev.other_datasets import MODELS, read_project
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "dev/languages.json", ROOT / "docs/languages.md"
-SIZE = 64  # pixels a side
+SIZE = 96  # pixels a side
 SCORES = ("CIDEr", "BLEU-4", "ROUGE-L")
 PARAMS: dict[str, Any] = {
     "dataset.name": "own",
@@ -44,20 +44,20 @@ PARAMS: dict[str, Any] = {
     "captions.min_count": 1,
     "image.size": SIZE,
     "views.flip": False,  # the captions say left
-    "encoder.weights": "random",
+    "encoder.weights": "imagenet",
     "decoder.width": 256,
     "decoder.heads": 4,
     "decoder.dropout": 0.2,
     "train.batch": 16,
-    "train.epochs": 4,
-    "finetune.unfreeze_from": "conv1",
+    "train.epochs": 8,
+    "finetune.unfreeze_from": "layer4",
     "finetune.adapt_epochs": 0,
     "finetune.objective": "cross-entropy",
     "finetune.batch": 16,
-    "finetune.epochs": 12,
-    "finetune.patience": 12,
+    "finetune.epochs": 10,
+    "finetune.patience": 10,
     "finetune.lr": 0.0005,
-    "finetune.encoder_lr": 0.0006,
+    "finetune.encoder_lr": 0.0003,
     "finetune.crop": 1.0,  # a caption may name what a crop leaves out
 }
 
@@ -337,6 +337,7 @@ def read_run(code: str, project: Path) -> dict[str, Any]:
     truth = {item.image: item.raw for item in read_captions(project / "data/captions.jsonl") if item.image in generated}
     run: dict[str, Any] = {
         "images": found["images"],
+        "weights": read_json(project / "metrics/weights.json")["md5"],
         "lost": read_json(project / "metrics/captions.json")["lost characters"]["share"],
     }
     for model in MODELS:
@@ -382,11 +383,13 @@ def table_of(study: dict[str, Any]) -> str:
     one = next(iter(runs.values()))
     train, dev, test = (one["images"][split] for split in ("train", "dev", "test"))
     params = ", ".join(f"`{key}={as_yaml(value)}`" for key, value in study["params"].items())
+    weights = ", ".join(sorted({f"`{run['weights']}`" for run in runs.values()}))
     minutes = [run["minutes"] for run in runs.values()]
     said = (
         f"{train} pictures train, {dev} choose the epoch, and {test} test pictures are scored. The example is the "
-        f"first test picture with two shapes: {one['example']['shows']}. The params are {params}. A run took "
-        f"{min(minutes):.0f} to {max(minutes):.0f} minutes beside other programs on {study['machine']}."
+        f"first test picture with two shapes: {one['example']['shows']}. The params are {params}. The encoder "
+        f"starts from the weights of MD5 {weights}. A run took {min(minutes):.0f} to {max(minutes):.0f} minutes beside "
+        f"other programs on {study['machine']}."
     )
     head = ["language", "reference", "model", "its caption", *SCORES, "equal to a reference", "lost characters"]
     return f"{said}\n\n{table(head, rows)}"

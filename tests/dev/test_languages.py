@@ -151,6 +151,7 @@ def test_a_record_has_scores_equal_captions_and_the_first_picture_of_two_shapes(
         write_json(folder / "metrics/evaluate.json", {"frozen": scores, "finetuned": scores})
         counts = {"train": 8, "dev": 2, "test": 4}
         write_json(folder / "metrics/captions.json", {"images": counts, "lost characters": {"share": 0.0}})
+        write_json(folder / "metrics/weights.json", {"md5": "5d"})
         lines = [{"image": name, "split": "test", "raw": truth[name], "ids": [[1, 2]] * 2} for name in names]
         write_text(folder / "data/captions.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
         return "", 0, {"train": 1.02, "finetune": 2.0}
@@ -158,7 +159,7 @@ def test_a_record_has_scores_equal_captions_and_the_first_picture_of_two_shapes(
     monkeypatch.setattr(languages, "timed", timed)
     found = languages.run("tr", 14, tmp_path)
     assert (found["frozen"]["equal"], found["finetuned"]["equal"], found["lost"]) == (0.0, 1.0, 0.0)
-    assert found["finetuned"]["CIDEr"] == 2.5
+    assert (found["finetuned"]["CIDEr"], found["weights"]) == (2.5, "5d")
     at = names.index(pair)
     assert found["example"] == {
         "photo": pair,
@@ -176,6 +177,7 @@ def a_run(cider, minutes):
     example = {"photo": "photos/0001.jpg", "shows": "a star", "reference": "R", "frozen": "F", "finetuned": "T"}
     return {
         "images": {"train": 8, "dev": 1, "test": 2},
+        "weights": "5d",
         "lost": 0.0015,
         "frozen": {**scores, "equal": 0.25},
         "finetuned": {**scores, "CIDEr": 2 * cider, "equal": 0.5},
@@ -204,8 +206,8 @@ def test_the_table_has_a_line_for_each_language_and_model():
     lines = languages.table_of(study).splitlines()
     assert lines[0] == (
         "8 pictures train, 1 choose the epoch, and 2 test pictures are scored. The example is the first test picture "
-        "with two shapes: a star. The params are `views.flip=false`. A run took 2 to 5 minutes beside other programs "
-        "on M."
+        "with two shapes: a star. The params are `views.flip=false`. The encoder starts from the weights of MD5 "
+        "`5d`. A run took 2 to 5 minutes beside other programs on M."
     )
     assert lines[4] == "| German, `de` | R | frozen | F | 100.0 | 50.0 | 75.0 | 25 % | 0.15 % |"
     assert lines[5] == "|  |  | fine-tuned | T | 200.0 | 50.0 | 75.0 | 50 % |  |"

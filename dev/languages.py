@@ -274,9 +274,9 @@ def run(code: str, photos: int, folder: Path) -> dict[str, Any]:
     project = folder / "project"
     make_workspace(project, PARAMS | {"own.folder": str(folder / "own"), "captions.language": code})
     print(f"{LANGUAGES[code].name}: dvc repro validate evaluate, in {project}", flush=True)
-    said, failed, minutes = timed(project, "repro", "validate", "evaluate")
+    printed, failed, minutes = timed(project, "repro", "validate", "evaluate")
     if failed:
-        raise CaptionerError(f"{LANGUAGES[code].name}: dvc ended with {failed}:\n{said[-2000:]}")
+        raise CaptionerError(f"{LANGUAGES[code].name}: dvc ended with {failed}:\n{printed[-2000:]}")
     return read_run(code, project) | {"minutes": round(sum(minutes.values()), 1)}
 
 
@@ -331,12 +331,12 @@ def adjective(language: Language, word: str, shape: Shape, place: int) -> str:
 
 def read_run(code: str, project: Path) -> dict[str, Any]:
     """Return the record of a language from the project in which the pipeline ran."""
-    found = read_project(project, "test")
+    metrics = read_project(project, "test")
     with open(project / "metrics/test_captions.csv", encoding="utf-8", newline="") as file:
         generated = {row["image"]: row for row in csv.DictReader(file)}
     truth = {item.image: item.raw for item in read_captions(project / "data/captions.jsonl") if item.image in generated}
     run: dict[str, Any] = {
-        "images": found["images"],
+        "images": metrics["images"],
         "weights": read_json(project / "metrics/weights.json")["md5"],
         "lost": read_json(project / "metrics/captions.json")["lost characters"]["share"],
     }
@@ -345,7 +345,7 @@ def read_run(code: str, project: Path) -> dict[str, Any]:
             scored_tokens(row[model], code) in [scored_tokens(text, code) for text in truth[image]]
             for image, row in generated.items()
         )
-        run[model] = {score: found[model][score] for score in SCORES} | {"equal": round(equal / len(generated), 5)}
+        run[model] = {score: metrics[model][score] for score in SCORES} | {"equal": round(equal / len(generated), 5)}
     photo, scene = next(
         (image, scene)
         for image in sorted(generated)
@@ -385,14 +385,14 @@ def table_of(study: dict[str, Any]) -> str:
     params = ", ".join(f"`{key}={as_yaml(value)}`" for key, value in study["params"].items())
     weights = ", ".join(sorted({f"`{run['weights']}`" for run in runs.values()}))
     minutes = [run["minutes"] for run in runs.values()]
-    said = (
+    heading = (
         f"{train} pictures train, {dev} choose the epoch, and {test} test pictures are scored. The example is the "
         f"first test picture with two shapes: {one['example']['shows']}. The params are {params}. The encoder "
         f"starts from the weights of MD5 {weights}. A run took {min(minutes):.0f} to {max(minutes):.0f} minutes beside "
         f"other programs on {study['machine']}."
     )
     head = ["language", "reference", "model", "its caption", *SCORES, "equal to a reference", "lost characters"]
-    return f"{said}\n\n{table(head, rows)}"
+    return f"{heading}\n\n{table(head, rows)}"
 
 
 if __name__ == "__main__":

@@ -224,9 +224,9 @@ def run_pipeline(
             if left
         ]
         outcome = repro(folder, kills, longest=longest)
-        for stage, took in outcome.seconds.items():  # the uninterrupted run may have been on a busier machine
-            if stage != outcome.struck:
-                seconds[stage] = min(seconds.get(stage, took), took)
+        completed = list(outcome.seconds)[: None if outcome.status == 0 else -1]
+        for stage in completed:  # the uninterrupted run may have been on a busier machine
+            seconds[stage] = min(seconds[stage], outcome.seconds[stage])
         report.runs += 1
         report.resumed += "going on after epoch" in outcome.printed
         what = "no kill"

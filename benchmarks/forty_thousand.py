@@ -58,15 +58,15 @@ def measure(workspace: Path, images: int) -> dict[str, Any]:
     splits = {split: max(1, round(share * images)) for split, share in SHARES.items()}
     counts = {"train": images - sum(splits.values()), **splits}
     make_workspace(workspace, {**PARAMS, **{f"shapes.{split}": count for split, count in counts.items()}})
-    found = {}
+    result = {}
     for stage in STAGES:
-        found[stage] = cost(workspace, [sys.executable, f"stages/{stage}.py"], {})
-        print(f"{stage}: {found[stage]['seconds']:.1f} s, {found[stage]['MiB']:.0f} MiB", file=sys.stderr, flush=True)
-    found[COMMIT] = cost(workspace, [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], {})
+        result[stage] = cost(workspace, [sys.executable, f"stages/{stage}.py"], {})
+        print(f"{stage}: {result[stage]['seconds']:.1f} s, {result[stage]['MiB']:.0f} MiB", file=sys.stderr, flush=True)
+    result[COMMIT] = cost(workspace, [sys.executable, "-m", "dvc", "commit", "--force", "--quiet"], {})
     return {
         "images": dict(Counter(split for _, split in read_images(workspace / "data/images.csv"))),
         "params": PARAMS,
-        "stages": found,
+        "stages": result,
         "bytes": {name: _size(workspace / name) for name in OUTPUTS},
         "machine": machine(),
     }
@@ -82,13 +82,13 @@ def table_of(record: dict[str, Any]) -> str:
     rows = [
         [
             f"`{stage}`",
-            f"{found['seconds'] / 60:.1f}",
-            f"{1000 * found['seconds'] / total:.2f}",
-            f"{found['MiB']:,.0f}",
+            f"{result['seconds'] / 60:.1f}",
+            f"{1000 * result['seconds'] / total:.2f}",
+            f"{result['MiB']:,.0f}",
         ]
-        for stage, found in record["stages"].items()
+        for stage, result in record["stages"].items()
     ]
-    minutes = sum(found["seconds"] for found in record["stages"].values()) / 60
+    minutes = sum(result["seconds"] for result in record["stages"].values()) / 60
     rows.append(["all", f"{minutes:.1f}", f"{60_000 * minutes / total:.2f}", ""])
     splits = ", ".join(f"{count:,} {split}" for split, count in record["images"].items())
     sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in record["bytes"].items())

@@ -251,9 +251,9 @@ def table_of(record: dict[str, Any]) -> str:
     """Return the record as a table of Markdown."""
     header = ["step", "launches", "waits", "host", *(f"{name}: step, busy" for name in GPUS)]
     rows = []
-    for step, found in record["steps"].items():
-        shares = [f"{gpu['step ms']} ms, {gpu['busy share']:.0%}" for gpu in found["GPUs"].values()]
-        rows.append([step, f"{found['launches']:.0f}", f"{found['waits']:.1f}", f"{found['host ms']} ms", *shares])
+    for step, result in record["steps"].items():
+        shares = [f"{gpu['step ms']} ms, {gpu['busy share']:.0%}" for gpu in result["GPUs"].values()]
+        rows.append([step, f"{result['launches']:.0f}", f"{result['waits']:.1f}", f"{result['host ms']} ms", *shares])
     return table(header, rows)
 
 

@@ -81,16 +81,16 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def require_close(what: str, found: Tensor, wanted: Tensor, tolerance: float) -> None:
+def require_close(what: str, result: Tensor, wanted: Tensor, tolerance: float) -> None:
     """Raise Mismatch unless the difference's norm is at most `tolerance` times that of `wanted`."""
-    if found.shape != wanted.shape:
-        raise Mismatch(f"{what}: shape {tuple(found.shape)} against {tuple(wanted.shape)}")
-    difference = ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+    if result.shape != wanted.shape:
+        raise Mismatch(f"{what}: shape {tuple(result.shape)} against {tuple(wanted.shape)}")
+    difference = ((result.double() - wanted.double()).norm() / wanted.double().norm()).item()
     if not difference <= tolerance:  # not a number is a mismatch
         raise Mismatch(f"{what}: differ by {difference:.2g} of their norm, expected at most {tolerance:.2g}")
 
 
-def require_equal(what: str, found: Any, wanted: Any) -> None:
+def require_equal(what: str, result: Any, wanted: Any) -> None:
     """Raise Mismatch unless both are equal."""
-    if found != wanted:
-        raise Mismatch(f"{what}: {found!r} against {wanted!r}")
+    if result != wanted:
+        raise Mismatch(f"{what}: {result!r} against {wanted!r}")

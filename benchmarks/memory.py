@@ -70,8 +70,8 @@ def _mirror_of(raw: Path, mirror: Path) -> Path:
     """Make a mirror of the earlier downloads for the stages download and weights."""
     mirror.mkdir()
     sums = []
-    for name, kept in zip(OFFICIAL, ("images/Flickr8k_Dataset.zip", "captions.zip", "resnet18.pth"), strict=True):
-        path = raw / kept
+    for name, member in zip(OFFICIAL, ("images/Flickr8k_Dataset.zip", "captions.zip", "resnet18.pth"), strict=True):
+        path = raw / member
         if not path.exists():
             raise CaptionerError(f"{path}: not found; run `dvc repro` first")
         (mirror / name).symlink_to(path.resolve())

@@ -38,8 +38,8 @@ def measure(folder: Path, rounds: int) -> dict[str, Any]:
                 finally:
                     busy.kill()
     medians = {
-        way: {where: significant(statistics.median(values)) for where, values in found.items()}
-        for way, found in seconds.items()
+        way: {where: significant(statistics.median(values)) for where, values in result.items()}
+        for way, result in seconds.items()
     }
     return {**medians, "machine": machine()}
 

@@ -17,8 +17,8 @@ PAGE = FOLDER.parent / "docs" / "performance.md"
 def with_tables(text: str, folder: Path = FOLDER) -> str:
     """Return the page with the table of NAME.json between `<!-- NAME -->` and `<!-- end of NAME -->`."""
 
-    def filled(found: re.Match) -> str:
-        name = found[1]
+    def filled(match: re.Match) -> str:
+        name = match[1]
         path = folder / f"{name}.json"
         command = {"memory": "python -m benchmarks memory", "results_plain": "make bench-plain"}.get(name, "make bench")
         shown = TABLES[name](read_json(path)) if path.exists() else f"Not measured yet: `{command}`."
@@ -37,7 +37,7 @@ def put(page: Path, name: str, shown: str) -> None:
     old = page.read_text(encoding="utf-8")
     new, count = re.subn(
         rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)",
-        lambda found: f"{found[1]}{shown}\n{found[2]}",
+        lambda match: f"{match[1]}{shown}\n{match[2]}",
         old,
         flags=re.DOTALL,
     )
@@ -92,17 +92,17 @@ def _parts(shown: Callable[[float], str], head: list[str]) -> Callable[[dict[str
 
 def _scaling(record: dict[str, Any]) -> str:
     rows = []
-    for what, found in record.items():
-        points = zip(found["images"], found["seconds"], strict=True)
-        rows.append([what, ", ".join(f"{n} images {_duration(s)}" for n, s in points), f"{found['growth']:.2f}"])
+    for what, result in record.items():
+        points = zip(result["images"], result["seconds"], strict=True)
+        rows.append([what, ", ".join(f"{n} images {_duration(s)}" for n, s in points), f"{result['growth']:.2f}"])
     return table(["what", "time", "4x, as a multiple of four times 1x"], rows)
 
 
 def _neighbour(record: dict[str, Any]) -> str:
     rows = []
-    for way, found in record.items():
+    for way, result in record.items():
         if way != "machine":
-            alone, beside = found.values()
+            alone, beside = result.values()
             rows.append([way, _duration(alone), _duration(beside), f"{beside / alone:.2f}"])
     return table(["how threads wait", "a step alone", "beside a busy program", "ratio"], rows) + _on(
         {record["machine"]}

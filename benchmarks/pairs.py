@@ -106,11 +106,11 @@ def features(folder: Path, images: int = 128) -> Pair:
 
     ours()
     baseline()
-    found = FeatureStore(folder / "grid.h5").read(range(len(names))).float()
+    result = FeatureStore(folder / "grid.h5").read(range(len(names))).float()
     with h5py.File(folder / "tutorial.h5") as file:
         wanted = torch.from_numpy(file["features"][:]).float()
     for row, name in enumerate(names):
-        require_close(f"features of {name}", found[row], wanted[row], HALF[precision()])
+        require_close(f"features of {name}", result[row], wanted[row], HALF[precision()])
     return Pair(ours, baseline, len(names), "image")
 
 
@@ -150,11 +150,11 @@ def _train_epoch(images: int, *, each_caption: bool) -> Pair:
 
     order = torch.arange(len(samples))
     pairs = zip(cached_samples.batches(order, batch, CPU), recomputed(order).batches(order, batch, CPU), strict=True)
-    for found, wanted in pairs:
+    for result, wanted in pairs:
         require_close(
-            "features", found.rows, wanted.rows, HALF["bfloat16"]
+            "features", result.rows, wanted.rows, HALF["bfloat16"]
         )  # the store may have been computed in either precision
-        require_equal("targets", found.targets.tolist(), wanted.targets.tolist())
+        require_equal("targets", result.targets.tolist(), wanted.targets.tolist())
     require_equal("targets in all", (cached.ids > 0).sum().item(), (cached_samples.ids > 0).sum().item())
 
     mine, theirs = (Captioner(random_decoder(len(vocabulary()))) for _ in range(2))
@@ -286,20 +286,20 @@ def beam_search(folder: Path, images: int = 100) -> Pair:
         )
 
     def one(row: int) -> tuple[list[int], float]:
-        found = captioner.features(store.read([row]))
-        return tutorials.beam_search_of_one(captioner.decoder, found, max_length=longest, **setting)
+        result = captioner.features(store.read([row]))
+        return tutorials.beam_search_of_one(captioner.decoder, result, max_length=longest, **setting)
 
     def baseline() -> dict[str, str]:
         return {name: card.vocabulary.decode(one(row)[0]) for name, row in zip(names, rows, strict=True)}
 
     with torch.inference_mode():
         memory = captioner.encode(store.read(rows))
-    found = search(captioner.decoder, memory, max_length=longest, **setting)
+    result = search(captioner.decoder, memory, max_length=longest, **setting)
     for at, name in enumerate(names):
         tokens, score = one(rows[at])
-        if card.vocabulary.decode(found.tokens[at, 0].tolist()) != card.vocabulary.decode(tokens):
+        if card.vocabulary.decode(result.tokens[at, 0].tolist()) != card.vocabulary.decode(tokens):
             # captions whose scores differ only by rounding are both right
-            require_close(f"score of {name}'s caption", found.scores[at, 0], torch.tensor(score), 1e-5)
+            require_close(f"score of {name}'s caption", result.scores[at, 0], torch.tensor(score), 1e-5)
     return Pair(ours, baseline, len(names), "image")
 
 

@@ -70,9 +70,9 @@ def _shares(run: Callable[[], object], rounds: int) -> dict[str, float]:
         for _ in range(rounds):
             run()
     events = profiler.key_averages()
-    whole = sum(event.self_cpu_time_total for event in events)
+    total = sum(event.self_cpu_time_total for event in events)
     largest = sorted(events, key=lambda event: -event.self_cpu_time_total)[:SHOWN]
-    return {event.key: significant(event.self_cpu_time_total / whole, 3) for event in largest}
+    return {event.key: significant(event.self_cpu_time_total / total, 3) for event in largest}
 
 
 @torch.inference_mode()

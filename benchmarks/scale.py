@@ -96,10 +96,10 @@ def _held(make: Callable[[], Any]) -> tuple[Any, int]:
     """Return the result of `make` and the bytes of Python's memory that it takes."""
     gc.collect()
     tracemalloc.start()
-    made = make()
+    value = make()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return made, held
+    return value, held
 
 
 def _md5_rate() -> float:
@@ -148,7 +148,7 @@ def needs(record: dict[str, Any], times: dict[str, Any], splits: tuple[int, int,
 
 def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
     """Return the needs of all datasets as the table of docs/scale.md."""
-    found = {name: needs(record, times, splits) for name, splits in DATASETS.items()}
+    result = {name: needs(record, times, splits) for name, splits in DATASETS.items()}
     lines: list[tuple[str, str, Callable[[float], str]]] = [
         ("disk: photos (assumed as large as Flickr8k's)", "photos", _bytes),
         ("disk: `grid.h5`", "grid.h5", _bytes),
@@ -170,7 +170,7 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         ("report: side of a square photo in it", "report", lambda side: f"{side:.0f} px"),
     ]
     rows = [["training / dev / test images", *(" / ".join(f"{n:,}" for n in splits) for splits in DATASETS.values())]]
-    rows += [[what, *(shown(found[name][key]) for name in DATASETS)] for what, key, shown in lines]
+    rows += [[what, *(shown(result[name][key]) for name in DATASETS)] for what, key, shown in lines]
     each, step = record["bytes an image"], {name: times[name]["ours"] for name in ("train_epoch", "finetune_step")}
     rates = [
         f"{each[store] / step[name] / 1e6:.1f} MB/s in {what}"

@@ -93,6 +93,6 @@ def _grow(of: Callable[[int], Callable[[], object]], images: int, rounds: int) -
     sizes = [images * times for times in TIMES]
     of(images)()  # warm-up
     seconds = rounds_of({str(size): of(size) for size in sizes}, rounds)
-    medians = [statistics.median(found) for found in seconds.values()]
+    medians = [statistics.median(seconds_of_way) for seconds_of_way in seconds.values()]
     growth = medians[-1] / medians[0] / (sizes[-1] / sizes[0])
     return {"images": sizes, "seconds": [significant(value) for value in medians], "growth": significant(growth)}

@@ -73,7 +73,7 @@ def _medians(forms: Mapping[str, Callable[[], object]], count: int, rounds: int)
     for run in forms.values():
         run()  # the first call sets up more than later ones
     seconds = rounds_of(forms, rounds)
-    return {name: significant(statistics.median(found) / count) for name, found in seconds.items()}
+    return {name: significant(statistics.median(times) / count) for name, times in seconds.items()}
 
 
 @torch.no_grad()
@@ -235,14 +235,14 @@ def _search(rounds: int) -> dict[str, float]:
 
     def run() -> Tensor:
         memory = captioner.decoder.encode(features)
-        found = beam_search(
+        result = beam_search(
             captioner.decoder,
             memory,
             beam=4,
             max_length=card.vocabulary.max_length,
             length_penalty=1.0,
         )
-        return found.tokens[:, 0]
+        return result.tokens[:, 0]
 
     def in_half() -> Tensor:
         with half_precision(CPU):
@@ -269,12 +269,12 @@ def _cider(rounds: int) -> dict[str, float]:
     items = training_items()[:1000]
     references = {item.image: item.raw[1:] for item in items}
     captions = {item.image: item.raw[0] for item in items}
-    kept = Cider(references)
+    cider = Cider(references)
     require_close(
-        "CIDEr", torch.tensor(kept.score(captions)[0]), torch.tensor(Cider(references).score(captions)[0]), 1e-9
+        "CIDEr", torch.tensor(cider.score(captions)[0]), torch.tensor(Cider(references).score(captions)[0]), 1e-9
     )
     forms = {
-        "in use: references counted once": lambda: kept.score(captions),
+        "in use: references counted once": lambda: cider.score(captions),
         "references counted for each scoring": lambda: Cider(references).score(captions),
     }
     return _medians(forms, 1, rounds)

@@ -83,8 +83,8 @@ def caption_set(items: list[CaptionedImage], read: Callable[[Tensor], Tensor]) -
     """Return the items as a split; `read` returns their features by index."""
     views = {item.image: [row] for row, item in enumerate(items)}
     pad = [CaptionedImage(item.image, "dev", item.raw, item.ids) for item in items[:1]]  # a split may not be empty
-    whole = CaptionSet.of_splits([*items, *pad], views, read)
-    return whole["train"]
+    sets = CaptionSet.of_splits([*items, *pad], views, read)
+    return sets["train"]
 
 
 def decoding_problem(images: int) -> tuple[Captioner, Batch, Tensor]:
@@ -164,10 +164,10 @@ def require_same_gradients(
     tolerance: float = ROUNDING,
 ) -> None:
     """Raise Mismatch unless both losses and the gradients of equally named parameters are the same."""
-    found, wanted = _gradients(ours, our_loss), _gradients(theirs, their_loss)
+    result, wanted = _gradients(ours, our_loss), _gradients(theirs, their_loss)
     for name, gradient in wanted.items():
-        require_close(f"gradient of {name}", found[name], gradient, tolerance)
-    require_close("names", torch.tensor(len(found)), torch.tensor(len(wanted)), 0)
+        require_close(f"gradient of {name}", result[name], gradient, tolerance)
+    require_close("names", torch.tensor(len(result)), torch.tensor(len(wanted)), 0)
 
 
 def _gradients(module: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
@@ -175,10 +175,10 @@ def _gradients(module: nn.Module, loss: Callable[[], Tensor]) -> dict[str, Tenso
     module.zero_grad(set_to_none=True)
     value = loss()
     value.backward()
-    found = {
+    gradients = {
         name: parameter.grad.clone() for name, parameter in module.named_parameters() if parameter.grad is not None
     }
-    return {"(the loss itself)": value.detach()} | found
+    return {"(the loss itself)": value.detach()} | gradients
 
 
 def some_rows(rows: np.ndarray | list[int], store: FeatureStore) -> Callable[[Tensor], Tensor]:

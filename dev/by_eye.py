@@ -117,19 +117,19 @@ def read_judged(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
         raise CaptionerError(f"{path}: expected the columns {', '.join(columns)}, found {', '.join(judged)}")
     if len(judged) != len(rows):
         raise CaptionerError(f"{path}: {len(judged)} captions, expected {len(rows)}; `draw` writes which")
-    for line, (found, wanted) in enumerate(zip(judged.itertuples(), rows.itertuples(), strict=True), 2):
+    for line, (row, wanted) in enumerate(zip(judged.itertuples(), rows.itertuples(), strict=True), 2):
         where = f"{path}, line {line}"
-        if (found.image, found.caption) != (wanted.image, wanted.caption):
+        if (row.image, row.caption) != (wanted.image, wanted.caption):
             raise CaptionerError(
-                f"{where}: is {found.image}, {found.caption!r}; expected {wanted.image}, {wanted.caption!r}, as in "
+                f"{where}: is {row.image}, {row.caption!r}; expected {wanted.image}, {wanted.caption!r}, as in "
                 f"{GENERATED.name}: the model is another one, judge its captions anew"
             )
-        if found.verdict not in VERDICTS:
-            raise CaptionerError(f"{where}: verdict is {found.verdict!r}, expected one of {', '.join(VERDICTS)}")
-        allowed = ("",) if found.verdict == "right" else MISTAKES
-        if found.mistake not in allowed:
-            wanted_one = ", ".join(MISTAKES) if found.verdict != "right" else "nothing, for it is right"
-            raise CaptionerError(f"{where}: mistake is {found.mistake!r}, expected {wanted_one}")
+        if row.verdict not in VERDICTS:
+            raise CaptionerError(f"{where}: verdict is {row.verdict!r}, expected one of {', '.join(VERDICTS)}")
+        allowed = ("",) if row.verdict == "right" else MISTAKES
+        if row.mistake not in allowed:
+            wanted_one = ", ".join(MISTAKES) if row.verdict != "right" else "nothing, for it is right"
+            raise CaptionerError(f"{where}: mistake is {row.mistake!r}, expected {wanted_one}")
     return rows.assign(verdict=judged["verdict"], mistake=judged["mistake"])
 
 
@@ -147,12 +147,12 @@ def separation(judged: pd.DataFrame, references: Mapping[str, list[str]]) -> dic
     if right.all() or not right.any():
         raise CaptionerError(f"{right.sum()} right and {(~right).sum()} wrong captions; expected at least one of each")
     truth = {image: [joined_tokens(text) for text in references[image]] for image in pairs["image"]}
-    absent, said, had, agreed = count_words(
+    absent, content, had, agreed = count_words(
         truth, {image: joined_tokens(text) for image, text in zip(pairs["image"], pairs["caption"], strict=True)}
     ).T
     scores = {
         "CIDEr": pairs["CIDEr"].to_numpy(float),
-        f"1 - {ABSENT}": (said - absent) / np.maximum(1, said),
+        f"1 - {ABSENT}": (content - absent) / np.maximum(1, content),
         AGREED: had / np.maximum(1, agreed),
     }
     order = {name: _in_order(each[right], each[~right]) for name, each in scores.items()}
@@ -202,13 +202,13 @@ def table_of(judged: pd.DataFrame) -> str:
 def separation_table(record: Mapping[str, Any]) -> str:
     """Return the record of by_eye.json as the second table of docs/metrics.md."""
 
-    def cell(found: Mapping[str, float], sign: str) -> str:
-        value, low, high = (f"{100 * found[key]:{sign}.1f}".replace("-", MINUS) for key in ("value", "from", "to"))
+    def cell(result: Mapping[str, float], sign: str) -> str:
+        value, low, high = (f"{100 * result[key]:{sign}.1f}".replace("-", MINUS) for key in ("value", "from", "to"))
         return f"{value} ({low} to {high})"
 
     rows = [
-        [name, cell(found, ""), cell(record["AUC - CIDEr's"][name], "+") if name in record["AUC - CIDEr's"] else ""]
-        for name, found in record["AUC"].items()
+        [name, cell(result, ""), cell(record["AUC - CIDEr's"][name], "+") if name in record["AUC - CIDEr's"] else ""]
+        for name, result in record["AUC"].items()
     ]
     pair = f"fine-tuned: {record['right']} right against {record['wrong']} wrong, x100"
     head = [pair, "AUC (95 %)", "less CIDEr's (95 %)"]

@@ -34,15 +34,15 @@ def project() -> dict[str, Any]:
 
 def requirements_of(extra: str, table: dict[str, Any]) -> list[str]:
     """Return the requirements of an extra, with those of the extras that it names."""
-    found = []
+    requirements = []
     for text in table["optional-dependencies"][extra]:
         requirement = Requirement(text)
         if requirement.name == table["name"]:
             for name in sorted(requirement.extras):
-                found += requirements_of(name, table)
+                requirements += requirements_of(name, table)
         else:
-            found.append(text)
-    return found
+            requirements.append(text)
+    return requirements
 
 
 def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
@@ -50,7 +50,7 @@ def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
 
     Distributions that only an unused extra requires, or that are not installed, are left out.
     """
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     seen: set[tuple[str, str]] = set()  # names with the extra whose requirements were followed
     waiting = [(Requirement(text), "") for text in requirements]
     while waiting:
@@ -59,14 +59,14 @@ def closure(requirements: Iterable[str]) -> dict[str, Distribution]:
             continue
         name = canonicalize_name(requirement.name)
         try:
-            found[name] = distribution(name)
+            distributions[name] = distribution(name)
         except PackageNotFoundError:
             continue
         for each in {"", *requirement.extras}:
             if (name, each) not in seen:
                 seen.add((name, each))
-                waiting += [(Requirement(text), each) for text in found[name].requires or []]
-    return found
+                waiting += [(Requirement(text), each) for text in distributions[name].requires or []]
+    return distributions
 
 
 def modules_of(names: Iterable[str]) -> set[str]:

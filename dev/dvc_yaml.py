@@ -42,13 +42,13 @@ def import_closure(script: Path) -> set[str]:
 
 def files_beside(modules: set[str]) -> set[str]:
     """Return the files beside a module that this module names, as paths in the project."""
-    found = set()
+    files = set()
     for module in modules:
         text = (ROOT / module).read_text(encoding="utf-8")
         for path in (ROOT / module).parent.iterdir():
             if path.suffix in BESIDE and path.name not in UNTRACKED and f'"{path.name}"' in text:
-                found.add(path.relative_to(ROOT).as_posix())
-    return found
+                files.add(path.relative_to(ROOT).as_posix())
+    return files
 
 
 def params_of(script: Path) -> list[str]:

@@ -152,9 +152,9 @@ def run(folder: Path, scale: str, name: str, seed: int, until: str = STAGES[-1])
     dvc(folder, "exp", "remove", experiment)  # of an earlier run; without one, this fails and does no harm
     settings = [part for key, value in {**changes, "seed": seed}.items() for part in ("-S", f"{key}={as_yaml(value)}")]
     print(f"{name}, seed {seed}: dvc exp run --temp --name {experiment} {' '.join(settings)} {until}", flush=True)
-    said, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, until)
+    output, code, minutes = timed(folder, "exp", "run", "--temp", "--name", experiment, *settings, until)
     if code:
-        raise CaptionerError(f"{name}, seed {seed}: dvc ended with {code}:\n{said[-2000:]}")
+        raise CaptionerError(f"{name}, seed {seed}: dvc ended with {code}:\n{output[-2000:]}")
     shown = json.loads(dvc(folder, "exp", "show", "--json", "--num", "1").stdout)
     return {
         "row": name,
@@ -241,8 +241,8 @@ def params_hash(scale: str, changes: dict[str, Any], seed: int, until: str = STA
         if isinstance(keys, dict):
             flat |= {f"{section}.{key}": value for key, value in keys.items()}
     flat |= (SHORT if scale == "shapes" else {}) | changes
-    kept = {key: value for key, value in sorted(flat.items()) if key.partition(".")[0] not in ignored}
-    return hashlib.md5(json.dumps(kept).encode()).hexdigest()
+    relevant = {key: value for key, value in sorted(flat.items()) if key.partition(".")[0] not in ignored}
+    return hashlib.md5(json.dumps(relevant).encode()).hexdigest()
 
 
 def of_these_params(record: dict[str, Any], scale: str) -> bool:
@@ -304,13 +304,13 @@ def validate_table(scale: str, records: list[dict[str, Any]]) -> str:
     for name in ROWS[scale]:
         runs = sorted((each for each in scored if each["row"] == name), key=lambda each: each["seed"])
         for model in MODELS if runs else ():
-            found = [each["scores"]["validate"][model] for each in runs]
-            scores = [mean_and_range([100 * each[key] for each in found]) for key in ("CIDEr", "BLEU-4", "ROUGE-L")]
-            meteor = [100 * each["METEOR"] for each in found if "METEOR" in each]
-            language = [mean_and_range([each["vocabulary"] for each in found], digits=0)]
-            language += [mean_and_range([100 * each[key] for each in found]) for key in SHARES]
-            language += [mean_and_range([each["mean length"] for each in found])]
-            language += [mean_and_range([100 * each[key] for each in found if key in each]) for key in words]
+            results = [each["scores"]["validate"][model] for each in runs]
+            scores = [mean_and_range([100 * each[key] for each in results]) for key in ("CIDEr", "BLEU-4", "ROUGE-L")]
+            meteor = [100 * each["METEOR"] for each in results if "METEOR" in each]
+            language = [mean_and_range([each["vocabulary"] for each in results], digits=0)]
+            language += [mean_and_range([100 * each[key] for each in results]) for key in SHARES]
+            language += [mean_and_range([each["mean length"] for each in results])]
+            language += [mean_and_range([100 * each[key] for each in results if key in each]) for key in words]
             seeds = ", ".join(str(each["seed"]) for each in runs)
             rows.append([name, model, *scores, mean_and_range(meteor), *language, seeds])
     head = ["row", "model", "CIDEr", "BLEU-4", "ROUGE-L", "METEOR", "words used", "distinct", "copied", "length"]

@@ -102,19 +102,19 @@ def scores_of(pairs: list[Judged]) -> dict[str, np.ndarray]:
     _, each = cider.score({at: pair.caption for at, pair in items.items()})
     captions = {at: joined_tokens(pair.caption) for at, pair in items.items()}
     listed = {at: [caption] for at, caption in captions.items()}
-    found: dict[str, Any] = {
+    scores: dict[str, Any] = {
         "BLEU-4": Bleu(4).compute_score(cider.references, listed, verbose=0)[1][3],
         "ROUGE-L": Rouge().compute_score(cider.references, listed)[1],
     }
     try:
-        found["METEOR"] = list(meteor(cider.references, captions).each.values())
+        scores["METEOR"] = list(meteor(cider.references, captions).each.values())
     except MeteorUnavailable as cause:
         print(f"METEOR is left out: {cause}", file=sys.stderr)
-    found["CIDEr"] = list(each.values())
-    absent, said, had, agreed = count_words(cider.references, captions).T
-    found[f"1 - {ABSENT}"] = (said - absent) / np.maximum(1, said)  # an empty caption is not right
-    found[AGREED] = had / np.maximum(1, agreed)
-    return {name: np.asarray(values, np.float64) for name, values in found.items()}
+    scores["CIDEr"] = list(each.values())
+    absent, content, had, agreed = count_words(cider.references, captions).T
+    scores[f"1 - {ABSENT}"] = (content - absent) / np.maximum(1, content)  # an empty caption is not right
+    scores[AGREED] = had / np.maximum(1, agreed)
+    return {name: np.asarray(values, np.float64) for name, values in scores.items()}
 
 
 def tau(scores: np.ndarray, grades: np.ndarray) -> tuple[float, float]:
@@ -154,11 +154,11 @@ def correlations(pairs: list[Judged], scores: Mapping[str, np.ndarray]) -> dict[
     def of_experts(chosen: Any) -> np.ndarray:
         return np.mean([tau(*grades[chosen][:, two].T) for two in ([0, 1], [0, 2], [1, 2])], axis=0)
 
-    found = {
+    result = {
         name: record(lambda chosen, each=each: tau(np.repeat(each[chosen], 3), grades[chosen].ravel()))
         for name, each in scores.items()
     }
-    return found | {EXPERTS: record(of_experts)}
+    return result | {EXPERTS: record(of_experts)}
 
 
 def measure(path: Path) -> dict[str, Any]:
@@ -178,19 +178,19 @@ def measure(path: Path) -> dict[str, Any]:
 def table_of(record: dict[str, Any]) -> str:
     """Return the record as the table of docs/metrics.md."""
     rows = []
-    for name, found in record["tau"].items():
-        b, c, low, high = (f"{100 * found[key]:.1f}" for key in ("b", "c", "c from", "c to"))
+    for name, result in record["tau"].items():
+        b, c, low, high = (f"{100 * result[key]:.1f}" for key in ("b", "c", "c from", "c to"))
         rows.append([name, b, f"{c} ({low} to {high})", f"{PUBLISHED[name]}" if name in PUBLISHED else ""])
     rows += [[name, "", "", f"{value}"] for name, value in PUBLISHED.items() if name not in record["tau"]]
     head = ["x100", "tau-b", "tau-c (95% over images)", f"published tau-c, {PUBLISHED_PAIRS:,} pairs"]
-    said = f"{record['pairs']:,} pairs of {record['images']:,} images, {3 * record['pairs']:,} judgements"
-    said += f"; {record['left out']:,} pairs left out, whose caption is the image's own."
+    caption = f"{record['pairs']:,} pairs of {record['images']:,} images, {3 * record['pairs']:,} judgements"
+    caption += f"; {record['left out']:,} pairs left out, whose caption is the image's own."
     if not record["official"]:
-        said += (
+        caption += (
             " The captions archive is not the official one and lacks some of the images, so our figures are of fewer"
         )
-        said += " pairs than the published ones."
-    return f"{table(head, rows)}\n\n{said}"
+        caption += " pairs than the published ones."
+    return f"{table(head, rows)}\n\n{caption}"
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def fingerprint(path: Path) -> str:
 
 def outputs() -> dict[str, str]:
     """Run every variant, return the fingerprint of each output."""
-    found = {}
+    hashes = {}
     for name, changes in VARIANTS.items():
         with tempfile.TemporaryDirectory() as folder:
             make_workspace(Path(folder), SMALL | changes)
@@ -55,8 +55,8 @@ def outputs() -> dict[str, str]:
             for top in FOLDERS:
                 for path in sorted(Path(folder, top).rglob("*")):
                     if path.is_file() and path.name != ".gitignore":
-                        found[f"{name}: {path.relative_to(folder).as_posix()}"] = fingerprint(path)
-    return found
+                        hashes[f"{name}: {path.relative_to(folder).as_posix()}"] = fingerprint(path)
+    return hashes
 
 
 def main() -> None:
@@ -65,13 +65,13 @@ def main() -> None:
     parser.add_argument("action", choices=("save", "compare"))
     parser.add_argument("file", type=Path)
     options = parser.parse_args()
-    found = outputs()
+    hashes = outputs()
     if options.action == "save":
-        options.file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        options.file.write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
         return
     before = json.loads(options.file.read_text(encoding="utf-8"))
-    different = sorted(name for name in before.keys() | found.keys() if before.get(name) != found.get(name))
-    print(*(f"differs: {name}" for name in different), f"{len(found)} outputs, {len(different)} differ", sep="\n")
+    different = sorted(name for name in before.keys() | hashes.keys() if before.get(name) != hashes.get(name))
+    print(*(f"differs: {name}" for name in different), f"{len(hashes)} outputs, {len(different)} differ", sep="\n")
     sys.exit(1 if different else 0)
 
 

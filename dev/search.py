@@ -78,7 +78,7 @@ def main() -> None:
     dev = [item for item in items if item.split == "dev" and item.image in stores["fine-tuned"].rows]
 
     @cache
-    def found(model: str, beam: int, penalty: float) -> list[np.ndarray]:
+    def result(model: str, beam: int, penalty: float) -> list[np.ndarray]:
         """Return the candidates: features [N, D], tokens [N, K, T] and scores [N, K] of all beams."""
         rows = np.array([stores[model].rows[item.image] for item in dev])
         parts: list[tuple[np.ndarray, ...]] = []
@@ -107,15 +107,15 @@ def main() -> None:
 
     records = []
     for each in settings():
-        features, tokens, scores = found(each.model, each.beam, each.penalty)
+        features, tokens, scores = result(each.model, each.beam, each.penalty)
         chooser = consensus(each.model, each.neighbours, each.sharpness)
         places = chooser.choose(features, tokens, scores, weight=each.consensus)
-        told = {
+        captions_of_images = {
             item.image: vocabulary.decode(beams[place])
             for item, beams, place in zip(dev, tokens.tolist(), places, strict=True)
         }
-        scored = score_all({item.image: item.raw for item in dev}, told, use_meteor=False)
-        measured = scored.corpus | diversity(told, known) | scored.words
+        scored = score_all({item.image: item.raw for item in dev}, captions_of_images, use_meteor=False)
+        measured = scored.corpus | diversity(captions_of_images, known) | scored.words
         rounded = {key: round(value, 5) for key, value in measured.items()}
         records.append(asdict(each) | rounded)
         print(records[-1], flush=True)

@@ -114,13 +114,13 @@ def chosen(images: list[dict[str, Any]], counts: dict[str, int]) -> list[dict[st
 
     Raises CaptionerError if a split has fewer.
     """
-    kept = [image for image in images if image["split"] not in counts]
+    images_of_study = [image for image in images if image["split"] not in counts]
     for split, count in counts.items():
         of = [image for image in images if image["split"] == split]
         if len(of) < count:
             raise CaptionerError(f"dataset.json: {len(of)} images in the split {split}, expected {count} or more")
-        kept += [of[number * len(of) // count] for number in range(count)]
-    return kept
+        images_of_study += [of[number * len(of) // count] for number in range(count)]
+    return images_of_study
 
 
 def run(row: str, seed: int, model: str, work: Path) -> dict[str, Any]:
@@ -132,9 +132,9 @@ def run(row: str, seed: int, model: str, work: Path) -> dict[str, Any]:
     print(f"{row}, seed {seed}: dvc repro validate evaluate, in {folder}", flush=True)
     make_workspace(folder, changes)
     dvc(folder, "config", "cache.dir", str(work / "cache"))
-    said, code, minutes = timed(folder, "repro", "validate", "evaluate")
+    output, code, minutes = timed(folder, "repro", "validate", "evaluate")
     if code:
-        raise CaptionerError(f"{row}, seed {seed}: dvc ended with {code}:\n{said[-2000:]}")
+        raise CaptionerError(f"{row}, seed {seed}: dvc ended with {code}:\n{output[-2000:]}")
     dev, test = (read_project(folder, split) for split in ("dev", "test"))
     with open(folder / "metrics/train_curve.csv", encoding="utf-8", newline="") as file:
         curve = {each["epoch"]: float(each["dev CIDEr"]) for each in csv.DictReader(file)}
@@ -173,12 +173,14 @@ def table_of(study: dict[str, Any]) -> str:
     spent = [sum(each["minutes"].values()) for each in study["runs"] if set(TRAINED) <= set(each["minutes"])]
     minutes = f" A run trained for {min(spent):.0f} to {max(spent):.0f} minutes beside other programs" if spent else ""
     machines = "; ".join(sorted({each["machine"] for each in study["runs"]}))
-    said = (
+    sentence = (
         f"{train} photos train, {dev} choose the epoch, and {test} test photos are scored. Seeds {seeds}; the params "
         f"are {params}.{minutes} on {machines}."
     )
     head = ["the decoder starts from", *(f"greedy dev CIDEr after epoch {epoch}" for epoch in EARLY), "model"]
-    return f"{said}\n\n{table([*head, *(f'{split} {score}' for split in ('dev', 'test') for score in SCORES)], rows)}"
+    return (
+        f"{sentence}\n\n{table([*head, *(f'{split} {score}' for split in ('dev', 'test') for score in SCORES)], rows)}"
+    )
 
 
 if __name__ == "__main__":

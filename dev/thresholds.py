@@ -90,7 +90,7 @@ def fifths(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(parts).round(5)
 
 
-def table_of(found: pd.DataFrame) -> str:
+def table_of(result: pd.DataFrame) -> str:
     """Return the table of docs/captioning.md."""
     rows = [
         [
@@ -99,17 +99,17 @@ def table_of(found: pd.DataFrame) -> str:
             f"{100 * line['CIDEr']:.0f}",
             f"{100 * line['above the median']:.0f} %",
         ]
-        for line in found.to_dict("records")
+        for line in result.to_dict("records")
     ]
     return table(["measure", "a fifth of the captions", "their CIDEr, x100", "above the median CIDEr"], rows)
 
 
 def main() -> None:
     """Measure and write both files."""
-    found = fifths(measure())
-    write_text(FOLDER / "thresholds.csv", found.to_csv(index=False, lineterminator="\n"))
-    put(PAGE, "thresholds", table_of(found))
-    print(found.to_string(index=False))
+    result = fifths(measure())
+    write_text(FOLDER / "thresholds.csv", result.to_csv(index=False, lineterminator="\n"))
+    put(PAGE, "thresholds", table_of(result))
+    print(result.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -49,10 +49,10 @@ def measure(generated: pd.DataFrame, references: Mapping[str, list[str]]) -> dic
     captions = {PERSON: {image: texts[0] for image, texts in tokens.items()}}
     captions |= {name: {image: joined_tokens(generated[name][image]) for image in tokens} for name in MODELS}
     scores = {}
-    for name, said in captions.items():
-        found = word_scores(others, said)
-        ends = bootstrap.intervals(found)
-        scores[name] = {key: [round(value, 4) for value in (found[key].score(), *ends[key])] for key in found}
+    for name, captions_of_model in captions.items():
+        result = word_scores(others, captions_of_model)
+        ends = bootstrap.intervals(result)
+        scores[name] = {key: [round(value, 4) for value in (result[key].score(), *ends[key])] for key in result}
     return {"images": len(tokens), "scores": scores}
 
 

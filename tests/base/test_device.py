@@ -89,8 +89,8 @@ def test_one_gpu_for_several_processes_is_refused(monkeypatch):
         select_device()
 
 
-@pytest.mark.parametrize(("wanted", "local", "found"), [("auto", None, 0), ("cuda", None, 0), ("cuda", "1", 1)])
-def test_a_gpu_is_taken_by_its_number(monkeypatch, wanted, local, found):
+@pytest.mark.parametrize(("wanted", "local", "expected"), [("auto", None, 0), ("cuda", None, 0), ("cuda", "1", 1)])
+def test_a_gpu_is_taken_by_its_number(monkeypatch, wanted, local, expected):
     """torch.ones and is_available stand in for a machine with GPUs; set_device is torch's, up to its driver."""
     taken = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -101,7 +101,7 @@ def test_a_gpu_is_taken_by_its_number(monkeypatch, wanted, local, found):
     if local:
         monkeypatch.setenv("LOCAL_RANK", local)
     assert select_device() == fake
-    assert taken == [found]
+    assert taken == [expected]
 
 
 @pytest.mark.parametrize("wanted", ["gpu", "meta", "cuda:99"])

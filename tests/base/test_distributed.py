@@ -73,8 +73,8 @@ def scenarios(folder):
     os.environ["CAPTIONER_PRECISION"] = "float32"  # what bfloat16 rounds is no measure of anything
     os.chdir(folder)
     sets = sets_of(*toy(train=IMAGES, dev=7, captions=lambda number: 1 + number % 3))
-    told = {"processes": processes(), "shares": gather([share(torch.arange(n)).tolist() for n in (5, 1)])}
-    told["first"] = gather(from_first(lambda: os.getpid()))
+    results = {"processes": processes(), "shares": gather([share(torch.arange(n)).tolist() for n in (5, 1)])}
+    results["first"] = gather(from_first(lambda: os.getpid()))
     for name, objective in (
         ("words", NextWord(label_smoothing=0.1)),
         ("rewards", Drawn(sets[0].references, VOCABULARY, samples=3)),
@@ -88,7 +88,7 @@ def scenarios(folder):
             on_epoch=lambda records, written=written: written.append(len(records)),
             start_is_candidate=True,
         )
-        told[name] = gather({"records": records, "weights": weights_of(captioner), "written": written})
+        results[name] = gather({"records": records, "weights": weights_of(captioner), "written": written})
 
     run("again", epochs=2, **again())
     if rank() == 1:  # as on a machine of its own, which has no state
@@ -96,18 +96,18 @@ def scenarios(folder):
         os.chdir("elsewhere")
     captioner, records = run("again", **again())
     os.chdir(folder)
-    told["resumed"] = gather({"records": records, "weights": weights_of(captioner)})
+    results["resumed"] = gather({"records": records, "weights": weights_of(captioner)})
 
     torch.manual_seed(5)
     seed_by_rank()
-    told["random"] = gather(torch.rand(3).tolist())
+    results["random"] = gather(torch.rand(3).tolist())
 
     items, features = toy(train=IMAGES)
     features[3] = float("nan")
     try:
         run("not finite", sets=sets_of(items, features))
     except CaptionerError as error:
-        told["not finite"] = gather(str(error).split(";")[0])
+        results["not finite"] = gather(str(error).split(";")[0])
 
     parameters = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3, 1))]
     if rank() == 0:
@@ -115,9 +115,9 @@ def scenarios(folder):
     else:
         parameters[1].grad = torch.ones(3, 1)
     means = average(parameters, Mean(torch.tensor(2.0 + rank()), 1 + rank()), Mean(torch.tensor(8.0), 1 - rank()))
-    told["average"] = gather(([mean.item() for mean in means], [parameter.grad for parameter in parameters]))
+    results["average"] = gather(([mean.item() for mean in means], [parameter.grad for parameter in parameters]))
     if rank() == 0:
-        torch.save(told, "told.pt")
+        torch.save(results, "told.pt")
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +250,8 @@ def wait_for_epoch(process):
 
 def processes_of(process):
     """Return the processes that it started to compute together, by rank."""
-    found = psutil.Process(process.pid).children(recursive=True)
-    return {each.environ()["RANK"]: each for each in found if "RANK" in each.environ()}
+    descendants = psutil.Process(process.pid).children(recursive=True)
+    return {each.environ()["RANK"]: each for each in descendants if "RANK" in each.environ()}
 
 
 @pytest.mark.pipeline
@@ -306,7 +306,7 @@ def many(make):
     return workspace, {path: outputs(workspace.folder)[path] for path in (*STORES, "metrics/features.json")}
 
 
-def made(workspace):
+def run_features(workspace):
     """Run the features stage under DVC; return what it printed and the hashes of what it made."""
     printed = workspace.dvc("repro", "--force", "--single-item", "features")
     assert not list((workspace.folder / ".resume").glob("features-*"))
@@ -318,8 +318,8 @@ def made(workspace):
 def test_two_workers_make_the_stores_of_one(many, monkeypatch):
     workspace, alone = many
     monkeypatch.setenv("CAPTIONER_PROCESSES", "2")
-    printed, found = made(workspace)
-    assert found == alone
+    printed, hashes = run_features(workspace)
+    assert hashes == alone
     assert printed.count("skipped: ") == 1
     summary = read_json(workspace.folder / "metrics/features.json")
     assert (summary["images"], summary["skipped"]) == (619, ["train_00300.jpg"])
@@ -331,10 +331,10 @@ def shard_of(workspace, row, pattern="grid-{:08d}.h5"):
 
 def wait_for(condition, seconds=600):  # of a machine that does much else
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < end
         time.sleep(0.02)
-    return found
+    return result
 
 
 @pytest.mark.pipeline
@@ -349,9 +349,9 @@ def test_a_lost_worker_loses_its_shard_alone(many):
     assert first.returncode == 0
     second.wait()
     assert [bool(shard_of(workspace, row)) for row in SHARDS] == [True, False, True]
-    printed, found = made(workspace)
+    printed, hashes = run_features(workspace)
     assert "going on: 2 of 3 shards are there" in printed
-    assert found == alone
+    assert hashes == alone
 
 
 @pytest.mark.pipeline
@@ -368,9 +368,9 @@ def test_a_killed_worker_ends_the_stage_and_what_is_whole_is_not_computed_again(
     assert not any((workspace.folder / path).exists() for path in STORES)
     left = sum(bool(shard_of(workspace, row)) for row in SHARDS)
     assert 1 <= left <= 2
-    printed, found = made(workspace)
+    printed, hashes = run_features(workspace)
     assert f"going on: {left} of 3 shards are there" in printed
-    assert found == alone
+    assert hashes == alone
 
 
 def test_processes_meet_at_an_address_that_needs_no_name(monkeypatch):

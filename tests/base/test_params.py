@@ -46,10 +46,10 @@ def refusal(folder, text):
     """Return what is said about a params file, after its own name."""
     with pytest.raises(CaptionerError) as caught:
         read(folder, text)
-    said, start = str(caught.value), f"{folder / 'params.yaml'}: "
-    assert said.startswith(start)
-    assert "\n" not in said
-    return said.removeprefix(start)
+    message, start = str(caught.value), f"{folder / 'params.yaml'}: "
+    assert message.startswith(start)
+    assert "\n" not in message
+    return message.removeprefix(start)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"train.epoch": 3}, "train.epoch: unknown key (did you mean epochs?)"),
         ({"captions.zzz": 3}, "captions.zzz: unknown key (known here: form, language,"),
@@ -156,8 +156,8 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
         ({"decoder.width": 30, "decoder.heads": 4}, "decoder.heads: must divide decoder.width"),
     ],
 )
-def test_what_cannot_be_is_refused_by_its_name(tmp_path, changes, said):
-    assert refusal(tmp_path, json.dumps(changed(changes))).startswith(said)
+def test_what_cannot_be_is_refused_by_its_name(tmp_path, changes, message):
+    assert refusal(tmp_path, json.dumps(changed(changes))).startswith(message)
 
 
 @pytest.mark.parametrize(("width", "heads", "fits"), [(36, 4, True), (32, 5, False), (512, 512, True)])
@@ -182,9 +182,9 @@ def test_all_problems_are_told_at_once(tmp_path):
 
 
 def test_heads_that_do_not_divide_the_width_are_told_with_the_other_problems(tmp_path):
-    said = refusal(tmp_path, json.dumps(changed({"decoder.width": 30, "decoder.heads": 4, "train.epochs": 0})))
-    assert "train.epochs" in said
-    assert "decoder.heads" in said
+    message = refusal(tmp_path, json.dumps(changed({"decoder.width": 30, "decoder.heads": 4, "train.epochs": 0})))
+    assert "train.epochs" in message
+    assert "decoder.heads" in message
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def start(folder, body, params=True):
 
 
 @pytest.mark.parametrize(
-    ("body", "params", "status", "said"),
+    ("body", "params", "status", "message"),
     [
         ("print(params.seed)", True, 0, ""),
         ("raise CaptionerError('a.txt: is blue')", True, 1, "error: a.txt: is blue\n"),
@@ -292,11 +292,11 @@ def start(folder, body, params=True):
         ("raise KeyboardInterrupt", True, 130, "interrupted; run again to go on\n"),
     ],
 )
-def test_a_stage_ends_with_a_status_and_a_line_of_text(tmp_path, body, params, status, said):
+def test_a_stage_ends_with_a_status_and_a_line_of_text(tmp_path, body, params, status, message):
     stage = start(tmp_path, body, params)
     out, err = stage.communicate(timeout=60)
     assert stage.returncode == status
-    assert err.startswith(said)
+    assert err.startswith(message)
     assert "Traceback" not in err
     assert out == (f"{VALUES['seed']}\n" if status == 0 else "")
 
@@ -373,9 +373,9 @@ def test_a_stop_that_python_drops_is_repeated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("level", "said"), [("quiet", ["w"]), ("normal", ["i", "w"]), ("verbose", ["d", "i", "w"]), (None, ["i", "w"])]
+    ("level", "message"), [("quiet", ["w"]), ("normal", ["i", "w"]), ("verbose", ["d", "i", "w"]), (None, ["i", "w"])]
 )
-def test_how_much_is_logged_is_the_users_choice(tmp_path, monkeypatch, level, said):
+def test_how_much_is_logged_is_the_users_choice(tmp_path, monkeypatch, level, message):
     monkeypatch.delenv("CAPTIONER_LOG", raising=False)
     if level:
         monkeypatch.setenv("CAPTIONER_LOG", level)
@@ -385,7 +385,7 @@ def test_how_much_is_logged_is_the_users_choice(tmp_path, monkeypatch, level, sa
     )
     stage = start(tmp_path, body)
     _, err = stage.communicate(timeout=60)
-    assert (stage.returncode, err.split()) == (0, said)
+    assert (stage.returncode, err.split()) == (0, message)
 
 
 def test_an_unknown_level_is_refused(tmp_path, monkeypatch):

@@ -64,8 +64,8 @@ def test_tables_show_what_was_recorded(tmp_path):
     }
     for name, record in records.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
-    found = page.with_tables(page.PAGE.read_text(encoding="utf-8"), tmp_path)
-    assert "Not measured yet" not in found
+    result = page.with_tables(page.PAGE.read_text(encoding="utf-8"), tmp_path)
+    assert "Not measured yet" not in result
     for shown in (
         "20 ms",
         "50 ms",
@@ -79,10 +79,10 @@ def test_tables_show_what_was_recorded(tmp_path):
         ": 30 ms |",
         "| as torch sets it | 2 s | 5 s | 2.50 |",
     ):
-        assert shown in found
+        assert shown in result
     for machine in ("M1", "M2", "M3", "M4", "M5", "M6"):
-        assert f"On {machine}." in found
-    assert page.with_tables(found, tmp_path) == found
+        assert f"On {machine}." in result
+    assert page.with_tables(result, tmp_path) == result
 
 
 def test_every_pair_and_its_goal_are_known():
@@ -127,7 +127,7 @@ def test_sides_take_turns():
     calls = []
     seconds = rounds_of({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 4)
     assert "".join(calls) == "abbaabba"
-    assert {name: len(found) for name, found in seconds.items()} == {"a": 4, "b": 4}
+    assert {name: len(result) for name, result in seconds.items()} == {"a": 4, "b": 4}
 
 
 def test_a_ratio_is_the_baselines_median_by_ours(monkeypatch):
@@ -139,13 +139,13 @@ def test_a_ratio_is_the_baselines_median_by_ours(monkeypatch):
     assert (record["unit"], record["rounds"]) == ("s per image", 3)
 
 
-@pytest.mark.parametrize("found", [[1.0, 2.1], [float("nan"), 2.0], [1.0, 2.0, 3.0]])
-def test_sides_that_differ_are_not_timed(found):
+@pytest.mark.parametrize("result", [[1.0, 2.1], [float("nan"), 2.0], [1.0, 2.0, 3.0]])
+def test_sides_that_differ_are_not_timed(result):
     require_close("x", torch.tensor([1.0, 2.0001]), torch.tensor([1.0, 2.0]), 1e-3)
     with pytest.raises(Mismatch, match="x"):
-        require_close("x", torch.tensor(found), torch.tensor([1.0, 2.0]), 1e-3)
+        require_close("x", torch.tensor(result), torch.tensor([1.0, 2.0]), 1e-3)
     with pytest.raises(Mismatch, match="x"):
-        require_equal("x", found, [1.0, 2.0])
+        require_equal("x", result, [1.0, 2.0])
 
 
 def test_a_mismatch_is_told_and_nothing_is_written(tmp_path, monkeypatch, capsys):
@@ -172,19 +172,19 @@ def test_the_loop_over_steps_computes_what_the_decoder_computes(decoder):
     hidden = read_all(decoder, decoder.encode(features), tokens[:, :, :-1])
     logits, targets = decoder.logits(hidden).flatten(0, 2), tokens[:, :, 1:].flatten()
     wanted = torch.nn.functional.cross_entropy(logits, targets, ignore_index=PAD)
-    found = tutorials.step_loss(tutorials.StepDecoder(decoder), features, tokens)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    result = tutorials.step_loss(tutorials.StepDecoder(decoder), features, tokens)
+    torch.testing.assert_close(result, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("beam", [1, 3])
 def test_search_of_one_image_finds_what_search_of_all_finds(decoder, beam):
     features = torch.randn(5, 4, 6)
     setting = {"beam": beam, "max_length": 7, "length_penalty": 0.7}
-    found = beam_search(decoder, decoder.encode(features), **setting)
+    result = beam_search(decoder, decoder.encode(features), **setting)
     for image in range(5):
         tokens, score = tutorials.beam_search_of_one(decoder, features[image : image + 1], **setting)
-        assert tokens == [token for token in found.tokens[image, 0].tolist() if token != PAD]
-        assert score == pytest.approx(found.scores[image, 0].item(), abs=1e-5)
+        assert tokens == [token for token in result.tokens[image, 0].tolist() if token != PAD]
+        assert score == pytest.approx(result.scores[image, 0].item(), abs=1e-5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere RLIMIT_DATA does not count what is mapped")

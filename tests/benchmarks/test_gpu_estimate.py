@@ -56,5 +56,5 @@ def test_a_step_is_counted(monkeypatch, kind, most):
     assert record["launches"] > 50
     assert min(record["TFLOP"], record["GB"], record["host ms"], record["LSTM time steps"]) > 0
     assert set(record["GPUs"]) == set(GPUS)
-    assert all(0 < found["busy share"] < 1 for found in record["GPUs"].values())
+    assert all(0 < result["busy share"] < 1 for result in record["GPUs"].values())
     assert table_of({"steps": {kind: record}}).count("\n") == 2

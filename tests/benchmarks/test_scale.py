@@ -93,14 +93,14 @@ def test_rows_have_the_size_that_the_feature_stage_writes(data):
 def test_needs_are_those_of_an_image_times_the_images():
     record = read_json(scale.RECORD)
     each = record["bytes an image"]
-    found = scale.needs(record, TIMES, (700, 200, 100))
-    assert found["grid.h5"] == 1700 * each["grid.h5"]  # those of training twice, for the mirrored ones
-    assert found["memory for CIDEr"] == 700 * each["n-grams of the references"]
-    assert found["memory for captions"] == 1000 * each["captions as Python has them"] + 900 * each["ids, padded"]
-    assert (found["features"], found["training epoch"], found["test captions"]) == pytest.approx((17, 7, 1))
+    result = scale.needs(record, TIMES, (700, 200, 100))
+    assert result["grid.h5"] == 1700 * each["grid.h5"]  # those of training twice, for the mirrored ones
+    assert result["memory for CIDEr"] == 700 * each["n-grams of the references"]
+    assert result["memory for captions"] == 1000 * each["captions as Python has them"] + 900 * each["ids, padded"]
+    assert (result["features"], result["training epoch"], result["test captions"]) == pytest.approx((17, 7, 1))
     twice = scale.needs(record, TIMES, (1400, 400, 200))
-    assert {key: twice[key] / found[key] for key in found if key != "report"} == pytest.approx(
-        dict.fromkeys(set(found) - {"report"}, 2)
+    assert {key: twice[key] / result[key] for key in result if key != "report"} == pytest.approx(
+        dict.fromkeys(set(result) - {"report"}, 2)
     )
 
 
@@ -124,13 +124,13 @@ def test_the_long_run_goes_through_every_stage(tmp_path, monkeypatch):
     record = forty_thousand.measure(tmp_path, 80)
     assert record["images"] == {"train": 76, "dev": 2, "test": 2}
     assert list(record["stages"]) == [*forty_thousand.STAGES, "dvc commit"]
-    for found in record["stages"].values():
-        assert found["seconds"] > 0
-        assert 10 < found["MiB"] < 5000
+    for result in record["stages"].values():
+        assert result["seconds"] > 0
+        assert 10 < result["MiB"] < 5000
     assert (tmp_path / "dvc.lock").exists()
     assert record["bytes"]["data/captions.jsonl"] == (tmp_path / "data/captions.jsonl").stat().st_size
     assert all(record["bytes"].values())
     shown = forty_thousand.table_of(record)
     assert "80 images (76 train, 2 dev, 2 test)" in shown
-    for stage, found in record["stages"].items():
-        assert f"| `{stage}` | {found['seconds'] / 60:.1f} |" in shown
+    for stage, result in record["stages"].items():
+        assert f"| `{stage}` | {result['seconds'] / 60:.1f} |" in shown

@@ -124,8 +124,8 @@ def test_csv_is_read(tmp_path):
 
 
 def test_case_and_punctuation_of_ones_own_captions_can_be_kept(tmp_path):
-    said = spoken(run(tmp_path, lowercase=False, punctuation=True, min_count=1)[0])
-    assert said["dogs/1.jpg"] == ["Two dogs play .", "Dogs , do n't bite !"]
+    captions = spoken(run(tmp_path, lowercase=False, punctuation=True, min_count=1)[0])
+    assert captions["dogs/1.jpg"] == ["Two dogs play .", "Dogs , do n't bite !"]
 
 
 def test_columns_may_come_in_any_order_and_case_and_files_as_windows_writes_them(tmp_path):
@@ -139,17 +139,17 @@ def test_columns_may_come_in_any_order_and_case_and_files_as_windows_writes_them
 def test_base_names_do_where_they_are_unique(tmp_path):
     data, _ = run(tmp_path, CSV.replace("dogs/2.png", "2.png"))
     assert ("2.png", "train") in read_images(data / "images.csv")
-    said = refused(tmp_path / "ambiguous", CSV.replace("dogs/1.jpg", "1.jpg"))
-    assert "1.jpg may be cats/1.jpg or dogs/1.jpg; name it with its folder" in said
+    message = refused(tmp_path / "ambiguous", CSV.replace("dogs/1.jpg", "1.jpg"))
+    assert "1.jpg may be cats/1.jpg or dogs/1.jpg; name it with its folder" in message
 
 
 def test_two_names_of_one_photo_are_refused(tmp_path):
-    said = refused(tmp_path, CSV + "2.png,Again a dog,train\n")
-    assert "captions.csv, line 7: 2.png is the photo dogs/2.png, as dogs/2.png is" in said
+    message = refused(tmp_path, CSV + "2.png,Again a dog,train\n")
+    assert "captions.csv, line 7: 2.png is the photo dogs/2.png, as dogs/2.png is" in message
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "message"),
     [
         ("", "captions.csv: is empty; expected the columns image, caption"),
         ("image,caption\n", "captions.csv: no image in it"),
@@ -170,16 +170,16 @@ def test_two_names_of_one_photo_are_refused(tmp_path):
         (CSV.encode() + "cow.JPEG,caf\xe9,test\n".encode("latin-1"), "captions.csv, line 7: not UTF-8"),
     ],
 )
-def test_what_is_wrong_in_a_csv_file_is_named_by_its_line(tmp_path, texts, said):
+def test_what_is_wrong_in_a_csv_file_is_named_by_its_line(tmp_path, texts, message):
     for on_bad in ("error", "skip"):
-        assert said in refused(tmp_path, texts, on_bad=on_bad)
+        assert message in refused(tmp_path, texts, on_bad=on_bad)
 
 
 def test_captions_of_a_missing_photo_are_refused_or_skipped_and_counted(tmp_path):
     texts = CSV + "gone.jpg,A bird,test\n"
-    said = refused(tmp_path / "error", texts)
-    assert "captions.csv, line 7: no photo gone.jpg in " in said
-    assert "dataset.on_bad" in said
+    message = refused(tmp_path / "error", texts)
+    assert "captions.csv, line 7: no photo gone.jpg in " in message
+    assert "dataset.on_bad" in message
     _, summary = run(tmp_path / "skip", texts, on_bad="skip")
     assert summary["blemishes"]["names without a photo"] == 1
     assert summary["images"] == {"train": 2, "dev": 1, "test": 1, "in no split": 0}
@@ -300,7 +300,7 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "message"),
     [
         ("{", "c.json: not JSON (Expecting property name"),
         ("[1]", "c.json: [0]: is 1, expected an object with a photo's name and its caption"),
@@ -325,5 +325,5 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
         ),
     ],
 )
-def test_what_is_wrong_in_a_json_file_is_named_by_its_key(tmp_path, texts, said):
-    assert said in refused(tmp_path, texts, COCO_PHOTOS, "c.json")
+def test_what_is_wrong_in_a_json_file_is_named_by_its_key(tmp_path, texts, message):
+    assert message in refused(tmp_path, texts, COCO_PHOTOS, "c.json")

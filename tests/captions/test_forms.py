@@ -33,8 +33,8 @@ def run(folder, files, captions="captions.txt", **changes):
     provide_own(mine, captions, images=folder / "images", captions=folder / "captions.zip")
     data = folder / "data"
     summary = tokenise_dataset(folder / "images", folder / "captions.zip", folder=data, **{**USUAL, **changes})
-    said = {each.image: each.raw for each in read_captions(data / "captions.jsonl")}
-    return said, dict(read_images(data / "images.csv")), summary
+    by_image = {each.image: each.raw for each in read_captions(data / "captions.jsonl")}
+    return by_image, dict(read_images(data / "images.csv")), summary
 
 
 def refused(folder, *arguments, **changes):
@@ -63,16 +63,18 @@ def rows(header, delimiter, quote='"'):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("header", ["image caption", "FILE Text", "photo sentence", "path Description"])
 def test_tables_of_any_delimiter_and_common_columns(tmp_path, delimiter, header):
-    said, _, summary = run(tmp_path, ABC | {"any.thing": rows(header.replace(" ", delimiter), delimiter)}, "any.thing")
-    assert said == WANTED
+    by_image, _, summary = run(
+        tmp_path, ABC | {"any.thing": rows(header.replace(" ", delimiter), delimiter)}, "any.thing"
+    )
+    assert by_image == WANTED
     assert summary["recognised"]["summary"] == "CSV captions: 1 file, 3 photos, 4 captions, splits drawn"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_tables_in_any_unicode_encoding_with_a_mark(tmp_path, encoding):
     texts = rows("image,caption", ",").replace("Cows", "Kühe 牛")
-    said, _, _ = run(tmp_path, ABC | {"c.csv": texts.encode(encoding)}, "c.csv")
-    assert said["c.jpg"][1] == "Kühe 牛"
+    by_image, _, _ = run(tmp_path, ABC | {"c.csv": texts.encode(encoding)}, "c.csv")
+    assert by_image["c.jpg"][1] == "Kühe 牛"
 
 
 def test_kaggles_flickr8k_unopened_with_the_official_lists_beside(tmp_path):
@@ -85,8 +87,8 @@ def test_kaggles_flickr8k_unopened_with_the_official_lists_beside(tmp_path):
         f"Flickr_8k.{split}Images.txt": f"{name}.jpg\n"
         for split, name in zip(("train", "dev", "test"), "abc", strict=True)
     }
-    said, splits, summary = run(tmp_path, lists | {"archive.zip": archive.read_bytes()})
-    assert said == WANTED
+    by_image, splits, summary = run(tmp_path, lists | {"archive.zip": archive.read_bytes()})
+    assert by_image == WANTED
     assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
     assert summary["recognised"]["summary"] == (
         "Kaggle captions: 1 file, 4 photos, 5 captions, splits from Flickr_8k.*Images.txt"
@@ -113,8 +115,8 @@ def test_kaggles_flickr30k_and_its_row_without_a_bar(tmp_path):
         "b.jpg| 0| A cat .\n"
         "c.jpg| 4   A dog runs across the grass .\n"
     )
-    said, _, summary = run(tmp_path, ABC | {"results.csv": texts}, "results.csv")
-    assert said == {
+    by_image, _, summary = run(tmp_path, ABC | {"results.csv": texts}, "results.csv")
+    assert by_image == {
         "a.jpg": ['"Stop" says a sign, and "Go .'],
         "b.jpg": ["A cat ."],
         "c.jpg": ["A dog runs across the grass ."],
@@ -126,8 +128,8 @@ def test_kaggles_flickr30k_and_its_row_without_a_bar(tmp_path):
 def test_the_comma_form_of_flickr30k(tmp_path):
     texts = 'image_name,comment_number,comment\na.jpg,0,"A dog, running ."\nb.jpg,0,A cat .\n'
     texts += "c.jpg,0,A cow .\nc.jpg,1,Cows\n"
-    said, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
-    assert said == WANTED
+    by_image, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert by_image == WANTED
     assert summary["recognised"]["ignored columns"] == ["comment_number"]
 
 
@@ -138,8 +140,8 @@ def test_flickr30k_with_lists_written_as_text(tmp_path):
         "\"['A cat']\",[2],val,b.jpg,1\n"
         "\"['A cow' 'Cows']\",[3],test,c.jpg,2\n"
     )
-    said, splits, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
-    assert said == {"a.jpg": ["A dog's ball", "Two dogs, running"], "b.jpg": ["A cat"], "c.jpg": ["A cow", "Cows"]}
+    by_image, splits, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert by_image == {"a.jpg": ["A dog's ball", "Two dogs, running"], "b.jpg": ["A cat"], "c.jpg": ["A cow", "Cows"]}
     assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
     assert summary["recognised"]["summary"].startswith("Flickr30k CSV captions")
 
@@ -153,15 +155,15 @@ def test_token_lines_and_their_variants(tmp_path, line):
         for name, several in WANTED.items()
         for n, text in enumerate(several)
     )
-    said, _, summary = run(tmp_path, ABC | {"captions.txt": texts})
-    assert said == WANTED
+    by_image, _, summary = run(tmp_path, ABC | {"captions.txt": texts})
+    assert by_image == WANTED
     assert summary["recognised"]["summary"].startswith(".token captions: 1 file, 3 photos, 4 captions")
 
 
 def test_a_line_of_another_form_is_refused_or_skipped_and_counted(tmp_path):
     texts = "a.jpg#0\ta dog\nrunning\nb.jpg#0\ta cat\nc.jpg#0\ta cow\n"
-    said = refused(tmp_path / "error", ABC | {"captions.txt": texts})
-    assert "captions.txt, line 2: running is not of the form name.jpg#0<TAB>caption" in said
+    message = refused(tmp_path / "error", ABC | {"captions.txt": texts})
+    assert "captions.txt, line 2: running is not of the form name.jpg#0<TAB>caption" in message
     _, _, summary = run(tmp_path / "skip", ABC | {"captions.txt": texts}, on_bad="skip")
     assert summary["blemishes"]["lines of another form"] == 1
 
@@ -184,9 +186,9 @@ def test_cocos_files_one_a_split(tmp_path):
     names = {split: [f"{at:012d}.jpg" for at in range(first, first + 3)] for first, split in ((0, "train"), (3, "val"))}
     files = {f"{split}2017/{name}": name for split, several in names.items() for name in several}
     files |= {f"annotations/captions_{split}2017.json": coco(several, 7) for split, several in names.items()}
-    asked = [f"annotations/captions_{split}2017.json" for split in names]
-    said, splits, summary = run(tmp_path, files, asked)
-    assert said["000000000004.jpg"] == ["Dog 0 of 000000000004.jpg.", "Dog 1 of 000000000004.jpg."]
+    files_of_splits = [f"annotations/captions_{split}2017.json" for split in names]
+    by_image, splits, summary = run(tmp_path, files, files_of_splits)
+    assert by_image["000000000004.jpg"] == ["Dog 0 of 000000000004.jpg.", "Dog 1 of 000000000004.jpg."]
     assert {name for name, split in splits.items() if split == "dev"} == set(names["val"])
     assert summary["images"] == {"train": 2, "dev": 3, "test": 1, "in no split": 0}
     assert summary["recognised"]["summary"] == (
@@ -204,9 +206,9 @@ def test_vizwiz_captions_that_say_nothing_are_left_out_and_counted(tmp_path):
     content["annotations"][0] |= {"is_precanned": True, "is_rejected": False}
     for annotation in content["annotations"][-2:]:
         annotation["is_rejected"] = True
-    said, _, summary = run(tmp_path, ABC | photos("d.jpg") | {"c.json": json.dumps(content)}, "c.json")
-    assert len(said["a.jpg"]) == 1
-    assert "d.jpg" not in said
+    by_image, _, summary = run(tmp_path, ABC | photos("d.jpg") | {"c.json": json.dumps(content)}, "c.json")
+    assert len(by_image["a.jpg"]) == 1
+    assert "d.jpg" not in by_image
     assert sorted(summary["recognised"]["left out"].values()) == [1, 1, 2]
     assert summary["images"]["in no split"] == 1
 
@@ -215,8 +217,8 @@ def test_cocos_file_of_objects_is_told_of(tmp_path):
     content = json.loads(coco(ABC))
     for annotation in content["annotations"]:
         del annotation["caption"]
-    said = refused(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
-    assert "annotations[0].caption: missing; expected captions_*.json, not the file of objects" in said
+    message = refused(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert "annotations[0].caption: missing; expected captions_*.json, not the file of objects" in message
 
 
 def test_karpathys_coco_with_the_photos_of_2017(tmp_path):
@@ -241,8 +243,8 @@ def test_karpathys_coco_with_the_photos_of_2017(tmp_path):
 @pytest.mark.parametrize("image", ["image", "filename"])
 def test_blips_rows(tmp_path, image, caption):
     content = [{image: f"coco/{name}", "caption": caption, "image_id": f"coco_{name}"} for name in ABC]
-    said, _, _ = run(tmp_path, ABC | {"c.json": json.dumps(content, indent=1)}, "c.json")
-    assert said == {name: ["A dog."] for name in ABC}
+    by_image, _, _ = run(tmp_path, ABC | {"c.json": json.dumps(content, indent=1)}, "c.json")
+    assert by_image == {name: ["A dog."] for name in ABC}
 
 
 def test_rows_of_numbers_fit_the_photos_of_these_numbers(tmp_path):
@@ -263,8 +265,8 @@ def test_textcaps(tmp_path):
         for name, split in zip(ABC, ("train", "val", "test"), strict=True)
     ]
     content = json.dumps({"dataset_type": "train", "data": data})
-    said, splits, summary = run(tmp_path, ABC | {"c.json": content}, "c.json")
-    assert said == {name: ["A sign"] for name in ABC}
+    by_image, splits, summary = run(tmp_path, ABC | {"c.json": content}, "c.json")
+    assert by_image == {name: ["A sign"] for name in ABC}
     assert set(splits.values()) == {"train", "dev", "test"}
     assert summary["recognised"]["summary"].startswith("TextCaps captions")
 
@@ -272,13 +274,13 @@ def test_textcaps(tmp_path):
 def test_roco_has_names_without_a_suffix(tmp_path):
     texts = "".join(f"ROCO_0000{at}\t X-ray (arrow {at}), lateral.\n" for at in range(3))
     files = photos(*(f"images/ROCO_0000{at}.jpg" for at in range(3)))
-    said, _, _ = run(tmp_path, files | {"captions.txt": texts})
-    assert said["images/ROCO_00002.jpg"] == ["X-ray (arrow 2), lateral."]
+    by_image, _, _ = run(tmp_path, files | {"captions.txt": texts})
+    assert by_image["images/ROCO_00002.jpg"] == ["X-ray (arrow 2), lateral."]
 
 
 def test_names_to_captions(tmp_path):
-    said, _, _ = run(tmp_path, ABC | {"c.json": json.dumps(WANTED | {"b.jpg": "A cat ."})}, "c.json")
-    assert said == WANTED
+    by_image, _, _ = run(tmp_path, ABC | {"c.json": json.dumps(WANTED | {"b.jpg": "A cat ."})}, "c.json")
+    assert by_image == WANTED
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -292,8 +294,8 @@ def test_imagefolder_with_a_folder_a_split_and_one_name_in_several(tmp_path, kin
         else:
             text = "file_name,text\n" + "".join(f"{name},{caption}" for name, caption in pairs)
         files[f"{split}/metadata.{kind}"] = text
-    said, splits, summary = run(tmp_path, files, None)
-    assert said["validation/0.jpg"] == ["validation 0"]
+    by_image, splits, summary = run(tmp_path, files, None)
+    assert by_image["validation/0.jpg"] == ["validation 0"]
     assert splits["validation/1.jpg"] == "dev"
     assert summary["images"] == {"train": 3, "dev": 2, "test": 1, "in no split": 0}
     assert summary["recognised"]["summary"].endswith("3 files, 6 photos, 6 captions, splits from folder names")
@@ -301,8 +303,8 @@ def test_imagefolder_with_a_folder_a_split_and_one_name_in_several(tmp_path, kin
 
 def test_imagefolder_with_numbered_captions(tmp_path):
     lines = [json.dumps({"file_name": name, "caption_0": "A dog", "caption_1": f"Dog {name}"}) for name in ABC]
-    said, _, _ = run(tmp_path, ABC | {"metadata.jsonl": "\n".join(lines)}, "metadata.jsonl")
-    assert said["b.jpg"] == ["A dog", "Dog b.jpg"]
+    by_image, _, _ = run(tmp_path, ABC | {"metadata.jsonl": "\n".join(lines)}, "metadata.jsonl")
+    assert by_image["b.jpg"] == ["A dog", "Dog b.jpg"]
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".caption"])
@@ -310,15 +312,15 @@ def test_imagefolder_with_numbered_captions(tmp_path):
 def test_sidecars(tmp_path, suffix, captions):
     names = photos("x/a.jpg", "x/b.PNG", "y/a.jpg", "y/c.jpg")
     texts = {name.rpartition(".")[0] + suffix: f"Dog {name}\n\nA dog, running.\n" for name in names}
-    said, _, summary = run(tmp_path, names | texts | {"readme.txt": "no caption"}, captions)
-    assert said["y/a.jpg"] == ["Dog y/a.jpg", "A dog, running."]
+    by_image, _, summary = run(tmp_path, names | texts | {"readme.txt": "no caption"}, captions)
+    assert by_image["y/a.jpg"] == ["Dog y/a.jpg", "A dog, running."]
     assert summary["recognised"]["summary"] == "sidecar captions: 4 files, 4 photos, 8 captions, splits drawn"
 
 
 def test_a_photo_without_its_sidecar_is_refused(tmp_path):
     names = photos("a.jpg", "b.jpg", "c.jpg", "d.jpg")
-    said = refused(tmp_path, names | {f"{letter}.txt": "a dog" for letter in "abc"}, None)
-    assert "no row for the photo d.jpg" in said
+    message = refused(tmp_path, names | {f"{letter}.txt": "a dog" for letter in "abc"}, None)
+    assert "no row for the photo d.jpg" in message
 
 
 @pytest.mark.parametrize("kind", ["txt", "json", "both"])
@@ -334,18 +336,18 @@ def test_webdatasets_tars(tmp_path, kind):
             if kind != "txt":
                 members[f"{key}.json"] = json.dumps({"caption": f"Dog {key}", "url": "u", "sha256": "0"}).encode()
         tarred(tmp_path / f"mine/{shard:05d}.tar", members)
-    said, _, summary = run(tmp_path, {}, None)
-    assert said["000010001.jpg"] == ["Dog 000010001"]
+    by_image, _, summary = run(tmp_path, {}, None)
+    assert by_image["000010001.jpg"] == ["Dog 000010001"]
     assert summary["recognised"]["summary"] == "sidecar captions: 4 files, 4 photos, 4 captions, splits drawn"
 
 
 def test_own_columns_decides_between_two(tmp_path):
     texts = "image,filename,caption,text\n" + "".join(f"no,{name},no,A dog\n" for name in ABC)
-    said = refused(tmp_path / "error", ABC | {"c.csv": texts}, "c.csv")
-    assert "c.csv, line 1: the columns image and filename could both be the image; set own.columns.image" in said
+    message = refused(tmp_path / "error", ABC | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 1: the columns image and filename could both be the image; set own.columns.image" in message
     columns = Columns(image="filename", caption="Text")
-    said, _, summary = run(tmp_path / "set", ABC | {"c.csv": texts}, "c.csv", columns=columns)
-    assert said == {name: ["A dog"] for name in ABC}
+    by_image, _, summary = run(tmp_path / "set", ABC | {"c.csv": texts}, "c.csv", columns=columns)
+    assert by_image == {name: ["A dog"] for name in ABC}
     assert summary["recognised"]["ignored columns"] == ["image", "caption"]
     wrong = refused(tmp_path / "wrong", ABC | {"c.csv": texts}, "c.csv", columns=Columns(image="photograph"))
     assert "own.columns.image is photograph, but the columns are image, filename, caption, text" in wrong
@@ -388,15 +390,15 @@ def test_a_dev_split_that_is_not_given_is_drawn_from_train(tmp_path):
 def test_a_name_fits_where_exactly_one_photo_does(tmp_path, name):
     texts = f"image,caption\n{name},A dog\nb.jpg,B\nc.jpg,C\n"
     files = photos("photos/Dog 1.JPG", "b.jpg", "c.jpg") | {"c.csv": texts}
-    said, _, _ = run(tmp_path, files, "c.csv")
-    assert sorted(said.values()) == [["A dog"], ["B"], ["C"]]
+    by_image, _, _ = run(tmp_path, files, "c.csv")
+    assert sorted(by_image.values()) == [["A dog"], ["B"], ["C"]]
 
 
 def test_a_name_that_fits_two_photos_is_refused_and_its_folder_decides(tmp_path):
     files = photos("x/1.jpg", "y/1.jpg", "b.jpg", "c.jpg")
     texts = "image,caption\nZ/1,A dog\nb.jpg,B\nc.jpg,C\n"
-    said = refused(tmp_path / "two", files | {"c.csv": texts}, "c.csv")
-    assert "c.csv, line 2: Z/1 may be x/1.jpg or y/1.jpg; name it with its folder" in said
+    message = refused(tmp_path / "two", files | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 2: Z/1 may be x/1.jpg or y/1.jpg; name it with its folder" in message
     texts = texts.replace("Z/1", "Y\\1") + "X/1,Another\n"
     assert run(tmp_path / "one", files | {"c.csv": texts}, "c.csv")[0]["y/1.jpg"] == ["A dog"]
 
@@ -404,33 +406,37 @@ def test_a_name_that_fits_two_photos_is_refused_and_its_folder_decides(tmp_path)
 def test_a_name_that_fits_no_photo_is_refused_with_the_nearest_names(tmp_path):
     files = ABC | photos("1141718391_24164bf1b1.jpg")
     texts = "image,caption\na.jpg,A\nb.jpg,B\nc.jpg,C\n141718391_24164bf1b1.jpg,D\n"
-    said = refused(tmp_path, files | {"c.csv": texts}, "c.csv")
-    assert "c.csv, line 5: no photo 141718391_24164bf1b1.jpg in" in said
-    assert "the nearest names are 1141718391_24164bf1b1.jpg" in said
+    message = refused(tmp_path, files | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 5: no photo 141718391_24164bf1b1.jpg in" in message
+    assert "the nearest names are 1141718391_24164bf1b1.jpg" in message
 
 
 @pytest.mark.parametrize("on_bad", ["error", "skip"])
 def test_captions_of_other_photos_show_names_of_both_sides(tmp_path, on_bad):
     texts = "image,caption\nx\u200b9.jpg,A\ny9.jpg,B\nz9.jpg,C\n"
-    said = refused(tmp_path, ABC | {"c.csv": texts}, "c.csv", on_bad=on_bad)
+    message = refused(tmp_path, ABC | {"c.csv": texts}, "c.csv", on_bad=on_bad)
     assert (
-        "none of its 3 names is that of a photo. The captions name x\\u200b9.jpg, y9.jpg; the photos are a.jpg" in said
+        "none of its 3 names is that of a photo. The captions name x\\u200b9.jpg, y9.jpg; the photos are a.jpg"
+        in message
     )
 
 
 def test_skipping_everything_says_what_was_skipped(tmp_path):
     texts = "image,caption,split\na.jpg,A,train\nb.jpg,.,dev\nc.jpg,C,test\n"
-    said = refused(tmp_path, ABC | {"c.csv": texts}, "c.csv", on_bad="skip")
+    message = refused(tmp_path, ABC | {"c.csv": texts}, "c.csv", on_bad="skip")
     assert (
-        "no photo of the dev split has captions; expected at least one (1 left out, as dataset.on_bad is skip; " in said
+        "no photo of the dev split has captions; expected at least one (1 left out, as dataset.on_bad is skip; "
+        in message
     )
-    assert "first c.csv: no caption for b.jpg" in said
+    assert "first c.csv: no caption for b.jpg" in message
 
 
 def test_rows_that_a_quote_swallows_are_refused_by_the_line_where_it_opens(tmp_path):
     texts = 'image,caption\na.jpg,"A dog says\nb.jpg,A cat\nc.jpg,A cow says moo"\n'
-    said = refused(tmp_path, ABC | {"c.csv": texts}, "c.csv")
-    assert "c.csv, line 2: a quote opens in this line and closes in line 4, and line 3 between looks like a row" in said
+    message = refused(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert (
+        "c.csv, line 2: a quote opens in this line and closes in line 4, and line 3 between looks like a row" in message
+    )
 
 
 def test_a_caption_of_two_lines_is_one_caption(tmp_path):
@@ -440,14 +446,14 @@ def test_a_caption_of_two_lines_is_one_caption(tmp_path):
 
 @pytest.mark.parametrize("more", ["", "b.jpg,A cat\n" * 20_000])
 def test_a_quote_that_never_closes_is_refused_by_the_line_where_it_opens(tmp_path, more):
-    said = refused(tmp_path, ABC | {"c.csv": 'image,caption\na.jpg,A\nb.jpg,"A cat\nc.jpg,C\n' + more}, "c.csv")
-    assert "c.csv, line 3: a quote opens in this line and does not close" in said
+    message = refused(tmp_path, ABC | {"c.csv": 'image,caption\na.jpg,A\nb.jpg,"A cat\nc.jpg,C\n' + more}, "c.csv")
+    assert "c.csv, line 3: a quote opens in this line and does not close" in message
 
 
 @pytest.mark.parametrize("open_", ["[", '{"a":', '{"images": [', '[{"image": ', '{"images": [], "annotations": ['])
 def test_deeply_nested_json_is_refused(tmp_path, open_):
-    said = refused(tmp_path, ABC | {"c.json": open_ + "[" * 200_000}, "c.json")
-    assert "c.json: JSON that is nested too deep" in said
+    message = refused(tmp_path, ABC | {"c.json": open_ + "[" * 200_000}, "c.json")
+    assert "c.json: JSON that is nested too deep" in message
 
 
 @pytest.mark.parametrize("begin", ["image,caption\na.jpg,", "a.jpg#0\t", "", '[{"image": "a.jpg", "caption": "'])
@@ -462,30 +468,30 @@ def test_a_very_long_line_is_refused(tmp_path, begin):
     "caption", ["<start> a dog <end>", "startseq a dog endseq", "<s> a dog </s>", "[CLS] a dog [SEP]", "a <unk> dog"]
 )
 def test_captions_that_were_prepared_for_another_program_are_refused(tmp_path, caption):
-    said = refused(tmp_path, ABC | {"c.csv": f"image,caption\na.jpg,{caption}\nb.jpg,B\nc.jpg,C\n"}, "c.csv")
-    assert "c.csv: a caption of a.jpg" in said
-    assert "expected captions as people wrote them" in said
+    message = refused(tmp_path, ABC | {"c.csv": f"image,caption\na.jpg,{caption}\nb.jpg,B\nc.jpg,C\n"}, "c.csv")
+    assert "c.csv: a caption of a.jpg" in message
+    assert "expected captions as people wrote them" in message
 
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", "None", ""])
 def test_an_empty_cell_as_pandas_writes_it_is_an_empty_caption(tmp_path, cell):
     texts = f"image,caption\na.jpg,A\na.jpg,{cell}\nb.jpg,B\nc.jpg,C\n"
-    said, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
-    assert said["a.jpg"] == ["A"]
+    by_image, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert by_image["a.jpg"] == ["A"]
     assert summary["blemishes"]["captions without a word"] == 1
 
 
 def test_entities_are_unescaped_and_counted_and_other_ampersands_stay(tmp_path):
     texts = "image,caption\na.jpg,Dogs &amp; cats\nb.jpg,AT&T; &amp;#39;s\nc.jpg,C & D;\n"
-    said, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
-    assert said == {"a.jpg": ["Dogs & cats"], "b.jpg": ["AT&T; 's"], "c.jpg": ["C & D;"]}
+    by_image, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert by_image == {"a.jpg": ["Dogs & cats"], "b.jpg": ["AT&T; 's"], "c.jpg": ["C & D;"]}
     assert summary["recognised"]["repaired"] == {"captions with HTML entities": 2}
 
 
 def test_a_list_in_a_cell_is_several_captions_and_other_brackets_are_text(tmp_path):
     texts = "image,caption\na.jpg,\"['a dog', 'a cat']\"\nb.jpg,[inaudible]\nc.jpg,\"['a' dog\"\n"
-    said, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
-    assert said == {"a.jpg": ["a dog", "a cat"], "b.jpg": ["[inaudible]"], "c.jpg": ["['a' dog"]}
+    by_image, _, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert by_image == {"a.jpg": ["a dog", "a cat"], "b.jpg": ["[inaudible]"], "c.jpg": ["['a' dog"]}
     assert summary["recognised"]["repaired"] == {"lists written as text": 1}
 
 

@@ -140,14 +140,14 @@ def test_lemmas_of_a_caption_under_a_duplicates_name_are_found(tmp_path):
 
 def test_a_caption_without_its_lemmas_is_refused(tmp_path):
     assert "no file Flickr8k.lemma.token.txt" in refused(tmp_path / "file", form="lemma", lemma=None)
-    said = refused(tmp_path / "line", form="lemma", lemma=[each for each in LEMMA if "a.jpg#1" not in each])
-    assert "captions.zip: Flickr8k.token.txt, line 2: a.jpg#1 is not in Flickr8k.lemma.token.txt" in said
-    said = refused(tmp_path / "form", form="lemma", lemma=[*LEMMA, "a.jpg#2 no tab"])
-    assert "captions.zip: Flickr8k.lemma.token.txt, line 7: 'a.jpg#2 no tab' is not of the form" in said
+    message = refused(tmp_path / "line", form="lemma", lemma=[each for each in LEMMA if "a.jpg#1" not in each])
+    assert "captions.zip: Flickr8k.token.txt, line 2: a.jpg#1 is not in Flickr8k.lemma.token.txt" in message
+    message = refused(tmp_path / "form", form="lemma", lemma=[*LEMMA, "a.jpg#2 no tab"])
+    assert "captions.zip: Flickr8k.lemma.token.txt, line 7: 'a.jpg#2 no tab' is not of the form" in message
 
 
 @pytest.mark.parametrize(
-    ("lowercase", "punctuation", "said"),
+    ("lowercase", "punctuation", "expected"),
     [
         (True, False, "two dogs play"),
         (True, True, "two dogs play ."),
@@ -155,20 +155,20 @@ def test_a_caption_without_its_lemmas_is_refused(tmp_path):
         (False, True, "Two Dogs play ."),
     ],
 )
-def test_case_and_punctuation_are_kept_as_the_params_say(tmp_path, lowercase, punctuation, said):
+def test_case_and_punctuation_are_kept_as_the_params_say(tmp_path, lowercase, punctuation, expected):
     data, _ = run(tmp_path, lowercase=lowercase, punctuation=punctuation)
-    assert spoken(data)["a.jpg"][0] == said
+    assert spoken(data)["a.jpg"][0] == expected
     assert read_captions(data / "captions.jsonl")[0].raw[0] == "Two Dogs play ."
 
 
 def test_images_csv_does_not_depend_on_the_caption_params(tmp_path):
     captions, lemma = ([*lines, "d.jpg#1\t.", "d.jpg#2\t!! ..."] for lines in (RAW, LEMMA))
     changes = [{}, {"lowercase": False}, {"punctuation": True}, {"min_count": 2}, {"max_length": 2}, {"form": "lemma"}]
-    found = {
+    contents = {
         (run(tmp_path / str(number), captions=captions, lemma=lemma, **change)[0] / "images.csv").read_bytes()
         for number, change in enumerate(changes)
     }
-    assert len(found) == 1
+    assert len(contents) == 1
 
 
 def test_images_csv_does_not_depend_on_the_order_of_the_split_files(tmp_path):
@@ -202,14 +202,14 @@ def test_too_high_a_min_count_is_refused(tmp_path):
 @pytest.mark.parametrize("photo", ["a.jpg", "c.jpg", "d.jpg"])
 @pytest.mark.parametrize("on_bad", ["error", "skip"])
 def test_captions_that_lost_their_rare_words_are_refused(tmp_path, photo, on_bad):
-    said = refused(tmp_path, captions=[*RAW, f"{photo}#7\ta <UNK> dog"], on_bad=on_bad)
-    assert f"Flickr8k.token.txt: a caption of {photo} says <unk>" in said
+    message = refused(tmp_path, captions=[*RAW, f"{photo}#7\ta <UNK> dog"], on_bad=on_bad)
+    assert f"Flickr8k.token.txt: a caption of {photo} says <unk>" in message
 
 
 def test_a_cut_caption_does_not_end(tmp_path):
     data, summary = run(tmp_path, max_length=3)
-    whole, cut = read_captions(data / "captions.jsonl")[0].ids
-    assert (len(whole), whole[-1]) == (5, EOS)
+    complete, cut = read_captions(data / "captions.jsonl")[0].ids
+    assert (len(complete), complete[-1]) == (5, EOS)
     assert len(cut) == 4
     assert EOS not in cut
     assert summary["training length"]["cut"] == 1
@@ -236,9 +236,9 @@ def test_a_photo_of_a_kind_that_is_not_read_is_told_of(tmp_path):
 def test_a_split_entry_whose_photo_is_missing_is_refused_or_skipped_and_counted(tmp_path, split):
     splits = SPLITS | {split: [SPLITS[split][0], "", "gone.jpg", *SPLITS[split][1:]]}
     captions = [*RAW, "gone.jpg#0\ttwo dogs"]
-    said = refused(tmp_path / "error", splits=splits, captions=captions)
-    assert f"captions.zip: Flickr_8k.{split}Images.txt, line 3: no photo gone.jpg in " in said
-    assert "dataset.on_bad" in said
+    message = refused(tmp_path / "error", splits=splits, captions=captions)
+    assert f"captions.zip: Flickr_8k.{split}Images.txt, line 3: no photo gone.jpg in " in message
+    assert "dataset.on_bad" in message
     data, summary = run(tmp_path / "skip", splits=splits, captions=captions, on_bad="skip")
     assert summary["blemishes"]["names without a photo"] == 1
     assert read_images(data / "images.csv") == read_images(run(tmp_path / "plain")[0] / "images.csv")
@@ -247,8 +247,8 @@ def test_a_split_entry_whose_photo_is_missing_is_refused_or_skipped_and_counted(
 @pytest.mark.parametrize("line", [None, "b.jpg#0\t.", "b.jpg#0\t"])
 def test_a_photo_without_captions_is_refused_or_skipped_and_counted(tmp_path, line):
     captions = [each for each in RAW if not each.startswith("b.jpg")] + ([line] if line else [])
-    said = refused(tmp_path / "error", captions=captions)
-    assert "captions.zip: Flickr8k.token.txt: no caption for b.jpg of the train split" in said
+    message = refused(tmp_path / "error", captions=captions)
+    assert "captions.zip: Flickr8k.token.txt: no caption for b.jpg of the train split" in message
     data, summary = run(tmp_path / "skip", captions=captions, on_bad="skip")
     assert summary["blemishes"]["photos without captions: train"] == 1
     assert summary["blemishes"]["captions without a word"] == (1 if line else 0)
@@ -283,24 +283,24 @@ def test_a_caption_without_a_word_is_left_out_and_counted(tmp_path, text):
     ["a.jpg#0 two dogs", "a.jpg\ttwo dogs", "a.jpg#\ttwo dogs", "a.jpg#x\ttwo dogs", "two dogs", "\ttwo dogs"],
 )
 def test_a_line_of_another_form_is_refused_by_its_number(tmp_path, line):
-    said = refused(tmp_path, captions=[*RAW[:2], "", line, *RAW[2:]])
-    assert f"captions.zip: Flickr8k.token.txt, line 4: {line!r} is not of the form name.jpg#0<TAB>caption" in said
+    message = refused(tmp_path, captions=[*RAW[:2], "", line, *RAW[2:]])
+    assert f"captions.zip: Flickr8k.token.txt, line 4: {line!r} is not of the form name.jpg#0<TAB>caption" in message
 
 
 def test_a_web_page_in_place_of_the_captions_is_refused(tmp_path):
-    said = refused(tmp_path, captions="<!DOCTYPE html>\n<html>" + "Not found " * 500)
-    assert "Flickr8k.token.txt, line 1: '<!DOCTYPE html>' is not of the form" in said
+    message = refused(tmp_path, captions="<!DOCTYPE html>\n<html>" + "Not found " * 500)
+    assert "Flickr8k.token.txt, line 1: '<!DOCTYPE html>' is not of the form" in message
     assert len(refused(tmp_path, captions="<html>" * 500)) < 500
 
 
 @pytest.mark.parametrize("bad", ["captions", "splits"])
 def test_text_that_is_not_utf_8_is_refused_by_its_line(tmp_path, bad):
     if bad == "captions":
-        said = refused(tmp_path, captions="\n".join([*RAW, "a.jpg#2\tcaf\xe9"]).encode("latin-1"))
-        assert "captions.zip: Flickr8k.token.txt, line 7: not UTF-8" in said
+        message = refused(tmp_path, captions="\n".join([*RAW, "a.jpg#2\tcaf\xe9"]).encode("latin-1"))
+        assert "captions.zip: Flickr8k.token.txt, line 7: not UTF-8" in message
     else:
-        said = refused(tmp_path, splits=SPLITS | {"dev": b"c.jpg\n\xff.jpg\n"})
-        assert "captions.zip: Flickr_8k.devImages.txt, line 2: not UTF-8" in said
+        message = refused(tmp_path, splits=SPLITS | {"dev": b"c.jpg\n\xff.jpg\n"})
+        assert "captions.zip: Flickr_8k.devImages.txt, line 2: not UTF-8" in message
 
 
 def test_a_byte_order_mark_windows_line_ends_and_no_last_line_end_change_nothing(tmp_path):
@@ -357,15 +357,15 @@ def test_names_that_need_quotes_come_back_from_images_csv(tmp_path):
 )
 def test_splits_that_overlap_are_refused_whatever_on_bad_says(tmp_path, splits, place, owner):
     for on_bad in ("error", "skip"):
-        said = refused(tmp_path / on_bad, splits=SPLITS | splits, on_bad=on_bad)
-        assert f"captions.zip: {place} is in the {owner} split already" in said
+        message = refused(tmp_path / on_bad, splits=SPLITS | splits, on_bad=on_bad)
+        assert f"captions.zip: {place} is in the {owner} split already" in message
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])
 @pytest.mark.parametrize("names", [[], ["", "  "], ["gone.jpg"]])
 def test_an_empty_split_is_refused_even_when_the_bad_is_skipped(tmp_path, split, names):
-    said = refused(tmp_path, splits=SPLITS | {split: names}, on_bad="skip")
-    assert f"captions.zip: Flickr_8k.{split}Images.txt: no photo of the {split} split has captions" in said
+    message = refused(tmp_path, splits=SPLITS | {split: names}, on_bad="skip")
+    assert f"captions.zip: Flickr_8k.{split}Images.txt: no photo of the {split} split has captions" in message
 
 
 def test_a_missing_split_file_is_named(tmp_path):
@@ -401,20 +401,20 @@ def test_the_vocabulary_is_ordered_by_count_then_alphabet():
 @given(KNOWN, st.data())
 def test_known_words_come_back(words, data):
     vocabulary = Vocabulary.from_dict(json.loads(json.dumps(Vocabulary(tuple(words), max_length=8).as_dict())))
-    said = data.draw(st.lists(st.sampled_from(words), max_size=8))
-    ids = vocabulary.encode(said)
-    assert vocabulary.decode(ids) == join_tokens(said)
+    sentence = data.draw(st.lists(st.sampled_from(words), max_size=8))
+    ids = vocabulary.encode(sentence)
+    assert vocabulary.decode(ids) == join_tokens(sentence)
     assert (ids[0], ids[-1]) == (BOS, EOS)
 
 
 @settings(max_examples=60, deadline=None)
 @given(KNOWN, st.lists(WORD, max_size=12), st.integers(1, 8))
-def test_unknown_words_become_unk_and_only_whole_captions_end(words, said, max_length):
+def test_unknown_words_become_unk_and_only_whole_captions_end(words, sentence, max_length):
     vocabulary = Vocabulary(tuple(words), max_length)
-    ids = vocabulary.encode(said)
-    expected = [word if word in words else "<unk>" for word in said[:max_length]]
+    ids = vocabulary.encode(sentence)
+    expected = [word if word in words else "<unk>" for word in sentence[:max_length]]
     assert vocabulary.decode(ids) == join_tokens(expected)
-    assert (ids[-1] == EOS) == (len(said) <= max_length)
+    assert (ids[-1] == EOS) == (len(sentence) <= max_length)
     assert all(0 <= id < len(vocabulary) for id in ids)
 
 
@@ -459,9 +459,9 @@ def test_characters_that_reach_no_word_are_counted_and_named(tmp_path, caplog):
 
 
 def test_captions_that_need_a_dictionary_are_refused_by_file_and_line(tmp_path):
-    said = refused(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4])
-    assert "Flickr8k.token.txt, line 7: " in said
-    assert "Segment" in said
+    message = refused(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4])
+    assert "Flickr8k.token.txt, line 7: " in message
+    assert "Segment" in message
 
 
 def test_ids_may_be_those_of_an_array():

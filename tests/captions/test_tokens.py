@@ -111,8 +111,8 @@ def test_a_caption_that_is_generated_as_it_was_written_has_a_bleu_of_one(text):
     for language in ("en", SENTENCES[text]):
         raw = caption_text(text, "here")
         learnt = learnt_tokens(separate(raw, language), language=language, lowercase=True, punctuation=False)
-        told, truth = (" ".join(scored_tokens(each, language)) for each in (join_tokens(learnt), raw))
-        bleu, _ = Bleu(4).compute_score({1: [truth]}, {1: [told]}, verbose=0)
+        generated, truth = (" ".join(scored_tokens(each, language)) for each in (join_tokens(learnt), raw))
+        bleu, _ = Bleu(4).compute_score({1: [truth]}, {1: [generated]}, verbose=0)
         assert bleu[0] == pytest.approx(1, abs=1e-6)
 
 

@@ -17,9 +17,9 @@ TOOK = dict.fromkeys(progress.METRICS, 1.0) | {"train": 3.0, "validate": 2.0, "f
 def run(tmp_path):
     (tmp_path / "metrics").mkdir()
     shown = []
-    found = progress.Progress(tmp_path, TOOK, {"train": 2, "finetune": 5}, shown.append)
-    found.shown_lines = shown
-    return found
+    progress_shown = progress.Progress(tmp_path, TOOK, {"train": 2, "finetune": 5}, shown.append)
+    progress_shown.shown_lines = shown
+    return progress_shown
 
 
 def write(run, name, text="{}", after=1.0):

@@ -8,9 +8,9 @@ from tests.support.workspaces import ROOT
 
 
 def test_requirements_of_requirements_are_found_and_markers_decide():
-    found = closure(["jinja2>=3", "pandas; extra == 'other'", "numpy; python_version < '3'"])
-    assert set(found) == {"jinja2", "markupsafe"}
-    assert megabytes(found.values()) > megabytes([found["jinja2"]]) > 0
+    distributions = closure(["jinja2>=3", "pandas; extra == 'other'", "numpy; python_version < '3'"])
+    assert set(distributions) == {"jinja2", "markupsafe"}
+    assert megabytes(distributions.values()) > megabytes([distributions["jinja2"]]) > 0
 
 
 def test_an_extra_brings_its_own_requirements():

@@ -176,8 +176,8 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
     assert call("default", "--seeds", "42", "43") == [("default", 42), ("default", 43)]
     assert call("default", "half the width", "--seeds", "43") == [("half the width", 43)]
     assert call("default", "--seeds", "42", "--again") == [("default", 42)]
-    kept = [(each["row"], each["seed"]) for each in read_json(tmp_path / "records.json")["flickr8k"]]
-    assert sorted(kept) == [("default", 42), ("default", 43), ("half the width", 43)]
+    recorded = [(each["row"], each["seed"]) for each in read_json(tmp_path / "records.json")["flickr8k"]]
+    assert sorted(recorded) == [("default", 42), ("default", 43), ("half the width", 43)]
     assert "| half the width | `decoder.width=256` | 50.0 |" in page.read_text()
     assert call("no flipped views", "--until", "train") == [("no flipped views", 42)]
     assert "| no flipped views | `views.flip=false` | 50.0 | 10.0 | - | - | 42 | 1.2 + - |" in page.read_text()
@@ -215,8 +215,8 @@ def test_an_experiment_without_scores_is_told():
     both = {"train": {"CIDEr": 1}, "finetune": {"CIDEr": 2}}
     assert experiments.scores_of(shown, "a", ["train", "finetune"]) == both
     metrics["metrics/validate.json"]["data"]["finetuned"] = {"CIDEr": 4}
-    whole = both | {"validate": {"frozen": {"CIDEr": 1}, "finetuned": {"CIDEr": 4}}}
-    assert experiments.scores_of(shown, "a") == whole
+    complete = both | {"validate": {"frozen": {"CIDEr": 1}, "finetuned": {"CIDEr": 4}}}
+    assert experiments.scores_of(shown, "a") == complete
 
 
 @pytest.mark.pipeline

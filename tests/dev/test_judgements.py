@@ -65,9 +65,9 @@ def test_tau_is_what_its_definition_gives(pairs):
 
 
 def test_tau_of_four_observations_by_hand():
-    found = judgements.tau(np.array([0.1, 0.1, 0.5, 0.9]), np.array([1, 2, 2, 1]))
+    result = judgements.tau(np.array([0.1, 0.1, 0.5, 0.9]), np.array([1, 2, 2, 1]))
     # of six pairs: 1 and 3 agree; 2 and 4, 3 and 4 do not; the others tie in one of the two
-    assert found == pytest.approx((-1 / np.sqrt(5 * 4), 2 * 2 * -1 / (4**2 * 1)))
+    assert result == pytest.approx((-1 / np.sqrt(5 * 4), 2 * 2 * -1 / (4**2 * 1)))
 
 
 def test_a_pair_whose_caption_is_the_images_own_is_left_out(tmp_path):
@@ -105,7 +105,7 @@ def test_each_grade_is_an_observation_of_its_pairs_score(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         (("a.jpg", "c.jpg#0", "4", "3"), "line 1: expected 5 columns, found 4"),
         (("a.jpg", "c.jpg#0", "4", "3", "5"), "line 1: expected grades from 1 to 4"),
@@ -114,8 +114,8 @@ def test_each_grade_is_an_observation_of_its_pairs_score(tmp_path, monkeypatch):
         (("a.jpg", "d.jpg#0", "4", "4", "4"), "no judged caption of another image"),
     ],
 )
-def test_judgements_that_cannot_be_read_are_named(tmp_path, row, told):
-    with pytest.raises(CaptionerError, match=told):
+def test_judgements_that_cannot_be_read_are_named(tmp_path, row, message):
+    with pytest.raises(CaptionerError, match=message):
         judgements.read_judgements(archive(tmp_path / "captions.zip", grades=[row]))
 
 
@@ -142,9 +142,9 @@ def captions_file(tmp_path):
 
 
 def test_images_are_chosen_by_the_hash_of_their_names(captions_file):
-    found = by_eye.chosen(captions_file, 7)["image"].tolist()[::2]
+    names = by_eye.chosen(captions_file, 7)["image"].tolist()[::2]
     everyone = [f"{number}.jpg" for number in range(30)]
-    assert found == sorted(everyone, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:7]
+    assert names == sorted(everyone, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:7]
 
 
 def test_both_captions_of_an_image_are_judged_in_an_order_that_does_not_tell_the_model(captions_file):
@@ -178,7 +178,7 @@ def test_sheets_have_every_photo_and_the_file_to_fill_in_is_read_back(captions_f
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "message"),
     [
         ("caption", "a cat", "line 4: is .*'a cat'; expected .*judge its captions anew"),
         ("image", "x.jpg", r"line 4: is x\.jpg"),
@@ -188,12 +188,12 @@ def test_sheets_have_every_photo_and_the_file_to_fill_in_is_read_back(captions_f
         ("mistake", "size", "line 4: mistake is 'size'"),
     ],
 )
-def test_verdicts_of_other_captions_or_without_sense_are_refused(captions_file, tmp_path, column, value, told):
+def test_verdicts_of_other_captions_or_without_sense_are_refused(captions_file, tmp_path, column, value, message):
     rows = by_eye.chosen(captions_file, 5)
     filled = rows[["image", "caption"]].assign(verdict="minor", mistake="count")
     filled.loc[2, column] = value
     filled.to_csv(tmp_path / "judged.csv", index=False)
-    with pytest.raises(CaptionerError, match=told):
+    with pytest.raises(CaptionerError, match=message):
         by_eye.read_judged(tmp_path / "judged.csv", rows)
 
 
@@ -217,24 +217,24 @@ def test_separation_is_the_share_of_pairs_in_order():
     judged = pd.concat([judged.assign(model="finetuned"), judged.assign(model="frozen", verdict="right")])
     texts = ["The dogs run .", "A dog is on the grass .", "A dog ."]
     references = dict.fromkeys(judged["image"], texts)
-    found = by_eye.separation(judged, references)
-    assert (found["right"], found["wrong"]) == (2, 1)
-    assert {name: each["value"] for name, each in found["AUC"].items()} == {
+    result = by_eye.separation(judged, references)
+    assert (result["right"], result["wrong"]) == (2, 1)
+    assert {name: each["value"] for name, each in result["AUC"].items()} == {
         "CIDEr": 0.5,  # one of the two right captions scores higher than the wrong one
         "1 - absent words": 1.0,  # swims is in no reference
         "agreed words": 0.5,  # all three have dog, the only word on which the references agree
     }
-    assert found["AUC - CIDEr's"]["1 - absent words"]["value"] == 0.5
-    assert found["AUC - CIDEr's"]["agreed words"]["value"] == 0
-    assert found["AUC"]["CIDEr"]["from"] == 0
-    assert "| 1 - absent words | 100.0 (100.0 to 100.0) | +50.0 (+0.0 to +100.0) |" in by_eye.separation_table(found)
+    assert result["AUC - CIDEr's"]["1 - absent words"]["value"] == 0.5
+    assert result["AUC - CIDEr's"]["agreed words"]["value"] == 0
+    assert result["AUC"]["CIDEr"]["from"] == 0
+    assert "| 1 - absent words | 100.0 (100.0 to 100.0) | +50.0 (+0.0 to +100.0) |" in by_eye.separation_table(result)
 
 
-@pytest.mark.parametrize(("verdict", "told"), [("right", "0 wrong"), ("wrong", "0 right")])
-def test_verdicts_of_one_kind_cannot_be_separated(verdict, told):
+@pytest.mark.parametrize(("verdict", "message"), [("right", "0 wrong"), ("wrong", "0 right")])
+def test_verdicts_of_one_kind_cannot_be_separated(verdict, message):
     judged = pd.DataFrame({"image": ["1.jpg"], "caption": ["a dog"], "CIDEr": [1.0], "verdict": [verdict]})
     judged["model"] = "finetuned"
-    with pytest.raises(CaptionerError, match=told):
+    with pytest.raises(CaptionerError, match=message):
         by_eye.separation(judged, {"1.jpg": ["a dog"]})
     with pytest.raises(CaptionerError, match=r"no references of 1\.jpg"):
         by_eye.separation(judged, {})

@@ -106,7 +106,7 @@ def test_looks_of_a_language_differ_in_their_captions():
 
 
 def test_all_languages_have_the_same_pictures_of_one_shape_or_two_that_differ(tmp_path):
-    found = {}
+    by_language = {}
     for code in ("de", "zh"):
         languages.write_dataset(languages.LANGUAGES[code], tmp_path / code, 12)
         photos = sorted((tmp_path / code / "photos").iterdir())
@@ -116,8 +116,8 @@ def test_all_languages_have_the_same_pictures_of_one_shape_or_two_that_differ(tm
         assert [row["caption"] for row in rows[:2]] == languages.captions(
             languages.LANGUAGES[code], languages.scene_of(0)[0]
         )
-        found[code] = [photo.read_bytes() for photo in photos]
-    assert found["de"] == found["zh"]
+        by_language[code] = [photo.read_bytes() for photo in photos]
+    assert by_language["de"] == by_language["zh"]
     for number in range(100):
         shapes = languages.scene_of(number)[0].shapes
         assert 1 <= len({(shape.kind, shape.colour) for shape in shapes}) == len(shapes) <= 2
@@ -157,19 +157,19 @@ def test_a_record_has_scores_equal_captions_and_the_first_picture_of_two_shapes(
         return "", 0, {"train": 1.02, "finetune": 2.0}
 
     monkeypatch.setattr(languages, "timed", timed)
-    found = languages.run("tr", 14, tmp_path)
-    assert (found["frozen"]["equal"], found["finetuned"]["equal"], found["lost"]) == (0.0, 1.0, 0.0)
-    assert (found["finetuned"]["CIDEr"], found["weights"]) == (2.5, "5d")
+    record = languages.run("tr", 14, tmp_path)
+    assert (record["frozen"]["equal"], record["finetuned"]["equal"], record["lost"]) == (0.0, 1.0, 0.0)
+    assert (record["finetuned"]["CIDEr"], record["weights"]) == (2.5, "5d")
     at = names.index(pair)
-    assert found["example"] == {
+    assert record["example"] == {
         "photo": pair,
         "shows": languages.gloss(scenes[pair]),
         "reference": truth[pair][0],
         "frozen": "mavi",
         "finetuned": truth[pair][at % 2],
     }
-    assert found["minutes"] == 3.0
-    assert str(tmp_path) not in repr(found)
+    assert record["minutes"] == 3.0
+    assert str(tmp_path) not in repr(record)
 
 
 def a_run(cider, minutes):

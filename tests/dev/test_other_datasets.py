@@ -26,11 +26,11 @@ def project(tmp_path):
 
 
 def test_a_row_has_what_the_project_changed_and_its_scores(project):
-    found = other_datasets.read_project(project, "test")
-    assert (found["seed"], found["changes"]) == (43, {"views.flip": False})
-    assert found["images"] == {"train": 1680, "dev": 210, "test": 200}
-    assert (found["frozen"]["CIDEr"], found["finetuned"]["CIDEr"]) == (2.5, 3.0)
-    assert "mean length" not in found["frozen"]
+    result = other_datasets.read_project(project, "test")
+    assert (result["seed"], result["changes"]) == (43, {"views.flip": False})
+    assert result["images"] == {"train": 1680, "dev": 210, "test": 200}
+    assert (result["frozen"]["CIDEr"], result["finetuned"]["CIDEr"]) == (2.5, 3.0)
+    assert "mean length" not in result["frozen"]
     with pytest.raises(CaptionerError, match=r"validate\.json: not found; run `dvc repro validate`"):
         other_datasets.read_project(project, "dev")
 

@@ -78,8 +78,8 @@ def test_runs_have_the_params_of_their_row_and_what_is_there_is_not_run_again(da
     start_study.run_all(data, model, rows, [2], tmp_path / "work")
     start_study.run_all(data, model, rows, [1, 2], tmp_path / "work")
     assert calls == [(row, seed, model) for seed in (2, 1) for row in rows]
-    kept = [(each["row"], each["seed"]) for each in read_json(tmp_path / "record.json")["runs"]]
-    assert kept == [(row, seed) for row in reversed(rows) for seed in (1, 2)]
+    recorded = [(each["row"], each["seed"]) for each in read_json(tmp_path / "record.json")["runs"]]
+    assert recorded == [(row, seed) for row in reversed(rows) for seed in (1, 2)]
     (tmp_path / "model").write_bytes(b"another model")
     start_study.run_all(data, model, rows, [2], tmp_path / "work")
     assert len(read_json(tmp_path / "record.json")["runs"]) == 2
@@ -112,10 +112,10 @@ def test_a_record_has_the_scores_and_no_path(tmp_path, monkeypatch):
         return "", 0, {"features": 1.0, "train": 2.0}
 
     monkeypatch.setattr(start_study, "timed", timed)
-    found = start_study.run(start_study.STARTED, 7, str(tmp_path / "model"), tmp_path)
-    assert (found["curve"], found["minutes"]) == ({"0": 0.25, "1": 0.5}, {"train": 2.0})
-    assert found["test"]["finetuned"] == scored(1.5)
-    assert str(tmp_path) not in repr(found)
+    record = start_study.run(start_study.STARTED, 7, str(tmp_path / "model"), tmp_path)
+    assert (record["curve"], record["minutes"]) == ({"0": 0.25, "1": 0.5}, {"train": 2.0})
+    assert record["test"]["finetuned"] == scored(1.5)
+    assert str(tmp_path) not in repr(record)
 
 
 def test_a_row_shows_the_mean_over_seeds_and_the_range():

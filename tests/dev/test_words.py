@@ -15,16 +15,16 @@ GENERATED = pd.DataFrame({"frozen": ["a man sits", ""], "finetuned": ["a dog run
 
 
 def test_a_person_and_the_models_are_scored_against_the_same_references():
-    found = words.measure(GENERATED, REFERENCES)
-    assert found["images"] == 1
+    result = words.measure(GENERATED, REFERENCES)
+    assert result["images"] == 1
     assert {
-        name: [scores["absent words"][0], scores["agreed words"][0]] for name, scores in found["scores"].items()
+        name: [scores["absent words"][0], scores["agreed words"][0]] for name, scores in result["scores"].items()
     } == {
         "a person": [0.5, 1.0],  # swims is absent; dog is the only word that more than two of the four have
         "frozen": [1.0, 0.0],
         "finetuned": [0.0, 1.0],
     }
-    assert "| a person | 50.0 (50.0 to 50.0) | 100.0 (100.0 to 100.0) |" in words.table_of(found)
+    assert "| a person | 50.0 (50.0 to 50.0) | 100.0 (100.0 to 100.0) |" in words.table_of(result)
 
 
 def test_images_without_references_are_named():

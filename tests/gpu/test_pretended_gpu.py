@@ -20,9 +20,9 @@ def on_gpu(tensor):
 
 @pytest.fixture
 def x(gpu):
-    made = on_gpu(torch.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]]))
+    value = on_gpu(torch.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]]))
     gpu.reset()
-    return made
+    return value
 
 
 def test_it_is_the_device_that_is_selected_and_is_gone_afterwards(monkeypatch):
@@ -30,12 +30,12 @@ def test_it_is_the_device_that_is_selected_and_is_gone_afterwards(monkeypatch):
     monkeypatch.setenv("CAPTIONER_DEVICE", "auto")
     with pretended_gpu():
         assert select_device() == DEVICE
-        made = torch.zeros(2, device=DEVICE)
-        assert made.is_cuda
-        assert made.device == torch.zeros_like(made).device == made.new_ones(3).device == DEVICE
+        tensor = torch.zeros(2, device=DEVICE)
+        assert tensor.is_cuda
+        assert tensor.device == torch.zeros_like(tensor).device == tensor.new_ones(3).device == DEVICE
     assert torch.cuda.is_available() == there_before
     with pytest.raises(RuntimeError, match="outside"):
-        made + 1
+        tensor + 1
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_an_lstm_computes_what_torch_does_on_the_cpu(gpu):
     gradients = [part.grad.clone() for part in lstm.parameters()]
     lstm.zero_grad()
     lstm.to(DEVICE)
-    found = lstm.over(on_gpu(x), tuple(map(on_gpu, states)), sizes)
-    found.square().sum().backward()
-    assert torch.allclose(found.detach().cpu(), wanted, atol=1e-6)
+    result = lstm.over(on_gpu(x), tuple(map(on_gpu, states)), sizes)
+    result.square().sum().backward()
+    assert torch.allclose(result.detach().cpu(), wanted, atol=1e-6)
     for part, gradient in zip(lstm.parameters(), gradients, strict=True):
         assert torch.allclose(part.grad.cpu(), gradient, atol=1e-5)
     assert gpu.launches["_cudnn_rnn"] == gpu.launches["_cudnn_rnn_backward"] == 1

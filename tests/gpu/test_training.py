@@ -41,14 +41,14 @@ LOOK = 4  # waits of a look at the losses, their gradient and the measure
 
 def images_of(train=TRAIN, dev=DEV):
     """Return images with two captions each."""
-    found = []
+    images = []
     for number in range(train + dev):
         long = [WORDS[number % 2], WORDS[2 + number % 2], WORDS[4 + number // 2 % 2]]
         texts = [long, long[1:]]
         ids = [VOCABULARY.encode(text) for text in texts]
         split = "train" if number < train else "dev"
-        found.append(CaptionedImage(f"{number}.jpg", split, [" ".join(text) for text in texts], ids))
-    return found
+        images.append(CaptionedImage(f"{number}.jpg", split, [" ".join(text) for text in texts], ids))
+    return images
 
 
 def splits():
@@ -193,8 +193,8 @@ def test_a_gpu_learns_what_a_cpu_learns(gpu, monkeypatch, attention):
     one, other = (
         train(captioner_of(attention, dropout=0.0), objective, device, name=device.type) for device in (DEVICE, CPU)
     )
-    for found, wanted in zip(one, other, strict=True):
-        assert found == pytest.approx(wanted, abs=1e-4)
+    for result, wanted in zip(one, other, strict=True):
+        assert result == pytest.approx(wanted, abs=1e-4)
 
 
 def test_an_interrupted_run_on_a_gpu_ends_like_one_that_was_not(gpu):

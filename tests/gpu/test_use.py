@@ -29,11 +29,11 @@ CPU = torch.device("cpu")
 def pictures(count):
     """Return coarse noise as {name: bytes of a PNG}, darker from picture to picture."""
     rng = np.random.default_rng(1)
-    found = {}
+    by_name = {}
     for number in range(count):
         pixels = rng.integers(0, 256 - 25 * number, (5, 6, 3), dtype=np.uint8)
-        found[f"{number}.png"] = encoded(Image.fromarray(pixels).resize((70, 60), Image.Resampling.BICUBIC))
-    return found
+        by_name[f"{number}.png"] = encoded(Image.fromarray(pixels).resize((70, 60), Image.Resampling.BICUBIC))
+    return by_name
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def test_generating_with_consensus_waits_twice_a_word_and_four_times_a_batch(mod
 
 
 def test_an_explanation_is_that_of_a_cpu(model, photos, gpu, tmp_path):
-    found = explain(PhotoCaptioner(model), photos[0], tmp_path / "gpu.png", beam=3)
+    result = explain(PhotoCaptioner(model), photos[0], tmp_path / "gpu.png", beam=3)
     wanted = explain(PhotoCaptioner(model, device=CPU), photos[0], tmp_path / "cpu.png", beam=3)
-    assert found == wanted
+    assert result == wanted
     one, other = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("gpu", "cpu"))
     assert one.shape == other.shape
     assert abs(one - other).max() <= 2
@@ -123,5 +123,5 @@ def test_features_in_float16_are_those_in_float32_and_wait_four_times_a_batch(tm
             assert gpu.launches["convolution"] > 0
         join(views, shards, grid_path=folder / "grid.h5", boundary_path=folder / "boundary.h5")
         stores[device.type] = FeatureStore(folder / "grid.h5", layer=END)
-    found, wanted = (stores[kind].read(range(len(views))).float() for kind in ("cuda", "cpu"))
-    assert (found - wanted).abs().max() <= 0.01 * wanted.abs().max()
+    result, wanted = (stores[kind].read(range(len(views))).float() for kind in ("cuda", "cpu"))
+    assert (result - wanted).abs().max() <= 0.01 * wanted.abs().max()

@@ -14,12 +14,12 @@ def weights_of(decoder, features, tokens):
 
 
 def test_each_row_is_a_distribution_over_the_grid():
-    found = weights_of(make(attention=True), *data())
-    assert found.shape == (B, K, L, P)
-    assert found.dtype == torch.float32
-    assert (found >= 0).all()
-    assert_close(found.sum(-1), torch.ones(B, K, L))
-    assert found.std(-1).max() > 0.05  # not the same everywhere
+    result = weights_of(make(attention=True), *data())
+    assert result.shape == (B, K, L, P)
+    assert result.dtype == torch.float32
+    assert (result >= 0).all()
+    assert_close(result.sum(-1), torch.ones(B, K, L))
+    assert result.std(-1).max() > 0.05  # not the same everywhere
 
 
 @torch.no_grad()
@@ -33,9 +33,9 @@ def test_the_weights_reproduce_what_the_decoder_sees():
     for at in range(L):
         _, state = decoder.step(memory, tokens[:, :, at].flatten(), state)
     decoder.see = see
-    found = attention_weights(decoder, memory, tokens)  # [B, K, L, P]
+    result = attention_weights(decoder, memory, tokens)  # [B, K, L, P]
     wanted = torch.stack(seen, dim=1).view(B, K, L, -1)
-    assert_close(found @ memory.values, wanted, rtol=1e-4, atol=1e-5)
+    assert_close(result @ memory.values, wanted, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -60,9 +60,9 @@ def test_the_future_does_not_move_the_eye():
     decoder, (features, tokens) = make(attention=True), data()
     changed = tokens.clone()
     changed[:, :, 3:] = 9
-    found, wanted = weights_of(decoder, features, changed), weights_of(decoder, features, tokens)
-    assert_close(found[:, :, :3], wanted[:, :, :3], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found[:, :, 3:], wanted[:, :, 3:], atol=1e-3)
+    result, wanted = weights_of(decoder, features, changed), weights_of(decoder, features, tokens)
+    assert_close(result[:, :, :3], wanted[:, :, :3], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(result[:, :, 3:], wanted[:, :, 3:], atol=1e-3)
 
 
 def test_a_pooled_decoder_has_none():

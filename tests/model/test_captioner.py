@@ -76,32 +76,32 @@ def outputs(captioner, rows):
 def test_a_decoder_comes_back_as_it_was(tied, attention):
     captioner, metadata = make(tied=tied, attention=attention)
     save_model("model.safetensors", captioner.train(), metadata)
-    found, metadata_found = load_model("model.safetensors")
-    assert metadata_found == metadata
-    assert found.encoder is None
-    assert not found.training
-    assert not found.decoder.training
-    assert (found.decoder.output.weight is found.decoder.embedding.weight) == tied
+    loaded, loaded_metadata = load_model("model.safetensors")
+    assert loaded_metadata == metadata
+    assert loaded.encoder is None
+    assert not loaded.training
+    assert not loaded.decoder.training
+    assert (loaded.decoder.output.weight is loaded.decoder.embedding.weight) == tied
     for name, wanted in captioner.examples._asdict().items():
-        assert torch.equal(getattr(found.examples, name), wanted)
-        assert getattr(found.examples, name).dtype == wanted.dtype
+        assert torch.equal(getattr(loaded.examples, name), wanted)
+        assert getattr(loaded.examples, name).dtype == wanted.dtype
     rows = torch.randn(2, 2, 2, 6).half()
-    assert torch.equal(outputs(found, rows), outputs(captioner.eval(), rows))
+    assert torch.equal(outputs(loaded, rows), outputs(captioner.eval(), rows))
 
 
 def test_a_captioner_comes_back_with_its_encoder(encoder):
     captioner, metadata = make(encoder=encoder, start="layer4")
     save_model("model.safetensors", captioner.eval(), metadata)
-    found, metadata_found = load_model("model.safetensors")
-    assert metadata_found == metadata
-    assert found.start == "layer4"
+    loaded, loaded_metadata = load_model("model.safetensors")
+    assert loaded_metadata == metadata
+    assert loaded.start == "layer4"
     wanted = captioner.state_dict()
-    assert found.state_dict().keys() == wanted.keys()
-    assert all(torch.equal(value, wanted[key]) for key, value in found.state_dict().items())
+    assert loaded.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[key]) for key, value in loaded.state_dict().items())
     rows = torch.randn(2, 4, 4, 256).half()
-    torch.testing.assert_close(outputs(found, rows), outputs(captioner, rows), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(outputs(loaded, rows), outputs(captioner, rows), rtol=1e-5, atol=1e-6)
     first = Path("model.safetensors").read_bytes()
-    save_model("again/model.safetensors", found, metadata_found)
+    save_model("again/model.safetensors", loaded, loaded_metadata)
     assert Path("again/model.safetensors").read_bytes() == first
 
 
@@ -301,11 +301,11 @@ class LargestTensor(TorchDispatchMode):
         self.largest = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(found):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
                 self.largest = max(self.largest, tensor.nbytes)
-        return found
+        return result
 
 
 @pytest.mark.parametrize("size", [{"width": 2**14}, {"vocabulary": 2**28}, {"features": 2**30}, {"width": 2**40}])
@@ -320,11 +320,11 @@ def test_a_model_without_examples_comes_back_without_them(encoder):
     captioner, metadata = make(encoder=encoder, start="layer4")
     save_model("model.safetensors", captioner, metadata)
     without_examples("model.safetensors", "shared/model.safetensors")
-    found, metadata_found = load_model("shared/model.safetensors")
-    assert found.examples is None
-    assert metadata_found == metadata
+    loaded, loaded_metadata = load_model("shared/model.safetensors")
+    assert loaded.examples is None
+    assert loaded_metadata == metadata
     wanted = captioner.state_dict()
-    assert all(torch.equal(value, wanted[key]) for key, value in found.state_dict().items())
+    assert all(torch.equal(value, wanted[key]) for key, value in loaded.state_dict().items())
     with safe_open("shared/model.safetensors", framework="pt") as file:
         assert not json.loads(file.metadata()["captioner"])["examples"]
         assert not any(name.startswith("examples") for name in file.keys())  # noqa: SIM118 - not a dict

@@ -48,17 +48,17 @@ def of(images, features=None, **options):
 def test_agreement_is_the_shared_cider_of_the_neighbours(images, beams, random):
     """By pycocoevalcap, for which the end is a word too."""
     names = [str(number) for number in range(len(images))]
-    scorer = Cider({name: [said(text) for text in texts] for name, texts in zip(names, images, strict=True)})
+    scorer = Cider({name: [spoken(text) for text in texts] for name, texts in zip(names, images, strict=True)})
     near = random.sample(range(len(images)), 2)
-    found = of(images).agreement(padded(beams), np.array(near), np.array([0.75, 0.25]))
+    result = of(images).agreement(padded(beams), np.array(near), np.array([0.75, 0.25]))
     wanted = []
     for text in beams:
-        _, each = scorer.score(dict.fromkeys(names, said(text)))
+        _, each = scorer.score(dict.fromkeys(names, spoken(text)))
         wanted.append(sum(share * each[names[image]] for share, image in zip((0.75, 0.25), near, strict=True)))
-    assert found == pytest.approx(wanted, abs=1e-9)
+    assert result == pytest.approx(wanted, abs=1e-9)
 
 
-def said(text):
+def spoken(text):
     return " ".join([*text, "end"])
 
 
@@ -68,11 +68,11 @@ def test_agreements_of_a_batch_are_those_of_each_image():
     consensus = of(texts, generator.standard_normal((30, 5)), neighbours=7)
     tokens = np.stack([padded(texts[number]) for number in range(9)])
     near, shares = consensus.nearest(generator.standard_normal((9, 5)))
-    found = consensus.agreements(tokens, near, shares)
-    assert found.shape == (9, 3)
-    assert found.std() > 0.1
+    result = consensus.agreements(tokens, near, shares)
+    assert result.shape == (9, 3)
+    assert result.std() > 0.1
     each = [consensus.agreement(*one) for one in zip(tokens, near, shares, strict=True)]
-    assert found == pytest.approx(np.stack(each), abs=1e-12)
+    assert result == pytest.approx(np.stack(each), abs=1e-12)
 
 
 def test_a_consensus_is_restored_from_its_arrays(tmp_path):
@@ -84,22 +84,22 @@ def test_a_consensus_is_restored_from_its_arrays(tmp_path):
         np.save(tmp_path / f"{name}.npy", array)
     arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in tmp_path.iterdir()}
     restored = Consensus.from_arrays(arrays, consensus.captions, **options)
-    asked = generator.standard_normal((6, 5)), np.stack([padded(texts[number]) for number in range(6)])
-    for found, wanted in zip(restored.nearest(asked[0]), consensus.nearest(asked[0]), strict=True):
-        assert np.array_equal(found, wanted)
+    queries = generator.standard_normal((6, 5)), np.stack([padded(texts[number]) for number in range(6)])
+    for result, wanted in zip(restored.nearest(queries[0]), consensus.nearest(queries[0]), strict=True):
+        assert np.array_equal(result, wanted)
     scores = np.zeros((6, 2))
-    assert restored.choose(*asked, scores, weight=1.0) == consensus.choose(*asked, scores, weight=1.0)
+    assert restored.choose(*queries, scores, weight=1.0) == consensus.choose(*queries, scores, weight=1.0)
 
 
 @pytest.mark.parametrize("count", [1, 4, 60])
 def test_the_nearest_of_many_are_those_of_a_sort(count):
     generator = np.random.default_rng(5)
-    known, asked = generator.standard_normal((7001, 3)), generator.standard_normal((4, 3))
+    known, queries = generator.standard_normal((7001, 3)), generator.standard_normal((4, 3))
     known[5000:5040] = known[17]  # equal ones, in other blocks
-    near, _ = of([["a"]] * 7001, known, neighbours=count).nearest(np.append(asked, known[17:18], 0))
+    near, _ = of([["a"]] * 7001, known, neighbours=count).nearest(np.append(queries, known[17:18], 0))
     standard = (known - known.mean(0)) / known.std(0)
     standard /= np.linalg.norm(standard, axis=1, keepdims=True)
-    for row, places in zip(asked, near, strict=False):
+    for row, places in zip(queries, near, strict=False):
         direction = (row - known.mean(0)) / known.std(0)
         cosines = standard @ direction
         assert cosines[places] == pytest.approx(np.sort(cosines)[: -count - 1 : -1], abs=1e-4)
@@ -110,18 +110,18 @@ def test_the_nearest_of_many_are_those_of_a_sort(count):
 def test_the_nearest_are_those_of_a_sort_for_any_number_of_images_and_neighbours(images):
     generator = np.random.default_rng(images)
     consensus = of([["a"]] * images, generator.standard_normal((images, 3)))
-    asked = generator.standard_normal((8, 3))
-    wanted, _ = Consensus.from_arrays(consensus.arrays(), consensus.captions, neighbours=images).nearest(asked)
+    queries = generator.standard_normal((8, 3))
+    wanted, _ = Consensus.from_arrays(consensus.arrays(), consensus.captions, neighbours=images).nearest(queries)
     for count in (1, 2, 3, 4, 6, 7, 8, 9, 13, 60):
-        near, _ = Consensus.from_arrays(consensus.arrays(), consensus.captions, neighbours=count).nearest(asked)
+        near, _ = Consensus.from_arrays(consensus.arrays(), consensus.captions, neighbours=count).nearest(queries)
         assert np.array_equal(near, wanted[:, :count])
 
 
 def test_a_caption_without_its_end_agrees_less():
     consensus = of([["a b c"], ["d e"], ["f"]])
-    whole, cut = padded(["a b c"]), padded(["a b c"])
+    complete, cut = padded(["a b c"]), padded(["a b c"])
     cut[cut == EOS] = PAD
-    assert consensus.agreement(whole, np.array([0]), np.ones(1)) == pytest.approx(10)
+    assert consensus.agreement(complete, np.array([0]), np.ones(1)) == pytest.approx(10)
     assert consensus.agreement(cut, np.array([0]), np.ones(1)) < 9
 
 
@@ -135,11 +135,11 @@ def test_beams_of_no_word_or_of_unknown_ones_agree_with_nobody():
 
 def test_the_nearest_have_the_smallest_angles_between_standardised_features():
     generator = np.random.default_rng(0)
-    known, asked = generator.standard_normal((9, 4)), generator.standard_normal((3, 4))
+    known, queries = generator.standard_normal((9, 4)), generator.standard_normal((3, 4))
     scales = np.array([1.0, 100.0, 0.2, 3.0])
     consensus = of([["a"]] * 9, known * scales + 5, neighbours=4, sharpness=3.0)
-    near, shares = consensus.nearest(asked * scales + 5)
-    for row, places, parts in zip(asked, near, shares, strict=True):
+    near, shares = consensus.nearest(queries * scales + 5)
+    for row, places, parts in zip(queries, near, shares, strict=True):
         sides = [(side - known.mean(0)) / known.std(0) for side in (row, known)]
         cosines = sides[1] @ sides[0] / np.linalg.norm(sides[1], axis=1) / np.linalg.norm(sides[0])
         assert places.tolist() == np.argsort(-cosines)[:4].tolist()
@@ -157,8 +157,8 @@ def test_there_may_be_fewer_training_images_than_neighbours():
 def test_what_hardly_varies_among_the_training_images_does_not_count():
     known = np.random.default_rng(1).standard_normal((6, 4))
     known[:, 2] = 1.0
-    asked = known[3:4] + np.array([0.0, 0.0, 0.1, 0.0])  # as no training image has it
-    near, shares = of([["a"]] * 6, known, neighbours=2).nearest(asked)
+    queries = known[3:4] + np.array([0.0, 0.0, 0.1, 0.0])  # as no training image has it
+    near, shares = of([["a"]] * 6, known, neighbours=2).nearest(queries)
     assert near[0, 0] == 3
     assert shares[0, 0] > 0.9
 
@@ -191,7 +191,7 @@ def test_generated_captions_are_the_chosen_beams(attention):
     rows = torch.randn(12, 2, 2, 3)
     examples = Examples(torch.randn(9, 3).half(), torch.randint(4, len(WORDS), (9, 2, 5), dtype=torch.int32))
     consensus = Consensus(*examples, neighbours=3)
-    told = generate(
+    generated = generate(
         model, list("abcdefghijkl"), rows.__getitem__, WORDS, beam=4, length_penalty=1.0, batch=5,
         device=torch.device("cpu"), choose=partial(consensus.choose, weight=30.0),
     )  # fmt: skip
@@ -200,7 +200,7 @@ def test_generated_captions_are_the_chosen_beams(attention):
     tokens, scores = beam_search(model.decoder, memory, beam=4, max_length=6, length_penalty=1.0)
     places = consensus.choose(rows.mean((1, 2)).numpy(), tokens.numpy(), scores.numpy(), weight=30.0)
     assert len(set(places)) > 1
-    assert list(told.values()) == [
+    assert list(generated.values()) == [
         WORDS.decode(beams[place]) for beams, place in zip(tokens.tolist(), places, strict=True)
     ]
 

@@ -46,11 +46,11 @@ def test_reading_token_by_token_equals_reading_all_at_once(attention, tied):
     wanted = read(decoder, features, tokens)
     assert wanted.shape == (B, K, L, V)
     memory = decoder.encode(features)
-    state, found = memory.states(K), []
+    state, outputs = memory.states(K), []
     for at in range(L):
         hidden, state = decoder.step(memory, tokens[:, :, at].flatten(), state)
-        found.append(decoder.logits(hidden).view(B, K, V))
-    assert_close(torch.stack(found, dim=2), wanted, **CLOSE)
+        outputs.append(decoder.logits(hidden).view(B, K, V))
+    assert_close(torch.stack(outputs, dim=2), wanted, **CLOSE)
     assert [part.shape for part in state] == [(B * K, 8)] * (4 if attention else 2)
 
 
@@ -83,8 +83,8 @@ def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attentio
         given = tokens[:, :, :padded]
         words = valid.flatten()[packed.places]  # the rest is padding
         for each in (given, given.masked_fill(~valid, PAD)):
-            found = decoder.logits(decoder(memory, each, packed))
-            assert_close(found[words], wanted[:, :, :padded].flatten(0, 2)[packed.places[words]], **CLOSE)
+            result = decoder.logits(decoder(memory, each, packed))
+            assert_close(result[words], wanted[:, :, :padded].flatten(0, 2)[packed.places[words]], **CLOSE)
         assert sorted(packed.places[words].tolist()) == valid.flatten().nonzero().squeeze(1).tolist()
 
 
@@ -121,9 +121,9 @@ def test_captions_of_an_image_do_not_influence_one_another(attention):
     decoder, (features, tokens) = make(attention), data()
     changed = tokens.clone()
     changed[:, 1] = (tokens[:, 1] + 1) % V
-    wanted, found = read(decoder, features, tokens), read(decoder, features, changed)
-    assert_close(found[:, 0], wanted[:, 0], **CLOSE)
-    assert not torch.allclose(found[:, 1], wanted[:, 1], atol=1e-2)
+    wanted, result = read(decoder, features, tokens), read(decoder, features, changed)
+    assert_close(result[:, 0], wanted[:, 0], **CLOSE)
+    assert not torch.allclose(result[:, 1], wanted[:, 1], atol=1e-2)
     for k in range(K):
         assert_close(read(decoder, features, tokens[:, k : k + 1])[:, 0], read(decoder, features, tokens)[:, k])
 
@@ -134,9 +134,9 @@ def test_images_do_not_influence_one_another(attention):
     wanted = read(decoder, features, tokens)
     changed = features.clone()
     changed[1] += 1
-    found = read(decoder, changed, tokens)
-    assert_close(found[[0, 2]], wanted[[0, 2]], **CLOSE)
-    assert not torch.allclose(found[1], wanted[1], atol=1e-2)
+    result = read(decoder, changed, tokens)
+    assert_close(result[[0, 2]], wanted[[0, 2]], **CLOSE)
+    assert not torch.allclose(result[1], wanted[1], atol=1e-2)
     for image in range(B):
         assert_close(read(decoder, features[[image]], tokens[[image]])[0], wanted[image], **CLOSE)
 
@@ -146,9 +146,9 @@ def test_the_future_does_not_influence_the_past(attention):
     decoder, (features, tokens) = make(attention), data()
     changed = tokens.clone()
     changed[:, :, 3:] = 9
-    found, wanted = read(decoder, features, changed), read(decoder, features, tokens)
-    assert_close(found[:, :, :3], wanted[:, :, :3], **CLOSE)
-    assert not torch.allclose(found[:, :, 3:], wanted[:, :, 3:], atol=1e-2)
+    result, wanted = read(decoder, features, changed), read(decoder, features, tokens)
+    assert_close(result[:, :, :3], wanted[:, :, :3], **CLOSE)
+    assert not torch.allclose(result[:, :, 3:], wanted[:, :, 3:], atol=1e-2)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -205,11 +205,11 @@ def test_dropout_drops_its_share_and_keeps_the_sum(p):
     torch.manual_seed(1)
     x = torch.ones(1003, 301, requires_grad=True)
     y = Dropout(p)(x)
-    kept = y != 0
-    assert kept.float().mean() == pytest.approx(1 - p, abs=0.003)  # five standard deviations
-    assert_close(y[kept], torch.full((int(kept.sum()),), 1 / (1 - p)), rtol=1e-4, atol=0)
+    remaining = y != 0
+    assert remaining.float().mean() == pytest.approx(1 - p, abs=0.003)  # five standard deviations
+    assert_close(y[remaining], torch.full((int(remaining.sum()),), 1 / (1 - p)), rtol=1e-4, atol=0)
     for axis in (0, 1):  # no row and no column is favoured
-        assert (kept.float().mean(axis) - (1 - p)).abs().max() < 0.15
+        assert (remaining.float().mean(axis) - (1 - p)).abs().max() < 0.15
     y.sum().backward()
     assert torch.equal(x.grad, y)
     torch.manual_seed(1)

@@ -26,13 +26,14 @@ def problem(sizes, captions, dtype):
 def test_states_and_gradients_are_those_of_torch(sizes, without, dtype):
     lstm, x, h, c, steps = problem(sizes, sizes[0] + without, dtype)
     leaves = [x, h, c, *lstm.parameters()]
-    found = run_packed(lstm, x, h, c, steps)
+    result = run_packed(lstm, x, h, c, steps)
     n = sizes[0]
     wanted, _ = lstm(PackedSequence(x, steps), (h[:n].unsqueeze(0), c[:n].unsqueeze(0)))
-    assert_close(found, wanted.data)
-    weights = torch.randn_like(found)
+    assert_close(result, wanted.data)
+    weights = torch.randn_like(result)
     assert_close(
-        torch.autograd.grad((found * weights).sum(), leaves), torch.autograd.grad((wanted.data * weights).sum(), leaves)
+        torch.autograd.grad((result * weights).sum(), leaves),
+        torch.autograd.grad((wanted.data * weights).sum(), leaves),
     )
 
 
@@ -41,11 +42,11 @@ def test_in_mixed_precision_it_stays_near_and_keeps_types():
     lstm, x, h, c, steps = problem(sizes, 4, torch.float32)
     leaves = [x, h, c, *lstm.parameters()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = run_packed(lstm, x, h, c, steps)
-    assert found.dtype == torch.bfloat16
+        result = run_packed(lstm, x, h, c, steps)
+    assert result.dtype == torch.bfloat16
     wanted = run_packed(lstm, x, h, c, steps)
-    assert_close(found.float(), wanted, atol=0.03, rtol=0.03)
-    grads = torch.autograd.grad(found.float().square().sum(), leaves)
+    assert_close(result.float(), wanted, atol=0.03, rtol=0.03)
+    grads = torch.autograd.grad(result.float().square().sum(), leaves)
     exact = torch.autograd.grad(wanted.square().sum(), leaves)
     for grad, of, leaf in zip(grads, exact, leaves, strict=True):
         assert grad.dtype == leaf.dtype
@@ -56,11 +57,11 @@ def test_in_mixed_precision_it_stays_near_and_keeps_types():
 def test_steps_one_after_the_other_are_a_run_over_all():
     lstm, x, h, c, steps = problem([3, 3, 3], 3, torch.float64)
     wanted = lstm.over(x, (h, c), steps)
-    state, found = (h, c), []
+    state, outputs = (h, c), []
     for inputs in x.split(3):
         state = lstm.step(inputs, state)
-        found.append(state[0])
-    assert_close(torch.cat(found), wanted)
+        outputs.append(state[0])
+    assert_close(torch.cat(outputs), wanted)
     nothing = torch.zeros_like(h)
     assert_close(lstm.begin(x[:3]), lstm.step(x[:3], (nothing, nothing)))
 

@@ -74,14 +74,14 @@ def caption_of(tokens):
     return tuple(tokens)
 
 
-def found_by(decoder, images, beam, longest, penalty):
+def beams_of(decoder, images, beam, longest, penalty):
     """Return for each image the [(caption, score)] of its beams, without those that are not there."""
-    found = beam_search(decoder, decoder.encode(images), beam=beam, max_length=longest, length_penalty=penalty)
-    assert found.tokens.shape == (len(images), found.scores.shape[1], longest)
-    assert found.scores.shape[1] <= beam
+    beams = beam_search(decoder, decoder.encode(images), beam=beam, max_length=longest, length_penalty=penalty)
+    assert beams.tokens.shape == (len(images), beams.scores.shape[1], longest)
+    assert beams.scores.shape[1] <= beam
     return [
         [(caption_of(ids), score) for ids, score in zip(*pair, strict=True) if score > -np.inf]
-        for pair in zip(found.tokens.tolist(), found.scores.tolist(), strict=True)
+        for pair in zip(beams.tokens.tolist(), beams.scores.tolist(), strict=True)
     ]
 
 
@@ -90,10 +90,10 @@ def found_by(decoder, images, beam, longest, penalty):
 def test_a_beam_as_wide_as_all_captions_finds_what_exhaustive_search_finds(penalty, words, longest):
     decoder, images = Table(words), [5, 6, 7]
     captions = decoder.captions(longest)
-    for image, found in zip(images, found_by(decoder, images, len(captions) + 3, longest, penalty), strict=True):
+    for image, beams in zip(images, beams_of(decoder, images, len(captions) + 3, longest, penalty), strict=True):
         wanted = {caption: decoder.score(image, caption, penalty) for caption in captions}
-        assert [caption for caption, _ in found] == sorted(wanted, key=wanted.get, reverse=True)
-        assert [score for _, score in found] == pytest.approx(sorted(wanted.values(), reverse=True), abs=1e-5)
+        assert [caption for caption, _ in beams] == sorted(wanted, key=wanted.get, reverse=True)
+        assert [score for _, score in beams] == pytest.approx(sorted(wanted.values(), reverse=True), abs=1e-5)
 
 
 @property_of
@@ -104,16 +104,16 @@ def test_a_beam_of_one_is_greedy(seed, words, longest, penalty):
         allowed = decoder.log_p(seed, (BOS, *caption)).clone()
         allowed[[PAD, BOS, UNK]] = -torch.inf
         caption += (int(allowed.argmax()),)
-    [[(found, _)]] = found_by(decoder, [seed], 1, longest, penalty)
-    assert found == caption
+    [[(tokens_found, _)]] = beams_of(decoder, [seed], 1, longest, penalty)
+    assert tokens_found == caption
 
 
 @property_of
 @given(seed=seeds, beam=st.integers(1, 6), words=st.integers(1, 4), longest=st.integers(1, 6), penalty=penalties)
 def test_beams_are_different_sorted_captions_of_words_with_their_true_scores(seed, beam, words, longest, penalty):
     decoder, images = Table(words, sharpness=2.5), [seed, seed + 1]
-    for image, found in zip(images, found_by(decoder, images, beam, longest, penalty), strict=True):
-        captions, scores = [caption for caption, _ in found], [score for _, score in found]
+    for image, beams in zip(images, beams_of(decoder, images, beam, longest, penalty), strict=True):
+        captions, scores = [caption for caption, _ in beams], [score for _, score in beams]
         assert captions
         assert len(set(captions)) == len(captions)
         for caption in captions:
@@ -128,8 +128,8 @@ def test_beams_are_different_sorted_captions_of_words_with_their_true_scores(see
 @given(seed=seeds, beam=st.integers(1, 5), longest=st.integers(1, 6), penalty=penalties)
 def test_images_together_find_what_each_finds_alone(seed, beam, longest, penalty):
     decoder, images = Table(3, sharpness=3.0), [seed, seed + 1, seed + 2, seed]
-    together = found_by(decoder, images, beam, longest, penalty)
-    assert together == [found_by(decoder, [image], beam, longest, penalty)[0] for image in images]
+    together = beams_of(decoder, images, beam, longest, penalty)
+    assert together == [beams_of(decoder, [image], beam, longest, penalty)[0] for image in images]
     assert together[0] == together[3]
 
 
@@ -146,8 +146,8 @@ class Wordy(Table):
 @pytest.mark.parametrize("beam", [1, 3, 5])
 def test_the_likeliest_special_tokens_are_never_generated_and_still_cost_what_they_cost(beam):
     decoder, images = Wordy(4), list(range(8))
-    for image, found in zip(images, found_by(decoder, images, beam, 6, 1.0), strict=True):
-        for caption, score in found:
+    for image, beams in zip(images, beams_of(decoder, images, beam, 6, 1.0), strict=True):
+        for caption, score in beams:
             assert not {PAD, BOS, UNK} & {*caption}
             assert score == pytest.approx(decoder.score(image, caption, 1.0), abs=1e-4)
             assert score < -8  # not normalised anew over what remains
@@ -167,12 +167,15 @@ class Scripted(Table):
 
 def test_a_finished_caption_keeps_its_place_only_while_it_is_among_the_best():
     decoder = Scripted(1)
-    ended, said = np.log(0.6), np.log(0.4)
-    for penalty, wanted in ((0.0, [((EOS,), ended), ((4,) * 5, said)]), (1.0, [((4,) * 5, said / 5), ((EOS,), ended)])):
-        [found] = found_by(decoder, [0], 2, 5, penalty)
-        assert [caption for caption, _ in found] == [caption for caption, _ in wanted]
-        assert [score for _, score in found] == pytest.approx([score for _, score in wanted], abs=1e-5)
-    [[(greedy, _)]] = found_by(decoder, [0], 1, 5, 1.0)
+    ended, unended = np.log(0.6), np.log(0.4)
+    for penalty, wanted in (
+        (0.0, [((EOS,), ended), ((4,) * 5, unended)]),
+        (1.0, [((4,) * 5, unended / 5), ((EOS,), ended)]),
+    ):
+        [beams] = beams_of(decoder, [0], 2, 5, penalty)
+        assert [caption for caption, _ in beams] == [caption for caption, _ in wanted]
+        assert [score for _, score in beams] == pytest.approx([score for _, score in wanted], abs=1e-5)
+    [[(greedy, _)]] = beams_of(decoder, [0], 1, 5, 1.0)
     assert greedy == (EOS,)
 
 

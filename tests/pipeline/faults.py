@@ -145,8 +145,8 @@ def _stage_process(dvc: int) -> tuple[int, str] | None:
     """Return the process and the name of the stage that dvc runs."""
     try:
         for child in psutil.Process(dvc).children(recursive=True):
-            if found := re.fullmatch(r"stages/(\w+)\.py", (child.cmdline() or [""])[-1]):
-                return child.pid, found[1]
+            if match := re.fullmatch(r"stages/(\w+)\.py", (child.cmdline() or [""])[-1]):
+                return child.pid, match[1]
     except psutil.NoSuchProcess:  # it ended during the query
         pass
     return None
@@ -156,26 +156,26 @@ def outputs(folder: Path) -> dict[str, str]:
     """Return DVC's MD5 of each output and metric, and of each file in an output folder, by path."""
     path = folder / "dvc.lock"
     stages = YAML(typ="safe").load(path)["stages"] if path.exists() else {}
-    found = {}
+    hashes = {}
     for out in (out for stage in stages.values() for out in stage.get("outs", [])):
         if out["md5"].endswith(".dir"):
             listing = json.loads((folder / ".dvc/cache/files/md5" / out["md5"][:2] / out["md5"][2:]).read_text())
-            found |= {f"{out['path']}/{entry['relpath']}": entry["md5"] for entry in listing}
+            hashes |= {f"{out['path']}/{entry['relpath']}": entry["md5"] for entry in listing}
         else:
-            found[out["path"]] = out["md5"]
-    return found
+            hashes[out["path"]] = out["md5"]
+    return hashes
 
 
-def not_whole(folder: Path, right: Path) -> list[str]:
+def incomplete(folder: Path, right: Path) -> list[str]:
     """Return the outputs that exist in `folder` and differ from those of the workspace `right`.
 
     A curve may be the beginning of the right one, because training writes it after each epoch.
     """
     wrong = []
     for path, md5 in outputs(right).items():
-        found = folder / path
-        if found.exists() and digest(found) != md5:
-            begun = (right / path).read_bytes().startswith(found.read_bytes())
+        output = folder / path
+        if output.exists() and digest(output) != md5:
+            begun = (right / path).read_bytes().startswith(output.read_bytes())
             wrong += [] if path.endswith("_curve.csv") and begun else [path]
     return wrong
 
@@ -243,7 +243,7 @@ def run_pipeline(
         print(f"run {report.runs}: {what}; status {outcome.status}, {report.kills.total()} kills so far", flush=True)
         if outcome.hung:
             report.fault(f"run {report.runs} ({what}): did not end within {longest:.0f} s")
-        for path in not_whole(folder, right):
+        for path in incomplete(folder, right):
             report.fault(f"run {report.runs} ({what}): {path} is there and is not right")
         if outcome.status == 0:
             break
@@ -254,13 +254,13 @@ def run_pipeline(
             continue
         if not outcome.killed and not outcome.hung:
             report.fault(f"run {report.runs} ({what}): failed without a kill:\n{outcome.printed}")
-    found, expected = outputs(folder), outputs(right)
-    different = [path for path in expected if found.get(path) != expected[path]]
+    hashes, expected = outputs(folder), outputs(right)
+    different = [path for path in expected if hashes.get(path) != expected[path]]
     report.pipelines += 1
     report.compared += len(expected)
     report.mismatches += len(different)
     for path in different:
-        report.fault(f"pipeline {report.pipelines}: {path} is {found.get(path)}, not {expected[path]}")
+        report.fault(f"pipeline {report.pipelines}: {path} is {hashes.get(path)}, not {expected[path]}")
     for path in [*folder.glob(".resume/*-*"), *folder.rglob(".part-*")]:
         report.fault(f"pipeline {report.pipelines}: {path.relative_to(folder)} was left")
     print(f"pipeline {report.pipelines}: {len(different)} of {len(expected)} outputs differ", flush=True)

@@ -23,7 +23,7 @@ from captioner.model.consensus import Consensus
 from captioner.model.generate import generate
 from captioner.vision.encoder import load_encoder
 from captioner.vision.store import FeatureStore
-from tests.pipeline.faults import Kill, not_whole, outputs, quotas, repro
+from tests.pipeline.faults import Kill, incomplete, outputs, quotas, repro
 from tests.support.workspaces import ROOT
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -71,7 +71,7 @@ def test_test_captions_are_the_chosen_beams(done):
     store = FeatureStore(done.folder / "data/features/boundary.h5")
     rows = torch.tensor([store.rows[image] for image in table.index])
     search = read_values(ROOT / "params.yaml")["search"]
-    told = generate(
+    generated = generate(
         captioner,
         list(table.index),
         lambda chosen: store.read(rows[chosen]),
@@ -81,7 +81,7 @@ def test_test_captions_are_the_chosen_beams(done):
         device=torch.device("cpu"),
         choose=partial(Consensus(*captioner.examples).choose, weight=weight),
     )
-    assert told == table["finetuned"].to_dict() != usual["finetuned"].to_dict()
+    assert generated == table["finetuned"].to_dict() != usual["finetuned"].to_dict()
 
 
 def test_curves_have_a_line_an_epoch(done):
@@ -283,12 +283,12 @@ def test_the_harness_sees_what_is_not_whole(done, tmp_path):
     for path in copied:
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(done.folder / path, tmp_path / path)
-    assert not_whole(tmp_path, done.folder) == []
+    assert incomplete(tmp_path, done.folder) == []
     for path in copied:
         (tmp_path / path).write_bytes((tmp_path / path).read_bytes()[:-10])
-    assert not_whole(tmp_path, done.folder) == copied[:2]  # a curve may have fewer epochs
+    assert incomplete(tmp_path, done.folder) == copied[:2]  # a curve may have fewer epochs
     (tmp_path / copied[2]).write_text("epoch\n")
-    assert not_whole(tmp_path, done.folder) == copied[:3]
+    assert incomplete(tmp_path, done.folder) == copied[:3]
 
 
 @pytest.mark.parametrize("kills", [1, 2, 10, 50])
@@ -321,9 +321,9 @@ def git(workspace, *arguments):
 
 
 def test_git_keeps_metrics_and_lock_and_no_data(committed):
-    kept = git(committed, "ls-files").splitlines()
-    assert {"dvc.lock", "metrics/captions.json", "metrics/download.json"} <= set(kept)
-    assert not [path for path in kept if path.startswith(("data/", "models/", ".resume/"))]
+    tracked = git(committed, "ls-files").splitlines()
+    assert {"dvc.lock", "metrics/captions.json", "metrics/download.json"} <= set(tracked)
+    assert not [path for path in tracked if path.startswith(("data/", "models/", ".resume/"))]
 
 
 def test_metrics_and_params_diff_name_what_changed(committed):

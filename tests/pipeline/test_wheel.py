@@ -73,8 +73,10 @@ def call(*command, **options):
 
 
 def run(*command, **options):
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CAPTIONER", "COV"))}
-    return subprocess.run(list(map(str, command)), env=kept, capture_output=True, text=True, **options)
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CAPTIONER", "COV"))
+    }
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, **options)
 
 
 def metadata(wheel):
@@ -91,12 +93,12 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
 
 
 def test_nothing_of_the_pipeline_is_in_the_environment(environment):
-    found = call(
+    printed = call(
         environment / "python",
         "-c",
         f"import importlib.util as u; print(*[name for name in {EXTRAS} if u.find_spec(name)])",
     )
-    assert found.split() == []
+    assert printed.split() == []
 
 
 def test_the_commands_run_without_the_project(environment, tmp_path):

@@ -22,9 +22,11 @@ def run(tmp_path):
     del scores["intervals"]
     (tmp_path / "evaluate.json").write_text(json.dumps(scores))
     versions = {"python": "3.11.7", "torch": "2.14.1"}
-    captioner_file(tmp_path / "captioner.safetensors", made={"params": {"finetune.lr": 0.5}, "versions": versions})
     captioner_file(
-        tmp_path / "decoder.safetensors", encoder=False, made={"params": {"train.lr": 0.25}, "versions": versions}
+        tmp_path / "captioner.safetensors", provenance={"params": {"finetune.lr": 0.5}, "versions": versions}
+    )
+    captioner_file(
+        tmp_path / "decoder.safetensors", encoder=False, provenance={"params": {"train.lr": 0.25}, "versions": versions}
     )
     return tmp_path
 
@@ -86,8 +88,8 @@ def test_what_is_not_official_is_said_loudly(run):
 
 
 def test_what_the_pipeline_made_itself_has_no_official_file(run):
-    made = {"source": "drawn", "official": None, "md5": "0", "bytes": 1}
-    change(run / "download.json", dataset="shapes", images=made, captions=made)
+    drawn = {"source": "drawn", "official": None, "md5": "0", "bytes": 1}
+    change(run / "download.json", dataset="shapes", images=drawn, captions=drawn)
     change(run / "weights.json", source="random", official=None)
     head, text = written(run)
     assert "NOT TRAINED ON" not in text

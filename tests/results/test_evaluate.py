@@ -13,7 +13,7 @@ RAW = {
     "b.jpg": ["Two men climb a steep rock .", "Climbers on a rock .", "Men climb ."],
     "c.jpg": ["A girl swims in the pool .", "The girl is in the water .", "A child swims ."],
 }
-SAID = {
+GENERATED = {
     "frozen": {"a.jpg": "a cat runs", "b.jpg": "a man on a rock", "c.jpg": "a dog runs on the grass"},
     "finetuned": {"a.jpg": "a dog runs on the grass", "b.jpg": "two men climb a rock", "c.jpg": "a girl in the pool"},
 }
@@ -26,13 +26,14 @@ def evaluated(folder, monkeypatch, language="en"):
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(folder / "vocabulary.json", words.as_dict())
     card = SimpleNamespace(vocabulary=words, start="layer4", encoder="x", image={})
-    monkeypatch.setattr(module, "load_model", lambda path: (SimpleNamespace(examples=None, said=SAID[path]), card))
+    loaded = {path: SimpleNamespace(examples=None, captions=texts) for path, texts in GENERATED.items()}
+    monkeypatch.setattr(module, "load_model", lambda path: (loaded[path], card))
     rows = {image: row for row, image in enumerate(RAW)}
     monkeypatch.setattr(module, "FeatureStore", lambda path, **_: SimpleNamespace(rows=rows))
-    monkeypatch.setattr(module, "generate", lambda captioner, names, *_, **__: captioner.said)
+    monkeypatch.setattr(module, "generate", lambda captioner, names, *_, **__: captioner.captions)
     monkeypatch.setenv("PATH", "")  # without METEOR
     module.evaluate(
-        {name: (name, "store") for name in SAID},
+        {name: (name, "store") for name in GENERATED},
         split="test",
         captions=folder / "captions.jsonl",
         vocabulary=folder / "vocabulary.json",
@@ -46,21 +47,21 @@ def evaluated(folder, monkeypatch, language="en"):
 
 
 def test_every_score_has_its_interval_and_so_has_the_gain(tmp_path, monkeypatch):
-    found = evaluated(tmp_path, monkeypatch)
-    assert list(found) == ["images", "frozen", "finetuned", "intervals"]
+    result = evaluated(tmp_path, monkeypatch)
+    assert list(result) == ["images", "frozen", "finetuned", "intervals"]
     scores = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
     language = ["distinct captions", "vocabulary", "mean length", "copied from training"]
     words = ["absent words", "agreed words"]
-    intervals = score_intervals(found)
-    for model in SAID:
-        assert list(found[model]) == scores + language + words
+    intervals = score_intervals(result)
+    for model in GENERATED:
+        assert list(result[model]) == scores + language + words
         assert list(intervals[model]) == scores + words
-        assert all(ends.low <= found[model][name] <= ends.high for name, ends in intervals[model].items())
+        assert all(ends.low <= result[model][name] <= ends.high for name, ends in intervals[model].items())
     assert list(intervals[DIFFERENCE]) == scores + words
     for name, ends in intervals[DIFFERENCE].items():
-        assert ends.low <= found["finetuned"][name] - found["frozen"][name] <= ends.high
+        assert ends.low <= result["finetuned"][name] - result["frozen"][name] <= ends.high
     assert intervals[DIFFERENCE]["CIDEr"].low > 0  # better for every image
-    assert "interval" not in module.table_of(found)
+    assert "interval" not in module.table_of(result)
 
 
 def test_intervals_are_the_same_in_every_run(tmp_path, monkeypatch):
@@ -68,6 +69,6 @@ def test_intervals_are_the_same_in_every_run(tmp_path, monkeypatch):
 
 
 def test_other_languages_have_no_word_scores(tmp_path, monkeypatch):
-    found = evaluated(tmp_path, monkeypatch, language="de")
-    names = [found["frozen"], found["finetuned"], *found["intervals"].values()]
+    result = evaluated(tmp_path, monkeypatch, language="de")
+    names = [result["frozen"], result["finetuned"], *result["intervals"].values()]
     assert not any("absent words" in each or "agreed words" in each for each in names)

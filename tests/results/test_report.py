@@ -53,7 +53,7 @@ def make_world(folder, attention=True):
     vocabulary = Vocabulary(words=WORDS, max_length=6)
     shape = {"vocabulary": len(vocabulary), "features": 512, "width": 8, "heads": 2}
     shape |= {"attention": attention, "tied": True, "dropout": 0.0}
-    made = {"inputs": {"data/a": "0" * 32}, "params": {"finetune.lr": 0.1}, "versions": {"torch": "x"}}
+    provenance = {"inputs": {"data/a": "0" * 32}, "params": {"finetune.lr": 0.1}, "versions": {"torch": "x"}}
     decoder = Decoder(**shape)
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
@@ -62,7 +62,9 @@ def make_world(folder, attention=True):
         ("captioner", Captioner(decoder, Encoder(), "layer4"), "layer4"),
     ):
         captioner.examples = some_examples(vocabulary)
-        save_model(folder / f"{name}.safetensors", captioner, Metadata("e", start, IMAGE, shape, vocabulary, made))
+        save_model(
+            folder / f"{name}.safetensors", captioner, Metadata("e", start, IMAGE, shape, vocabulary, provenance)
+        )
     table = list(rows())
     names = [row[0] for row in table]
     with new_store(
@@ -128,11 +130,11 @@ class Tags(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found = []
+        self.tags = []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
 
 def test_the_same_inputs_give_the_same_bytes(world, tmp_path):
@@ -150,7 +152,7 @@ def test_the_page_shows_the_search_settings(world, html, tmp_path):
 
 
 def test_captions_are_escaped_and_nothing_is_loaded(html):
-    tags = Tags(html).found
+    tags = Tags(html).tags
     assert [tag for tag, _ in tags].count("script") == 1
     assert "b" in {tag for tag, _ in tags}  # the page's own
     assert "onerror" not in {name for _, attributes in tags for name in attributes}
@@ -167,13 +169,13 @@ def test_captions_are_escaped_and_nothing_is_loaded(html):
 def test_attention_in_the_page_is_the_decoders(world, html):
     captioner, card = load_model(world[1]["model"])
     store = FeatureStore(world[1]["boundary_store"])
-    packed = [attributes["data-attention"] for _, attributes in Tags(html).found if "data-attention" in attributes]
+    packed = [attributes["data-attention"] for _, attributes in Tags(html).tags if "data-attention" in attributes]
     assert len(packed) == COUNT
-    for (name, _, said, _, _), text in zip(rows(), packed, strict=True):
-        levels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(len(said.split()), 4)
+    for (name, _, caption, _, _), text in zip(rows(), packed, strict=True):
+        levels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(len(caption.split()), 4)
         with torch.inference_mode():
             memory = captioner.encode(store.read([store.rows[name]]))
-        read = torch.tensor([[card.vocabulary.encode(said.split())[:-2]]])
+        read = torch.tensor([[card.vocabulary.encode(caption.split())[:-2]]])
         wanted = attention_weights(captioner.decoder, memory, read)[0, 0].numpy()
         assert np.abs((levels / 255) ** 2 - wanted).max() < 0.01, name
 
@@ -182,7 +184,7 @@ def test_a_decoder_without_attention_is_said_to_have_none(tmp_path):
     write_report(tmp_path / "report.html", **make_world(tmp_path, attention=False))
     page = (tmp_path / "report.html").read_text()
     assert "no attention" in page
-    assert not [1 for _, attributes in Tags(page).found if "data-attention" in attributes]
+    assert not [1 for _, attributes in Tags(page).tags if "data-attention" in attributes]
 
 
 def test_a_caption_of_unknown_words_is_refused_by_name(world, tmp_path):
@@ -245,7 +247,7 @@ def test_thumbnails_keep_the_shape_turn_as_exif_says_and_never_grow():
 @pytest.fixture
 def visit(browser, world):
     """Open the page in a window of its own; at the end nothing may have been complained of or asked of the network."""
-    contexts, complaints, asked = [], [], []
+    contexts, complaints, requests = [], [], []
 
     def open_page(**options):
         context = browser.new_context(offline=True, **options)
@@ -254,7 +256,7 @@ def visit(browser, world):
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto((world[0] / "report.html").as_uri())
         return page
 
@@ -262,7 +264,7 @@ def visit(browser, world):
     for context in contexts:
         context.close()
     assert complaints == []
-    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
+    assert {url.split(":")[0] for url in requests} <= {"file", "data"}
 
 
 def shown(page):
@@ -335,7 +337,7 @@ def test_words_lead_to_the_images_that_were_counted(visit):
 
 def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
     page = visit()
-    for where, query, found in (
+    for where, query, expected in (
         ("references", "isn't ", 1),
         ("references", "n't ", 1),
         ("references", "is ", 1),
@@ -348,7 +350,7 @@ def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
     ):
         page.locator("#where").select_option(where)
         page.locator("#query").fill(query)
-        assert page.locator("#count").inner_text().startswith(f"{found} of {COUNT} images"), query
+        assert page.locator("#count").inner_text().startswith(f"{expected} of {COUNT} images"), query
 
 
 def test_attention_shows_on_hover_and_by_keyboard(visit):

@@ -26,24 +26,24 @@ def published(references, hypotheses):
 @given(CORPUS)
 def test_bleu_of_all_images_is_pycocoevalcaps(corpus):
     references, hypotheses = zip(*corpus, strict=True)
-    whole, parts = published(references, hypotheses)
+    of_all, parts = published(references, hypotheses)
     statistics = bootstrap.bleu_statistics(references, hypotheses)
     assert statistics[:, :4].tolist() == [part["correct"] for part in parts]
     assert statistics[:, 4:8].tolist() == [part["guess"] for part in parts]
-    assert bootstrap.bleu_scores(statistics.sum(0)) == pytest.approx(whole, abs=1e-9)
+    assert bootstrap.bleu_scores(statistics.sum(0)) == pytest.approx(of_all, abs=1e-9)
     for order, score in enumerate(bootstrap.bleu(references, hypotheses).values()):
-        assert score.score() == pytest.approx(whole[order], abs=1e-9)
+        assert score.score() == pytest.approx(of_all[order], abs=1e-9)
 
 
 @settings(max_examples=20, deadline=None)
 @given(CORPUS)
 def test_bleu_of_a_draw_is_that_of_the_drawn_images(corpus):
     references, hypotheses = zip(*corpus, strict=True)
-    found = bootstrap.resample(bootstrap.bleu(references, hypotheses), draws=3, seed=5)
+    result = bootstrap.resample(bootstrap.bleu(references, hypotheses), draws=3, seed=5)
     generator = np.random.default_rng(5)
     for draw, row in enumerate(generator.integers(len(corpus), size=(3, len(corpus)))):
-        whole, _ = published([references[at] for at in row], [hypotheses[at] for at in row])
-        assert [found[f"BLEU-{order}"][draw] for order in (1, 2, 3, 4)] == pytest.approx(whole, abs=1e-9)
+        of_all, _ = published([references[at] for at in row], [hypotheses[at] for at in row])
+        assert [result[f"BLEU-{order}"][draw] for order in (1, 2, 3, 4)] == pytest.approx(of_all, abs=1e-9)
 
 
 def test_the_interval_of_a_mean_is_the_one_of_theory():
@@ -67,9 +67,9 @@ def test_intervals_depend_on_the_seed_alone_and_not_on_how_draws_are_split(monke
 def test_a_difference_is_paired():
     first = np.random.default_rng(2).normal(0, 10, 200)
     better = {"score": bootstrap.mean(first + 1), "other": bootstrap.mean(first)}
-    found = bootstrap.paired(better, {"score": bootstrap.mean(first)})
-    assert list(found) == ["score"]
-    assert found["score"] == pytest.approx((1, 1))  # though each score alone varies by more than 1
+    result = bootstrap.paired(better, {"score": bootstrap.mean(first)})
+    assert list(result) == ["score"]
+    assert result["score"] == pytest.approx((1, 1))  # though each score alone varies by more than 1
     low, high = bootstrap.bootstrap_means(first)
     assert high - low > 2
 

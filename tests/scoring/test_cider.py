@@ -33,9 +33,9 @@ def scores_of(references, beams, near, shares):
 
 def pycocoevalcap(known, image, text):
     """Return the score of one caption by the reference implementation, with the document frequencies of all images."""
-    said = [[" ".join(map(str, text)) for text in texts] for texts in known]
+    spoken = [[" ".join(map(str, text)) for text in texts] for texts in known]
     scorer = CiderScorer()
-    scorer.crefs = [cook_refs(texts) for texts in said]
+    scorer.crefs = [cook_refs(texts) for texts in spoken]
     scorer.document_frequency = Counter(ngram for cooked in scorer.crefs for ngram in set().union(*cooked))
     scorer.ctest = [cook_test(" ".join(map(str, text)))] * len(known)
     return scorer.compute_cider()[image]
@@ -47,14 +47,14 @@ def test_scores_are_those_of_the_reference_implementation(known, data):
     beams = data.draw(st.lists(st.lists(captions | st.just([]), min_size=2, max_size=2), min_size=1, max_size=3))
     near = [[data.draw(st.integers(0, len(known) - 1)) for _ in range(2)] for _ in beams]
     shares = [[0.75, 0.25]] * len(beams)
-    found = scores_of(references_of(known), beams, near, shares)
+    result = scores_of(references_of(known), beams, near, shares)
     wanted = [
         [sum(share * pycocoevalcap(known, image, text) for image, share in zip(row, [0.75, 0.25], strict=True))
          for text in texts]
         for texts, row in zip(beams, near, strict=True)
     ]  # fmt: skip
-    assert found.shape == (len(beams), 2)
-    assert found == pytest.approx(np.array(wanted), abs=1e-9)
+    assert result.shape == (len(beams), 2)
+    assert result == pytest.approx(np.array(wanted), abs=1e-9)
 
 
 def random_problem(seed=0):
@@ -92,9 +92,9 @@ def test_an_image_without_references_adds_nothing():
     known = [[[1, 2]], [[3]], [[2, 3], [1]]]
     words, lengths = flat([text for texts in known for text in texts])
     references = References(words, lengths, np.array([1, 0, 3]))  # the third has the second's, too
-    found = scores_of(references, [[[1, 2]]], [[0, 1]], [[0.5, 0.5]])
-    assert found == pytest.approx(scores_of(references, [[[1, 2]]], [[0]], [[0.5]]), abs=1e-12)
-    assert found > 1
+    result = scores_of(references, [[[1, 2]]], [[0, 1]], [[0.5, 0.5]])
+    assert result == pytest.approx(scores_of(references, [[[1, 2]]], [[0]], [[0.5]]), abs=1e-12)
+    assert result > 1
 
 
 def test_references_and_captions_shorter_than_the_longest_ngram():
@@ -104,8 +104,8 @@ def test_references_and_captions_shorter_than_the_longest_ngram():
 
 def test_a_word_may_be_repeated_more_than_255_times():
     known = [[[1] * 300], [[2]]]
-    found = scores_of(references_of(known), [[[1] * 299]], [[0]], [[1.0]])
-    assert found[0, 0] == pytest.approx(pycocoevalcap(known, 0, [1] * 299), abs=1e-9)
+    result = scores_of(references_of(known), [[[1] * 299]], [[0]], [[1.0]])
+    assert result[0, 0] == pytest.approx(pycocoevalcap(known, 0, [1] * 299), abs=1e-9)
 
 
 @pytest.mark.parametrize("unknown", [1, 2, 4_000_000])

@@ -33,19 +33,19 @@ def test_numbers_are_pycocoevalcaps_and_hold_for_draws(monkeypatch):
     from pycocoevalcap.meteor.meteor import Meteor
 
     theirs = Meteor()
-    whole, each = theirs.compute_score(REFERENCES, {image: [text] for image, text in HYPOTHESES.items()})
+    corpus, each = theirs.compute_score(REFERENCES, {image: [text] for image, text in HYPOTHESES.items()})
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")  # a decimal comma
-    found = meteor.meteor(REFERENCES, HYPOTHESES)
-    assert found.score == whole
-    assert found.each == dict(zip(REFERENCES, each, strict=True))
-    assert found.resampled.score() == pytest.approx(whole, abs=1e-9)
+    result = meteor.meteor(REFERENCES, HYPOTHESES)
+    assert result.score == corpus
+    assert result.each == dict(zip(REFERENCES, each, strict=True))
+    assert result.resampled.score() == pytest.approx(corpus, abs=1e-9)
     for chosen in ([0, 3, 3], [1, 2], [4], [4, 4, 0]):
-        lines = [" ".join(map(str, row)) for row in found.resampled.statistics[chosen]]
+        lines = [" ".join(map(str, row)) for row in result.resampled.statistics[chosen]]
         theirs.meteor_p.stdin.write((" ||| ".join(["EVAL", *lines]) + "\n").encode())
         theirs.meteor_p.stdin.flush()
         *_, total = [float(theirs.meteor_p.stdout.readline()) for _ in range(len(chosen) + 1)]
-        ours = meteor.meteor_scores(found.resampled.statistics[chosen].sum(0))
+        ours = meteor.meteor_scores(result.resampled.statistics[chosen].sum(0))
         assert ours == pytest.approx(total, abs=1e-9)
 
 
@@ -87,8 +87,8 @@ VERSION = 'test "$1" = -version && exit 0'
 def test_it_is_left_out_with_the_cause_and_what_to_do(script, cause, advice, stand_in, caplog):
     stand_in(script)
     with caplog.at_level(logging.WARNING):
-        found = evaluation.score_all(REFERENCES, HYPOTHESES)
-    assert "METEOR" not in found.corpus.keys() | found.each.keys() | found.resampled.keys()
+        result = evaluation.score_all(REFERENCES, HYPOTHESES)
+    assert "METEOR" not in result.corpus.keys() | result.each.keys() | result.resampled.keys()
     (record,) = caplog.records
     assert cause in record.getMessage()
     assert advice in record.getMessage()
@@ -114,8 +114,10 @@ def test_java_has_an_english_locale_and_a_stated_heap(stand_in, tmp_path):
     stand_in(f'{VERSION}; echo "$@" > {tmp_path}/said; exit 1')
     with pytest.raises(meteor.MeteorUnavailable):
         meteor.meteor(REFERENCES, HYPOTHESES)
-    said = (tmp_path / "said").read_text().split()
-    assert {"-Duser.language=en", "-Duser.country=US", f"-Xmx{meteor.heap_mb()}m"} <= set(said[: said.index("-jar")])
+    command = (tmp_path / "said").read_text().split()
+    assert {"-Duser.language=en", "-Duser.country=US", f"-Xmx{meteor.heap_mb()}m"} <= set(
+        command[: command.index("-jar")]
+    )
 
 
 def test_the_heap_is_at_most_half_of_the_memory(monkeypatch):

@@ -33,23 +33,23 @@ def split(corpus: list) -> tuple[dict[str, list[str]], dict[str, str]]:
 @given(CORPUS)
 def test_scores_are_the_published_ones(corpus: list) -> None:
     references, hypotheses = split(corpus)
-    told = {image: [text] for image, text in hypotheses.items()}
-    found, each = scores.score(references, hypotheses)
-    bleu, _ = Bleu(4).compute_score(references, told, verbose=0)
-    mean, per_image = PublishedCider().compute_score(references, told)
-    assert [found[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(bleu)
-    assert found["ROUGE-L"] == pytest.approx(Rouge().compute_score(references, told)[0])
-    assert found["CIDEr"] == pytest.approx(mean) == scores.cider(references, hypotheses)
+    captions = {image: [text] for image, text in hypotheses.items()}
+    measured, each = scores.score(references, hypotheses)
+    bleu, _ = Bleu(4).compute_score(references, captions, verbose=0)
+    mean, per_image = PublishedCider().compute_score(references, captions)
+    assert [measured[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(bleu)
+    assert measured["ROUGE-L"] == pytest.approx(Rouge().compute_score(references, captions)[0])
+    assert measured["CIDEr"] == pytest.approx(mean) == scores.cider(references, hypotheses)
     assert list(each.values()) == pytest.approx(list(per_image))
 
 
 @settings(max_examples=50, deadline=None)
 @given(CORPUS)
 def test_each_score_is_that_of_all_images_drawn_once(corpus: list) -> None:
-    found = score_all(*split(corpus), use_meteor=False)
-    for name, value in (found.corpus | found.words).items():
-        assert found.resampled[name].score() == pytest.approx(value, abs=1e-9)
-    assert list(found.resampled) == [*found.corpus, *found.words]
+    measured = score_all(*split(corpus), use_meteor=False)
+    for name, value in (measured.corpus | measured.words).items():
+        assert measured.resampled[name].score() == pytest.approx(value, abs=1e-9)
+    assert list(measured.resampled) == [*measured.corpus, *measured.words]
 
 
 @settings(max_examples=30, deadline=None)
@@ -65,9 +65,9 @@ def test_order_of_images_and_references_does_not_matter(corpus: list, chance: ra
 
 
 def test_a_caption_equal_to_a_reference_scores_one() -> None:
-    found, _ = scores.score(REFERENCES, {i: r[0] for i, r in REFERENCES.items()})
-    assert [found[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([1] * 4)
-    assert found["ROUGE-L"] == pytest.approx(1)
+    measured, _ = scores.score(REFERENCES, {i: r[0] for i, r in REFERENCES.items()})
+    assert [measured[f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx([1] * 4)
+    assert measured["ROUGE-L"] == pytest.approx(1)
 
 
 def test_scoring_again_changes_nothing() -> None:
@@ -80,8 +80,8 @@ def test_scoring_again_changes_nothing() -> None:
 
 def test_unknown_words_and_empty_hypotheses_score_nothing() -> None:
     for text in ("", "<unk>", "<unk> <unk>"):
-        found, each = scores.score(REFERENCES, dict.fromkeys(REFERENCES, text))
-        assert list(found.values()) == pytest.approx([0] * len(found), abs=1e-6)
+        measured, each = scores.score(REFERENCES, dict.fromkeys(REFERENCES, text))
+        assert list(measured.values()) == pytest.approx([0] * len(measured), abs=1e-6)
         assert set(each.values()) == {0}
 
 
@@ -121,14 +121,14 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
 @java
 def test_meteor_takes_empty_and_unknown_and_gives_what_it_always_gave() -> None:
     references = {"a.jpg": ["A dog runs .", "The dog ."], "b.jpg": ["A cat ."], "c.jpg": ["A man sits ."]}
-    found = score_all(references, {"a.jpg": "", "b.jpg": "a cat", "c.jpg": "<unk>"}).corpus
-    assert found["METEOR"] == pytest.approx(0.2318840579710145)
+    measured = score_all(references, {"a.jpg": "", "b.jpg": "a cat", "c.jpg": "<unk>"}).corpus
+    assert measured["METEOR"] == pytest.approx(0.2318840579710145)
 
 
 def test_diversity() -> None:
-    told = {"a.jpg": "A dog runs .", "b.jpg": "a dog runs", "c.jpg": "two men", "d.jpg": "a dog swims"}
-    found = scores.diversity(told, scores.known_captions(["A dog runs .", ["two", "men", "sit"]]))
-    assert found == {
+    captions = {"a.jpg": "A dog runs .", "b.jpg": "a dog runs", "c.jpg": "two men", "d.jpg": "a dog swims"}
+    measured = scores.diversity(captions, scores.known_captions(["A dog runs .", ["two", "men", "sit"]]))
+    assert measured == {
         "distinct captions": 0.75,
         "vocabulary": 6,
         "mean length": 2.75,
@@ -163,11 +163,13 @@ ABROAD = {
 
 @pytest.mark.parametrize("language", ABROAD)
 def test_other_languages_have_the_scores_that_hold_for_them(language: str, caplog: pytest.LogCaptureFixture) -> None:
-    raw, said = ABROAD[language]
+    raw, tokens = ABROAD[language]
     with caplog.at_level(logging.INFO):
-        found = score_all({"a": [raw], "b": ["x y z w"]}, {"a": said, "b": "x y z w"}, language=language).corpus
-    assert list(found) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
-    assert found["BLEU-1"] == pytest.approx(1)
-    assert found["ROUGE-L"] == pytest.approx(1)
+        measured = score_all({"a": [raw], "b": ["x y z w"]}, {"a": tokens, "b": "x y z w"}, language=language).corpus
+    assert list(measured) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
+    assert measured["BLEU-1"] == pytest.approx(1)
+    assert measured["ROUGE-L"] == pytest.approx(1)
     assert f"METEOR is left out: it is for English, and captions.language is {language}" in caplog.text
-    assert scores.diversity({"a": said}, scores.known_captions([raw], language), language)["copied from training"] == 1
+    assert (
+        scores.diversity({"a": tokens}, scores.known_captions([raw], language), language)["copied from training"] == 1
+    )

@@ -21,8 +21,8 @@ def test_words_are_absent_where_no_reference_has_them_and_agreed_where_most_have
     counts = words.count_words(REFERENCES, {"1": "a dog is sitting with dogs", "2": "a red man"})
     # 1: sit is absent, dog is not; three of five references have dog, three have run. 2: both have man, one has red
     assert counts.tolist() == [[1, 2, 1, 2], [0, 2, 1, 1]]
-    found = words.word_scores(REFERENCES, {"1": "a dog is sitting with dogs", "2": "a red man"})
-    assert {name: score.score() for name, score in found.items()} == pytest.approx(
+    result = words.word_scores(REFERENCES, {"1": "a dog is sitting with dogs", "2": "a red man"})
+    assert {name: score.score() for name, score in result.items()} == pytest.approx(
         {"absent words": 1 / 4, "agreed words": 2 / 3}
     )
 
@@ -61,5 +61,5 @@ def test_a_lemma_is_the_most_frequent_one_of_the_training_captions():
         "cat": {"cat": 1},
         "b": {"z": 1, "y": 1},
     }
-    found = english_words.table_of(counts)
-    assert {word: lemma for word, lemma in found.items() if word.isalpha()} == {"dogs": "dog", "is": "", "b": "y"}
+    result = english_words.table_of(counts)
+    assert {word: lemma for word, lemma in result.items() if word.isalpha()} == {"dogs": "dog", "is": "", "b": "y"}

@@ -86,8 +86,8 @@ def test_the_archives_of_a_folder_are_one(tmp_path):
     archive = Archive(tmp_path)
     assert archive.photos() == ["train/a.jpg", "train/c.jpg", "val/b.jpg", "val/c.jpg"]
     assert [archive.read(name) for name in ("a.jpg", "b.jpg", "val/c.jpg")] == [b"a", b"b", b"other c"]
-    said = refused(tmp_path, "c.jpg")
-    assert "c.jpg may be train/c.jpg or val/c.jpg; name it with its folder" in said
+    message = refused(tmp_path, "c.jpg")
+    assert "c.jpg may be train/c.jpg or val/c.jpg; name it with its folder" in message
 
 
 def test_a_folder_without_archives_is_refused(path):

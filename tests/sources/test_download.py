@@ -56,8 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        start = int(found[1]) if found else 0
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(match[1]) if match else 0
         self.server.log.append((self.path, start))
         how = self.server.plan.pop(0) if self.server.plan else "normal"
         body = self.server.files.get(self.path.rsplit("/", 1)[-1])
@@ -88,10 +88,10 @@ class Handler(BaseHTTPRequestHandler):
         if how == "small":  # fewer bytes than were asked for, which a server may do
             rest = rest[: CHUNK + 7]
         shift = 10 if how == "shifted" else 0
-        status = 206 if found else 200
+        status = 206 if match else 200
         if status == 200 and how == "small":
             rest = body
-        span = f"bytes {start + shift}-{start + len(rest) - 1}/{size}" if found else None
+        span = f"bytes {start + shift}-{start + len(rest) - 1}/{size}" if match else None
         sent = rest[: max(len(rest) // 2, 1)] if how in ("cut", "stall") else rest
         self.answer(status, sent, length=len(rest), range=span)
         if how == "stall":
@@ -191,9 +191,9 @@ def test_arrives_whole(server, goal, plan, starts):
     server.plan = list(plan)
     get(server, goal)
     assert_only(goal)
-    asked = [start for _, start in server.log]
-    assert ["kept" if start else 0 for start in asked] == starts
-    assert asked == sorted(asked) or 0 in starts[1:]  # never asks again for what it has
+    starts_asked = [start for _, start in server.log]
+    assert ["kept" if start else 0 for start in starts_asked] == starts
+    assert starts_asked == sorted(starts_asked) or 0 in starts[1:]  # never asks again for what it has
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,11 @@ def test_next_run_goes_on_where_the_last_one_ended(server, goal):
     server.plan = ["cut", "404"]
     with pytest.raises(CaptionerError):
         get(server, goal)
-    kept = part().stat().st_size
-    assert 0 < kept < len(CONTENT)
+    size = part().stat().st_size
+    assert 0 < size < len(CONTENT)
     assert_nothing(goal)
     get(server, goal)
-    assert server.log[-1] == ("/file.zip", kept)
+    assert server.log[-1] == ("/file.zip", size)
     assert_only(goal)
 
 
@@ -446,20 +446,22 @@ def test_mirror_that_is_not_in_order(server, table, mirror, goal, monkeypatch, k
     assert_nothing(goal)
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("kind", ["official", "url"])
-def test_what_dvc_has_is_not_downloaded_again(server, table, mirror, goal, monkeypatch, tmp_path, caplog, kind, whole):
+def test_what_dvc_has_is_not_downloaded_again(
+    server, table, mirror, goal, monkeypatch, tmp_path, caplog, kind, complete
+):
     cached = tmp_path / "cache" / MD5[:2] / MD5[2:]
     cached.parent.mkdir(parents=True)
-    cached.write_bytes(CONTENT if whole else CONTENT[:-1])
+    cached.write_bytes(CONTENT if complete else CONTENT[:-1])
     if kind == "url":
         server.files["MD5SUMS"] = (mirror / "MD5SUMS").read_bytes()
         monkeypatch.setenv("CAPTIONER_MIRROR", server.url("under"))
     caplog.set_level(logging.INFO, logger="captioner")
     record = obtain(NAME, goal, official=table, cache=tmp_path / "cache", **FAST)
     assert (record["md5"], record["official"]) == (MD5, True)
-    assert any(path.endswith(NAME) for path, _ in server.log) != whole
-    assert ("from DVC's cache" in caplog.text) == whole
+    assert any(path.endswith(NAME) for path, _ in server.log) != complete
+    assert ("from DVC's cache" in caplog.text) == complete
     assert goal.read_bytes() == CONTENT
 
 

@@ -51,7 +51,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def answer(self):
         path = self.path.partition("?")[0]
         etag = hashlib.sha256(self.content).hexdigest()
-        self.server.asked.append(f"{self.command} {path}")
+        self.server.requests.append(f"{self.command} {path}")
         if path.startswith("/dogs/model/resolve/") and path.split("/")[4] not in ("main", "v1", COMMIT):
             self.refuse("RevisionNotFound")
         elif path.startswith("/dogs/empty/"):
@@ -82,7 +82,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def server(model):
     Hub.content = model.read_bytes()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked = []
+    server.requests = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -120,7 +120,7 @@ def test_a_model_of_the_hub_is_downloaded_and_then_used_without_a_network(model,
     names = ["hf:dogs/model", "hf:dogs/model@v1"]
     for path in resolved(names, server, tmp_path / "hf"):
         assert Path(path).read_bytes() == model.read_bytes()
-    assert sum(line.startswith("GET /dogs/model/resolve") for line in server.asked) == 1  # one content, one download
+    assert sum(line.startswith("GET /dogs/model/resolve") for line in server.requests) == 1  # one content, one download
     server.shutdown()
     server.server_close()
     for path in resolved(names, server, tmp_path / "hf"):
@@ -130,9 +130,9 @@ def test_a_model_of_the_hub_is_downloaded_and_then_used_without_a_network(model,
 @pytest.mark.slow
 def test_what_is_not_on_the_hub_is_named(server, tmp_path):
     names = ["hf:dogs/none", "hf:dogs/model@v9", "hf:dogs/empty", "hf:dogs", "hf:a/b@"]
-    said = resolved(names, server, tmp_path / "hf")
+    message = resolved(names, server, tmp_path / "hf")
     for line, (name, problem) in zip(
-        said,
+        message,
         {
             "hf:dogs/none": "no such repository",
             "hf:dogs/model@v9": "no revision v9",
@@ -259,7 +259,7 @@ def test_few_examples_are_not_cached(example_file, folder):
 
 
 def test_a_card_says_what_the_file_is(tmp_path, capsys):
-    made = {
+    provenance = {
         "params": {"seed": 42},
         "inputs": {
             "data/captions.jsonl": "d41d8cd98f00b204e9800998ecf8427e",
@@ -268,31 +268,31 @@ def test_a_card_says_what_the_file_is(tmp_path, capsys):
         },
         "versions": {"torch": "2.11.0"},
     }
-    model = captioner_file(tmp_path / "captioner.safetensors", made=made)
+    model = captioner_file(tmp_path / "captioner.safetensors", provenance=provenance)
     assert main(["card", str(model)]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in (
         str(model), "ResNet-18, fine-tuned from layer4 on", "LSTM of width 16, attention of 2 heads", "5 words",
         "13 of 7 images, by which captions are chosen", "data/captions.jsonl  d41d8cd98f00b204e9800998ecf8427e",
         "seed  42", "torch  2.11.0", "not in the model file", "limits",
     ):  # fmt: skip
-        assert part in said
-    assert "2 files of code; --json lists them" in said
-    assert "src/captioner" not in said
+        assert part in printed
+    assert "2 files of code; --json lists them" in printed
+    assert "src/captioner" not in printed
     (tmp_path / "README.md").write_text("the card")
     assert main(["card", str(model)]) == 0
     assert f"see {tmp_path / 'README.md'}" in capsys.readouterr().out
     (tmp_path / "config.json").write_text(json.dumps({"scores": {"CIDEr": 0.642}}))
     assert main(["card", str(model)]) == 0
-    said = capsys.readouterr().out
-    assert "CIDEr  0.642" in said
-    assert f"scores ({tmp_path / 'config.json'})\n" in said
+    printed = capsys.readouterr().out
+    assert "CIDEr  0.642" in printed
+    assert f"scores ({tmp_path / 'config.json'})\n" in printed
     without_examples(model, tmp_path / "shared.safetensors")
     assert main(["card", str(tmp_path / "shared.safetensors")]) == 0  # whose scores these are not
     assert f"scores ({tmp_path / 'config.json'}), of the model with training captions\n" in capsys.readouterr().out
     assert main(["card", str(model), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert made in (record.get("made"), record.get("provenance"))
+    assert provenance in (record.get("made"), record.get("provenance"))
     assert (record["words"], record["examples"], record["captions"]) == (5, 7, 13)
 
 

@@ -154,8 +154,8 @@ def test_a_damaged_zip_is_refused_by_its_own_path(mine):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    said = refused(tmp_path / "mine")
-    assert f"own.folder is {tmp_path / 'mine'}: no such folder" in said
+    message = refused(tmp_path / "mine")
+    assert f"own.folder is {tmp_path / 'mine'}: no such folder" in message
 
 
 def test_a_folder_without_photos_is_refused(tmp_path):
@@ -165,7 +165,7 @@ def test_a_folder_without_photos_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("text.csv", "own.captions is text.csv: no such file in"),
         ("text.csv", "there are captions.csv"),
@@ -175,8 +175,8 @@ def test_a_folder_without_photos_is_refused(tmp_path):
         ("/captions.csv", "expected a file in own.folder, so that DVC watches it"),
     ],
 )
-def test_a_captions_file_that_cannot_be_is_named(mine, name, said):
-    assert said in refused(mine, name)
+def test_a_captions_file_that_cannot_be_is_named(mine, name, message):
+    assert message in refused(mine, name)
 
 
 def test_without_any_captions_file_the_docs_are_named(mine):
@@ -236,18 +236,18 @@ def test_a_large_file_is_refused(mine, monkeypatch):
 
 
 def test_the_list_of_a_tars_members_is_not_kept(mine, monkeypatch):
-    kept = []
-    whole = tarfile.TarFile.extractfile
+    counts = []
+    extract = tarfile.TarFile.extractfile
 
     def counting(tar, member):
-        kept.append(len(tar.members))
-        return whole(tar, member)
+        counts.append(len(tar.members))
+        return extract(tar, member)
 
     tarred(mine / "p.tar", {f"{at}.jpg": b"p" for at in range(50)})
     monkeypatch.setattr(tarfile.TarFile, "extractfile", counting)
     provide(mine)
-    assert len(kept) == 50
-    assert max(kept) <= 1
+    assert len(counts) == 50
+    assert max(counts) <= 1
 
 
 @pytest.mark.parametrize("place", ["file", "zip", "tar"])
@@ -261,9 +261,9 @@ def test_photos_of_a_kind_whose_reader_is_missing_are_refused_with_advice(mine, 
         tarred(mine / "p.tar", {name: b"p"})
     monkeypatch.setattr(archives.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(archives.features, "check", lambda _: False)
-    said = refused(mine)
-    assert name in said
-    assert advice in said
+    message = refused(mine)
+    assert name in message
+    assert advice in message
 
 
 def test_photos_of_such_kinds_are_taken_where_the_reader_is_there(mine, monkeypatch):
@@ -278,7 +278,7 @@ def test_folders_that_cannot_be_are_refused_with_advice(mine, monkeypatch):
     project = mine.parent
     (project / "data/mine").mkdir(parents=True)
     monkeypatch.chdir(project)
-    for folder, said in (
+    for folder, message in (
         ("~/photos", "~ is not understood here, nor by DVC; write /"),
         (".", "own.folder is .: holds the project itself"),
         ("..", "own.folder is ..: holds the project itself"),
@@ -287,4 +287,4 @@ def test_folders_that_cannot_be_are_refused_with_advice(mine, monkeypatch):
     ):
         with pytest.raises(CaptionerError) as caught:
             provide_own(folder, "captions.csv", images="out/images", captions="out/captions.zip")
-        assert said in str(caught.value)
+        assert message in str(caught.value)

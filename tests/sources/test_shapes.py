@@ -34,12 +34,12 @@ def written(folder, **changes):
     folder.mkdir(exist_ok=True)
     paths = folder / "images.zip", folder / "captions.zip"
     write_archives(*paths, **{**COUNTS, "size": 32, "seed": 1, **changes})
-    found = []
+    files = []
     for path in paths:
         with zipfile.ZipFile(path) as archive:
             assert archive.testzip() is None
-            found.append({name: archive.read(name) for name in archive.namelist()})
-    return found
+            files.append({name: archive.read(name) for name in archive.namelist()})
+    return files
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def where(pixels, colour):
     return columns.mean() if len(columns) else None, rows.mean() if len(rows) else None, len(rows)
 
 
-def fits(said, shape):
+def fits(description, shape):
     """Tell whether the (size, colour, kind) that is said of a shape is true; None is not said."""
     facts = shape.size, shape.colour, shape.kind
-    return all(word in (None, fact) for word, fact in zip(said, facts, strict=True))
+    return all(word in (None, fact) for word, fact in zip(description, facts, strict=True))
 
 
 def test_the_same_arguments_give_the_same_bytes(tmp_path):
@@ -168,18 +168,18 @@ def test_what_captions_name_is_in_the_picture():
     for seed in range(SCENES):
         scene, captions, pixels = seen(seed)
         for text in captions:
-            told = text.lower().split()
-            for colour in set(told) & set(COLOURS):
+            words = text.lower().split()
+            for colour in set(words) & set(COLOURS):
                 assert where(pixels, colour)[2] >= 40, (text, scene)
-            assert set(told) & set(GROUNDS) <= {scene.ground}
-            assert set(told) & set(PATTERNS) <= {scene.pattern}
+            assert set(words) & set(GROUNDS) <= {scene.ground}
+            assert set(words) & set(PATTERNS) <= {scene.pattern}
             counted = len(scene.shapes)
-            assert ("two" in told or "pair" in told) <= (counted == 2)
-            assert ("three" in told) <= (counted == 3)
-            assert ("one" in told and "above" not in told) <= (counted == 1)
+            assert ("two" in words or "pair" in words) <= (counted == 2)
+            assert ("three" in words) <= (counted == 3)
+            assert ("one" in words and "above" not in words) <= (counted == 1)
             for match in re.finditer(rf"\b{NOUN}\b", text):
                 assert any(fits(match.groups(), shape) for shape in scene.shapes), (text, scene)
-            for plural in set(told) & set(SINGULAR):
+            for plural in set(words) & set(SINGULAR):
                 assert {shape.kind for shape in scene.shapes} == {SINGULAR[plural]}
                 assert counted >= 2
 
@@ -198,7 +198,7 @@ REVERSED = {"on its left": "left of", "above it": "above", "inside it": "inside"
 
 
 def test_relations_and_places_hold():
-    found = set()
+    relations = set()
     for seed in range(SCENES):
         scene, captions, pixels = seen(seed)
         for text in captions:
@@ -207,7 +207,7 @@ def test_relations_and_places_hold():
                 words = f"a {turned[5]} {REVERSED[turned[9]]} a {turned[1]} ."
             for relation, holds in RELATIONS.items():
                 if match := re.search(rf"{NOUN} {relation} {NOUN}\b", words):
-                    found.add(relation)
+                    relations.add(relation)
                     one, two = match.groups()[:3], match.groups()[3:]
                     pairs = permutations(scene.shapes, 2)
                     assert any(fits(one, a) and fits(two, b) and holds(a, b) for a, b in pairs), (text, scene)
@@ -225,7 +225,7 @@ def test_relations_and_places_hold():
                     "middle": 24 < x < 40 and 24 < y < 40,
                 }.items():
                     if word in words.split():
-                        found.add(word)
+                        relations.add(word)
                         assert holds, (text, x, y)
             if row := re.search("side by side|in a row|row of", words):
                 assert scene.layout == "row", row
@@ -234,7 +234,7 @@ def test_relations_and_places_hold():
             if "same color" in words or "different colors" in words:
                 colours = {shape.colour for shape in scene.shapes}
                 assert len(colours) == (1 if "same" in words else len(scene.shapes))
-    assert found == {*RELATIONS, "left", "right", "top", "bottom", "middle"}
+    assert relations == {*RELATIONS, "left", "right", "top", "bottom", "middle"}
 
 
 def test_impossible_arguments_are_named_and_leave_nothing(tmp_path):

@@ -173,9 +173,9 @@ class PretendedGPU(TorchDispatchMode):
         if not on_gpu and (device is None or device.type != "cuda"):
             return func(*args, **kwargs)
         with self:  # inference mode hands over operations that are made of others
-            made_of = func.decompose(*args, **kwargs)
-        if made_of is not NotImplemented:
-            return made_of
+            decomposed = func.decompose(*args, **kwargs)
+        if decomposed is not NotImplemented:
+            return decomposed
         if name in COPYING:
             return self._copy(name, func, args, kwargs)
         self._check(name, args, tensors)
@@ -301,8 +301,8 @@ def _autocast_instead_of(original: Callable) -> Callable:
 def _tensor_instead_of(original: Callable) -> Callable:
     def tensor(data: Any, **options: Any) -> Tensor:
         device = options.pop("device", None)
-        made = original(data, **options)
-        return made if device is None else made.to(device)
+        tensor_made = original(data, **options)
+        return tensor_made if device is None else tensor_made.to(device)
 
     return tensor
 
@@ -379,8 +379,8 @@ class _CuDNN(torch.autograd.Function):
         gpu_in_use().launched("_cudnn_rnn_backward", moved, lambda: 2 * _lstm_flops(ctx.inputs), ctx.steps)
         used = [(output, grad.held) for output, grad in zip(ctx.outputs, grads, strict=True) if grad is not None]
         with gpu_in_use().computing():
-            found = torch.autograd.grad([output for output, _ in used], ctx.inputs, [grad for _, grad in used])
-        return None, None, None, *map(GPUTensor, found)
+            gradients = torch.autograd.grad([output for output, _ in used], ctx.inputs, [grad for _, grad in used])
+        return None, None, None, *map(GPUTensor, gradients)
 
 
 def _lstm_instead_of(original: Callable) -> Callable:
@@ -421,10 +421,10 @@ def _apply_instead_of(original: Callable) -> Callable:
             if parameter is None:
                 continue
             with torch.no_grad():
-                found = function(parameter)
-            if isinstance(parameter, GPUTensor) or isinstance(found, GPUTensor):
-                if found is not parameter:
-                    replacement = torch.nn.Parameter(found, requires_grad=parameter.requires_grad)
+                result = function(parameter)
+            if isinstance(parameter, GPUTensor) or isinstance(result, GPUTensor):
+                if result is not parameter:
+                    replacement = torch.nn.Parameter(result, requires_grad=parameter.requires_grad)
                     torch.utils.swap_tensors(parameter, replacement)
                 moved.add(id(parameter))
         return original(module, lambda part: part if id(part) in moved else function(part), False)
@@ -436,8 +436,8 @@ def _group_instead_of(original: Callable) -> Callable:
     def group(lists: Any, with_indices: bool = False) -> Any:
         """Tell optimizers the device, of which torch's C++ does not know."""
         groups = original(lists, with_indices)
-        first = [next(part for part in tree_leaves(found[0]) if part is not None) for found in groups.values()]
-        return {(one.device, dtype): found for one, ((_, dtype), found) in zip(first, groups.items(), strict=True)}
+        first = [next(part for part in tree_leaves(result[0]) if part is not None) for result in groups.values()]
+        return {(one.device, dtype): result for one, ((_, dtype), result) in zip(first, groups.items(), strict=True)}
 
     return group
 

@@ -45,8 +45,8 @@ def test_the_reward_is_cider_of_the_decoded_caption_and_its_end(vocabulary, data
         for _ in REFERENCES
     ]
     tokens = np.array([[ids + [PAD] * (8 - len(ids)) for ids in captions] for captions in drawn])
-    found = Reward(REFERENCES, vocabulary)(list(REFERENCES), tokens)
-    for image, captions, rewards in zip(REFERENCES, drawn, found, strict=True):
+    result = Reward(REFERENCES, vocabulary)(list(REFERENCES), tokens)
+    for image, captions, rewards in zip(REFERENCES, drawn, result, strict=True):
         for ids, reward in zip(captions, rewards, strict=True):
             text = " ".join(ptb_tokens(vocabulary.decode(ids))) + " <end>" * (EOS in ids)
             assert reward == pytest.approx(pycocoevalcap(image, text, " <end>"), abs=1e-9)
@@ -58,8 +58,8 @@ def test_without_the_end_it_is_the_reported_cider(texts):
     hypotheses = {image: " ".join(text) for image, text in zip(REFERENCES, texts, strict=True)}
     _, wanted = Cider(REFERENCES).score(hypotheses)
     tokens = np.array([[[*LOWER.encode(text)[1:], *[PAD] * (7 - len(text))]] for text in texts])
-    found = Reward(REFERENCES, LOWER, ended=False)(list(REFERENCES), tokens)
-    assert found[:, 0] == pytest.approx(list(wanted.values()), abs=1e-9)
+    rewards = Reward(REFERENCES, LOWER, ended=False)(list(REFERENCES), tokens)
+    assert rewards[:, 0] == pytest.approx(list(wanted.values()), abs=1e-9)
 
 
 def rewards_of(image, *captions):
@@ -68,8 +68,8 @@ def rewards_of(image, *captions):
 
 
 def test_an_ending_is_rewarded_where_the_references_end():
-    whole, early = rewards_of("b.jpg", "a man sits on a bench", "a man sits on a")
-    assert whole > early
+    complete, early = rewards_of("b.jpg", "a man sits on a bench", "a man sits on a")
+    assert complete > early
     assert rewards_of("a.jpg", "")[0] < 0.1  # only its end is like theirs
     ids = LOWER.encode(["a", "man"])[1:]
     ended, cut = Reward(REFERENCES, LOWER)(["b.jpg"], np.array([[ids, [*ids[:2], PAD]]]))[0]

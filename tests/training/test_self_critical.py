@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypa
     objective = SelfCritical(REFERENCES, VOCABULARY, samples=3)
     loss, measure = objective(captioner, batch_of(["a.jpg", "b.jpg"], rows))
     loss.value.backward()
-    found = {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
+    gradients = {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
 
     wanted, rewards, count = 0.0, [], 0
     images = ["a.jpg", "b.jpg"]
@@ -118,7 +118,7 @@ def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypa
     assert (loss.over, measure.over) == (count, 6)
     torch.testing.assert_close(loss.value, wanted.float())
     for name, parameter in decoder.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_captions_are_sampled_in_eval_mode_and_learned_in_train_mode(monkeypatch):

@@ -275,14 +275,14 @@ def test_targets_are_the_words_of_the_captions_and_else_padding(captions, size, 
     views = {item.image: [row] for row, item in enumerate(items)}
     chosen = CaptionSet._of("train", items, views, torch.Tensor.float)
     order = torch.tensor(data.draw(st.permutations(range(len(items)))))
-    found = []
+    target_words = []
     for batch in chosen.batches(order, size, CPU):
         words = batch.targets != PAD
         assert words.sum() == batch.words
         assert batch.inputs.flatten()[batch.packed.places][words].ne(PAD).all()  # each target has a word to follow
         assert batch.packed.sizes.sum() == len(batch.targets)
-        found += [id for id in batch.targets[batch.packed.places.argsort()].tolist() if id != PAD]
-    assert found == [id for number in order.tolist() for ids in items[number].ids for id in ids[1:]]
+        target_words += [id for id in batch.targets[batch.packed.places.argsort()].tolist() if id != PAD]
+    assert target_words == [id for number in order.tolist() for ids in items[number].ids for id in ids[1:]]
 
 
 def test_images_with_different_numbers_of_captions_train():
@@ -332,11 +332,11 @@ def test_a_crop_is_a_window_of_each_map_at_a_place_of_its_own():
     torch.manual_seed(1)
     sizes, places = set(), set()
     for _ in range(40):
-        found = random_window(rows, 0.65)
-        images, height, width, channels = found.shape
+        windows = random_window(rows, 0.65)
+        images, height, width, channels = windows.shape
         assert (images, channels) == (50, 2)
         sizes.add((height, width))
-        for row, window in zip(rows, found, strict=True):
+        for row, window in zip(rows, windows, strict=True):
             top, left = divmod(int(window[0, 0, 0] - row[0, 0, 0]) // 2, 6)
             assert torch.equal(window, row[top : top + height, left : left + width])
             places.add((top + height <= 10, left + width <= 6, top, left))
@@ -578,14 +578,14 @@ def test_the_average_of_the_weights_is_what_is_measured_and_kept(monkeypatch, em
     run(captioner=captioner, epochs=3, ema=ema)
     assert len(after) == 12
     for step, weights in enumerate(after):
-        kept = min(ema, (1 + step) / (10 + step))
-        wanted = [kept * average + (1 - kept) * weight for average, weight in zip(wanted, weights, strict=True)]
-    found = [
+        decay = min(ema, (1 + step) / (10 + step))
+        wanted = [decay * average + (1 - decay) * weight for average, weight in zip(wanted, weights, strict=True)]
+    result = [
         each for group in parameter_groups([captioner], name="all", lr=0, weight_decay=0) for each in group["params"]
     ]
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(result, wanted, strict=True):
         torch.testing.assert_close(one.detach(), other, rtol=1e-5, atol=1e-6)
-    assert all(map(torch.equal, found, after[-1])) == (ema == 0)
+    assert all(map(torch.equal, result, after[-1])) == (ema == 0)
 
 
 @pytest.mark.parametrize(("candidate", "ema"), [(True, 0.0), (False, 0.6)])
@@ -601,11 +601,11 @@ def test_an_interrupted_run_ends_like_one_that_was_not(epochs, candidate, ema):
         with pytest.raises(KeyboardInterrupt):
             run("cut", on_epoch=stop, start_is_candidate=candidate, ema=ema)
     seen = []
-    found, records = run(
+    weights, records = run(
         "cut", on_epoch=lambda records: seen.append(len(records)), start_is_candidate=candidate, ema=ema
     )
     assert records == wanted_records
-    assert_same(found.state_dict(), wanted.state_dict())
+    assert_same(weights.state_dict(), wanted.state_dict())
     if epochs == (2,):
         assert seen == [2 + candidate, 3 + candidate, 4 + candidate]  # it did go on, and did not start over
 
@@ -625,10 +625,10 @@ def test_a_run_interrupted_within_an_epoch_goes_on_after_the_last_whole_one():
     with pytest.raises(KeyboardInterrupt):
         run("cut", sets=(cut, dev))
     before = len(calls)
-    found, records = run("cut", sets=(cut, dev))
+    result, records = run("cut", sets=(cut, dev))
     assert len(calls) - before == 4 * 2
     assert records == wanted_records
-    assert_same(found.state_dict(), wanted.state_dict())
+    assert_same(result.state_dict(), wanted.state_dict())
 
 
 def test_an_interruption_does_not_bring_a_new_epoch_of_patience(monkeypatch):
@@ -642,11 +642,11 @@ def test_an_interruption_does_not_bring_a_new_epoch_of_patience(monkeypatch):
 def test_the_state_of_another_fingerprint_is_not_used():
     with pytest.raises(KeyboardInterrupt):
         run(on_epoch=Stop(2), provenance={"params": {"lr": 1}})
-    for made, wanted in (({"params": {"lr": 2}}, None), ({"params": {"lr": 1}}, 2)):
+    for made_from, wanted in (({"params": {"lr": 2}}, None), ({"params": {"lr": 1}}, 2)):
         first = []
         run(
             on_epoch=lambda records, first=first: first.append(records[-1]["epoch"] if records else None),
-            provenance=made,
+            provenance=made_from,
         )
         assert first[0] == wanted
 
@@ -662,10 +662,10 @@ def test_a_damaged_state_is_ignored_with_a_warning(keep, caplog):
         path.write_bytes(keep)
     else:
         path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    found, records = run("cut")
+    result, records = run("cut")
     assert any(record.levelno == logging.WARNING and path.name in record.getMessage() for record in caplog.records)
     assert records == wanted_records
-    assert_same(found.state_dict(), wanted.state_dict())
+    assert_same(result.state_dict(), wanted.state_dict())
 
 
 class Harmful:
@@ -746,22 +746,22 @@ def test_what_a_stage_is_made_from_changes_with_its_inputs_and_params_only():
         "  finetune:\n    cmd: x\n    deps: [code.py]\n"
     )
 
-    def made(lr=0.1, seed=1, epochs=3):
+    def provenance(lr=0.1, seed=1, epochs=3):
         Path("params.yaml").write_text(json.dumps({"seed": seed, "train": {"lr": lr, "epochs": epochs}}))
         return stage_provenance("train")
 
-    first = made()
+    first = provenance()
     assert first["params"] == {"seed": 1, "train.lr": 0.1}
     assert first["inputs"].keys() == {"input.csv", "code.py"}
-    assert made(epochs=9) == first
-    paths = {Resume("train", given).path for given in (first, made(lr=0.2), made(seed=2))}
+    assert provenance(epochs=9) == first
+    paths = {Resume("train", given).path for given in (first, provenance(lr=0.2), provenance(seed=2))}
     for name in ("input.csv", "code.py"):
-        kept = Path(name).read_text()
+        text = Path(name).read_text()
         Path(name).write_text("changed")
-        assert made() != first
-        paths.add(Resume("train", made()).path)
-        Path(name).write_text(kept)
-    assert made() == first
+        assert provenance() != first
+        paths.add(Resume("train", provenance()).path)
+        Path(name).write_text(text)
+    assert provenance() == first
     assert len(paths) == 5
     assert stage_provenance("finetune") == {"inputs": {"code.py": first["inputs"]["code.py"]}, "params": {}}
 
@@ -930,8 +930,8 @@ def require_examples_of_the_training_images(world, captioner, store):
     torch.testing.assert_close(captioner.examples.features.float(), wanted, rtol=1e-2, atol=1e-3)
     assert captioner.examples.captions.dtype == torch.int32
     for item, captions in zip(images, captioner.examples.captions.tolist(), strict=True):
-        kept = [[id for id in caption if id != PAD] for caption in captions]
-        assert [caption for caption in kept if caption] == [ids[1:] for ids in item.ids]
+        examples_kept = [[id for id in caption if id != PAD] for caption in captions]
+        assert [caption for caption in examples_kept if caption] == [ids[1:] for ids in item.ids]
 
 
 def dev_scores_of(world, captioner, card):
@@ -940,10 +940,10 @@ def dev_scores_of(world, captioner, card):
     dev = [item for item in read_captions(world / "captions.jsonl") if item.split == "dev"]
     rows = [store.rows[item.image] for item in dev]
     memory = captioner.encode(store.read(rows))
-    found = beam_search(captioner.decoder, memory, beam=3, max_length=card.vocabulary.max_length, length_penalty=1.0)
-    captions = [card.vocabulary.decode(beams[0]) for beams in found.tokens.tolist()]
-    told = dict(zip([item.image for item in dev], captions, strict=True))
-    scores, _ = score({item.image: item.raw for item in dev}, told, meteor=False)
+    searched = beam_search(captioner.decoder, memory, beam=3, max_length=card.vocabulary.max_length, length_penalty=1.0)
+    captions = [card.vocabulary.decode(beams[0]) for beams in searched.tokens.tolist()]
+    generated = dict(zip([item.image for item in dev], captions, strict=True))
+    scores, _ = score({item.image: item.raw for item in dev}, generated, meteor=False)
     return {name: pytest.approx(scores[name], abs=1e-5) for name in ("BLEU-4", "CIDEr")}
 
 
@@ -964,8 +964,8 @@ def test_train_starts_from_a_model_and_counts_it_as_epoch_0(world, tmp_path):
     train_on(world, tmp_path, start=tmp_path / "start", standardise=False, epochs=1, lr=1e-9)
     rows = curve_of(tmp_path / "train.csv")
     assert [row["epoch"] for row in rows] == ["0", "1"]
-    kept = max(float(row["dev CIDEr"]) for row in curve_of(world / "train.csv"))
-    assert float(rows[0]["dev CIDEr"]) == pytest.approx(kept, abs=1e-5)
+    best = max(float(row["dev CIDEr"]) for row in curve_of(world / "train.csv"))
+    assert float(rows[0]["dev CIDEr"]) == pytest.approx(best, abs=1e-5)
     before, after = (load_model(folder / "decoder.safetensors")[0].decoder for folder in (world, tmp_path))
     for name, value in before.state_dict().items():
         torch.testing.assert_close(after.state_dict()[name], value, rtol=0, atol=1e-5, msg=name)
@@ -1053,8 +1053,8 @@ def test_finetune_interrupted_and_run_again_gives_the_same_files(world, tmp_path
     assert not (tmp_path / "cut" / "captioner.safetensors").exists()
     finetune_on(world, tmp_path / "cut", "layer4", **recipe)
     for name in ("captioner.safetensors", "finetune.csv", "finetune.json"):
-        whole, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
-        assert cut.read_bytes() == whole.read_bytes()
+        complete, cut = tmp_path / "whole" / name, tmp_path / "cut" / name
+        assert cut.read_bytes() == complete.read_bytes()
     for folder in ("whole", "cut"):
         shutil.rmtree(tmp_path / folder)
 
@@ -1115,8 +1115,8 @@ def test_finetune_that_only_spoils_gives_back_the_frozen_model(world, tmp_path, 
 def test_finetune_takes_the_smallest_share_of_the_way_whose_dev_score_is_as_good_as_the_best(
     world, tmp_path, monkeypatch
 ):
-    found = iter([0.1, 0.3, 0.496, 0.5, 0.4, 0.1, 0.2, 0.3, 0.494, 0.5])
-    monkeypatch.setattr(finetune_stage, "dev_scores", lambda *arguments: {"BLEU-4": 0.1, "CIDEr": next(found)})
+    ciders = iter([0.1, 0.3, 0.496, 0.5, 0.4, 0.1, 0.2, 0.3, 0.494, 0.5])
+    monkeypatch.setattr(finetune_stage, "dev_scores", lambda *arguments: {"BLEU-4": 0.1, "CIDEr": next(ciders)})
     frozen, _ = load_model(world / "decoder.safetensors")
     decoders, summaries = [], []
     for _ in range(2):

@@ -73,10 +73,10 @@ def test_the_defaults_are_those_of_params_yaml():
 def test_the_weight_of_the_command_is_that_of_the_choice(model, photos, tmp_path_factory, capsys):
     describe = PhotoCaptioner(model)
     paths = sorted(photos.glob("*.png"))
-    said = {weight: describe(paths, consensus=weight) for weight in (0.0, 9.0)}
-    assert said[0.0] != said[9.0]
-    differs = next(path for path, *both in zip(paths, *said.values(), strict=True) if both[0] != both[1])
-    for weight, captions in said.items():
+    by_weight = {weight: describe(paths, consensus=weight) for weight in (0.0, 9.0)}
+    assert by_weight[0.0] != by_weight[9.0]
+    differs = next(path for path, *both in zip(paths, *by_weight.values(), strict=True) if both[0] != both[1])
+    for weight, captions in by_weight.items():
         assert main(["caption", str(photos), "--model", str(model), "--consensus", f"{weight:g}"]) == 0
         assert [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()] == captions
         command = ["explain", str(differs), "--model", str(model), "--consensus", f"{weight:g}"]
@@ -144,16 +144,16 @@ def test_a_gif_in_a_folder_is_left_out_and_the_message_says_how_to_caption_it(ph
     with Image.open(photos / "00.png") as photo:
         photo.save(photos / "moving.gif")
     assert photos / "moving.gif" not in find_photos([str(photos)])
-    assert "left out 1 (moving.gif)" in (said := capsys.readouterr().err)
-    assert "name each GIF file itself" in said
+    assert "left out 1 (moving.gif)" in (message := capsys.readouterr().err)
+    assert "name each GIF file itself" in message
     assert find_photos([str(photos / "*.gif")]) == [photos / "moving.gif"]
 
 
 def test_a_photo_that_is_named_twice_is_captioned_once(photos, monkeypatch):
     monkeypatch.chdir(photos)
-    found = find_photos(["01.png", "./00.png", "0*.png", ".", "01.png"])
-    assert [path.name for path in found[:3]] == ["01.png", "00.png", "02.png"]
-    assert sorted(found) == sorted(Path().glob("*.png"))
+    photos_found = find_photos(["01.png", "./00.png", "0*.png", ".", "01.png"])
+    assert [path.name for path in photos_found[:3]] == ["01.png", "00.png", "02.png"]
+    assert sorted(photos_found) == sorted(Path().glob("*.png"))
 
 
 def test_a_decoder_of_stored_features_is_refused(photos, tmp_path, capsys):
@@ -166,9 +166,9 @@ def test_a_decoder_of_stored_features_is_refused(photos, tmp_path, capsys):
 
 def test_a_missing_model_is_an_error(photos, capsys):
     assert main(["caption", str(photos), "--model", "none.safetensors"]) == 1
-    said = capsys.readouterr().err
-    assert "none.safetensors: not found" in said
-    assert ".demo/models/captioner.safetensors" in said  # after `make demo` alone
+    message = capsys.readouterr().err
+    assert "none.safetensors: not found" in message
+    assert ".demo/models/captioner.safetensors" in message  # after `make demo` alone
 
 
 @pytest.mark.parametrize("command", [["caption", "x.jpg"], ["explain", "x.jpg"], ["export"], ["serve"], ["card"]])
@@ -212,9 +212,9 @@ def test_what_is_no_photo_in_a_folder_is_left_alone(model, photos, capsys):
     (photos / "._00.png").write_bytes(b"of macOS")
     (photos / "folder.jpg").mkdir()
     assert main(["caption", str(photos), "--model", str(model), "--beam", "1"]) == 0
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 40
-    assert "error" not in said.err
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 40
+    assert "error" not in printed.err
 
 
 @pytest.mark.slow
@@ -357,8 +357,8 @@ def test_the_best_captions_come_with_their_scores(model, photos, capsys):
         assert (record["photo"], record["caption"]) == (path, text)
         first, *_ = record["captions"]
         assert first == {"caption": text, "score": record["score"], "agreement": record["agreement"]}
-        found = [[path, each["caption"], str(each["score"]), str(each["agreement"])] for each in record["captions"]]
-        assert found == list(three)
+        result = [[path, each["caption"], str(each["score"]), str(each["agreement"])] for each in record["captions"]]
+        assert result == list(three)
         totals = [each["score"] + CONSENSUS * each["agreement"] for each in record["captions"]]
         assert totals == pytest.approx(sorted(totals, reverse=True), abs=1e-3)  # of rounded scores
 
@@ -368,10 +368,10 @@ def test_a_score_is_the_mean_log_probability_whatever_the_length_penalty(model, 
     path = photos / "00.png"
     with torch.inference_mode():
         memory = describe.captioner.decoder.encode(describe.captioner.features(torch.tensor(describe.read(path)[None])))
-        found = beam_search(describe.captioner.decoder, memory, beam=500, max_length=6, length_penalty=1.0)
+        beams = beam_search(describe.captioner.decoder, memory, beam=500, max_length=6, length_penalty=1.0)
     decode = describe.card.vocabulary.decode
     # a score of the search is a log-probability by length where the penalty is 1
-    wanted = {decode(ids): score for ids, score in zip(found.tokens[0].tolist(), found.scores[0].tolist(), strict=True)}
+    wanted = {decode(ids): score for ids, score in zip(beams.tokens[0].tolist(), beams.scores[0].tolist(), strict=True)}
     for penalty in (0.0, 0.7, 1.0, 1.5):
         options = {"beam": 8, "consensus": 0.0, "length_penalty": penalty}
         ((_, captions),) = describe.ranked(path, top=8, **options)
@@ -386,8 +386,8 @@ def test_the_lengths_are_those_asked_for(model, photos, capsys):
     paths = sorted(photos.glob("*.png"))
     for least, most in ((0, 2), (3, 3), (5, 9), (0, None)):
         for weight in (0.0, 2.0):
-            said = describe(paths, beam=4, min_length=least, max_length=most, consensus=weight)
-            lengths = [len(text.split()) for text in said]
+            captions = describe(paths, beam=4, min_length=least, max_length=most, consensus=weight)
+            lengths = [len(text.split()) for text in captions]
             assert least <= min(lengths) <= max(lengths) <= (most or WORDS.max_length)
     command = ["caption", str(paths[0]), "--model", str(model), "--min-length", "4", "--max-length", "4"]
     assert main(command) == 0
@@ -397,11 +397,11 @@ def test_the_lengths_are_those_asked_for(model, photos, capsys):
 
 
 def test_the_batch_changes_no_caption(model, photos, capsys):
-    said = []
+    outputs = []
     for batch in ("1", "7", "100"):
         assert main(["caption", str(photos), "--model", str(model), "--beam", "3", "--batch", batch]) == 0
-        said.append(capsys.readouterr().out)
-    assert said[0] == said[1] == said[2]
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
 
 
 # the library's arguments
@@ -418,7 +418,7 @@ def test_a_path_a_string_and_a_generator_of_photos_work(model, photos):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"beam": 0}, "beam: is 0, expected a whole number from 1 on"),
         ({"beam": 2.5}, r"beam: is 2\.5"),
@@ -430,8 +430,8 @@ def test_a_path_a_string_and_a_generator_of_photos_work(model, photos):
         ({"batch": 0}, "batch: is 0"),
     ],
 )
-def test_an_option_out_of_range_is_named(model, photos, options, said):
-    with pytest.raises(CaptionerError, match=said):
+def test_an_option_out_of_range_is_named(model, photos, options, message):
+    with pytest.raises(CaptionerError, match=message):
         PhotoCaptioner(model)(photos / "00.png", **options)
 
 
@@ -450,10 +450,10 @@ def test_photos_are_read_no_further_ahead_than_two_batches(model, photos):
             taken.append(photos / "00.png")
             yield taken[-1]
 
-    found = PhotoCaptioner(model).each(endless(), batch=2, beam=1)
+    result = PhotoCaptioner(model).each(endless(), batch=2, beam=1)
     for _ in range(5):
-        next(found)
-    found.close()
+        next(result)
+    result.close()
     assert len(taken) <= 5 + 2 * 2 + 2
 
 

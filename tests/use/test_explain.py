@@ -90,8 +90,8 @@ def test_the_captions_of_the_nearest_training_images_are_shown(models, photo, tm
     last = shown[1][-3:]
     for line, image, share in zip(last, near[0], shares[0], strict=False):
         captions = describe.captioner.examples.captions[image].tolist()
-        said = " / ".join(vocabulary.decode(caption) for caption in captions if any(caption))
-        assert line.split(maxsplit=1) == [f"{share:.1%}", said]
+        captions_shown = " / ".join(vocabulary.decode(caption) for caption in captions if any(caption))
+        assert line.split(maxsplit=1) == [f"{share:.1%}", captions_shown]
 
 
 def test_a_model_without_training_captions_takes_the_likeliest_and_the_picture_says_so(models, photo, tmp_path, shown):
@@ -125,8 +125,8 @@ def test_without_training_captions_the_likeliest_beam_is_chosen(models, photo, t
 def test_the_command_writes_the_picture_and_says_the_caption(models, photo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["explain", str(photo), "--model", str(models[True])]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said == [f"{photo}\t{PhotoCaptioner(models[True])([photo])[0]}", "dog-explained.png"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [f"{photo}\t{PhotoCaptioner(models[True])([photo])[0]}", "dog-explained.png"]
     with Image.open("dog-explained.png") as picture:
         picture.load()
         assert picture.width > 1000

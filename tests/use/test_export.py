@@ -158,9 +158,9 @@ def test_without_the_extra_it_is_named(tmp_path, monkeypatch, capsys, package):
     monkeypatch.delattr(captioner.use, "runtime", raising=False)
     model = captioner_file(tmp_path / "captioner.safetensors")
     assert main(["export", "--model", str(model), "--out", str(tmp_path / "onnx")]) == 1
-    said = capsys.readouterr().err
-    assert f"{package} is not installed" in said
-    assert "pip install 'captioner[export]'" in said
+    message = capsys.readouterr().err
+    assert f"{package} is not installed" in message
+    assert "pip install 'captioner[export]'" in message
 
 
 def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, capsys):

@@ -69,14 +69,14 @@ def test_the_base_requirements_are_these():
 
 def test_developers_get_what_the_pipeline_and_every_command_need():
     extras = PROJECT["optional-dependencies"]
-    waiting, found = ["dev"], set()
+    waiting, installed = ["dev"], set()
     while waiting:
         for text in extras[waiting.pop()]:
             requirement = Requirement(text)
             if requirement.name == "captioner":
-                waiting += requirement.extras - found
-                found |= requirement.extras
-    assert found == set(extras) - {"dev"}
+                waiting += requirement.extras - installed
+                installed |= requirement.extras
+    assert installed == set(extras) - {"dev"}
 
 
 def test_a_missing_package_is_an_error_that_names_its_extra(monkeypatch):

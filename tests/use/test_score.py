@@ -48,11 +48,11 @@ def table(rows, delimiter=","):
 def printed_by_caption(**options):
     """Return what `captioner caption` prints of CAPTIONS."""
     options = SimpleNamespace(**{"json": False, "top": None, **options})
-    found = []
+    printed = []
     for name, text in CAPTIONS.items():
         beams = [SimpleNamespace(text=each, score=-1.0, agreement=0.5) for each in (text, "a worse one")]
-        found += caption_command.lines(f"some folder/{name}", beams[: options.top or 1], options)
-    return lines(found)
+        printed += caption_command.lines(f"some folder/{name}", beams[: options.top or 1], options)
+    return lines(printed)
 
 
 PREDICTIONS = {
@@ -142,9 +142,9 @@ REFERENCE_FORMS = {
 def test_references_may_have_every_form_of_own_data(name, files, capsys):
     (files / name).write_text(REFERENCE_FORMS[name])
     expected = record(capsys, files / "references.json", files / "predictions.csv")
-    found = record(capsys, files / name, files / "predictions.csv")
-    assert found == expected
-    assert found["images"] == 3
+    result = record(capsys, files / name, files / "predictions.csv")
+    assert result == expected
+    assert result["images"] == 3
 
 
 def test_references_may_be_a_folder_of_text_files(files, capsys):
@@ -189,14 +189,14 @@ def corpus():
 
 def test_scores_are_those_of_pycocoevalcap(corpus):
     references, captions, _ = corpus
-    found = evaluate_captions(references, captions, meteor=False, draws=10)
+    result = evaluate_captions(references, captions, meteor=False, draws=10)
     listed = {image: [text] for image, text in captions.items()}
     bleu, _ = Bleu(4).compute_score(references, listed, verbose=0)
     mean, each = Cider().compute_score(references, listed)
     published = {f"BLEU-{n}": value for n, value in enumerate(bleu, 1)}
     published |= {"ROUGE-L": Rouge().compute_score(references, listed)[0], "CIDEr": mean}
-    assert {name: found.scores[name] for name in published} == pytest.approx(published, abs=1e-6)
-    assert list(found.cider.values()) == pytest.approx(list(each), abs=1e-6)
+    assert {name: result.scores[name] for name in published} == pytest.approx(published, abs=1e-6)
+    assert list(result.cider.values()) == pytest.approx(list(each), abs=1e-6)
 
 
 @pytest.fixture
@@ -211,42 +211,42 @@ def two(corpus, tmp_path):
 def test_two_files_are_compared_on_the_same_draws(two, corpus, capsys):
     references, both = two
     columns = ("--column", "one", "--column", "other")
-    found = record(capsys, references, both, both, *columns)
-    one, other = (each["scores"] for each in found["predictions"])
+    result = record(capsys, references, both, both, *columns)
+    one, other = (each["scores"] for each in result["predictions"])
     assert one["CIDEr"] != other["CIDEr"]
-    for name, value in found["difference"]["values"].items():
+    for name, value in result["difference"]["values"].items():
         if name in one:
             assert value == pytest.approx(one[name] - other[name])
-            low, high = found["difference"]["intervals"][name]
+            low, high = result["difference"]["intervals"][name]
             assert low < value < high
-    apart = [abs(a - b) for a, b in (entry["cider"] for entry in found["differ_most"])]
+    apart = [abs(a - b) for a, b in (entry["cider"] for entry in result["differ_most"])]
     assert len(apart) == 5
     assert apart == sorted(apart, reverse=True)
-    entry = found["differ_most"][0]
+    entry = result["differ_most"][0]
     assert entry["captions"] == [captions[entry["image"]] for captions in corpus[1:]]
-    assert record(capsys, references, both, both, *columns) == found  # the draws have a seed
+    assert record(capsys, references, both, both, *columns) == result  # the draws have a seed
     turned = record(capsys, references, both, both, *columns[2:], *columns[:2])
-    low, high = found["difference"]["intervals"]["CIDEr"]
+    low, high = result["difference"]["intervals"]["CIDEr"]
     assert turned["difference"]["intervals"]["CIDEr"] == pytest.approx([-high, -low])
 
 
 def test_equal_predictions_do_not_differ(two, capsys):
     references, both = two
-    found = record(capsys, references, both, both, "--column", "one")
-    assert set(found["difference"]["values"].values()) == {0}
-    assert all(ends == [0, 0] for ends in found["difference"]["intervals"].values())
-    assert found["differ_most"] == []
+    result = record(capsys, references, both, both, "--column", "one")
+    assert set(result["difference"]["values"].values()) == {0}
+    assert all(ends == [0, 0] for ends in result["difference"]["intervals"].values())
+    assert result["differ_most"] == []
 
 
 def test_each_image_is_written(two, capsys, tmp_path):
     references, both = two
     out = tmp_path / "each.csv"
-    found = record(capsys, references, both, "--column", "one", "--each", out)
+    result = record(capsys, references, both, "--column", "one", "--each", out)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["image", "CIDEr", "caption"]
     values = [float(row["CIDEr"]) for row in rows]
-    assert sum(values) / len(values) == pytest.approx(found["predictions"][0]["scores"]["CIDEr"], abs=1e-5)
+    assert sum(values) / len(values) == pytest.approx(result["predictions"][0]["scores"]["CIDEr"], abs=1e-5)
     assert run(references, both, both, "--column", "one", "--column", "other", "--each", out) == 0
     assert out.read_text().startswith("image,CIDEr 1,CIDEr 2,caption 1,caption 2\n")
     before = both.read_bytes()
@@ -263,8 +263,8 @@ def test_missing_images_are_named_or_left_out(files, capsys):
     assert "no prediction for 1 (000000000003.jpg) of 3 images" in done.err
     assert "no reference for 1 (elsewhere.jpg)" in done.err
     assert "--allow-missing" in done.err
-    found = record(capsys, files / "references.json", files / "part.csv", "--allow-missing")
-    assert (found["images"], found["left_out"]) == (2, {"without_prediction": 1, "without_reference": 1})
+    result = record(capsys, files / "references.json", files / "part.csv", "--allow-missing")
+    assert (result["images"], result["left_out"]) == (2, {"without_prediction": 1, "without_reference": 1})
     (files / "none.csv").write_text(table([("image", "caption"), ("elsewhere.jpg", "a cat")]))
     assert run(files / "references.json", files / "none.csv", "--allow-missing") == 1
     assert "no image has both" in capsys.readouterr().err
@@ -339,8 +339,8 @@ def test_predictions_that_are_wrong_are_named(content, message, tmp_path):
 def test_a_column_that_is_not_there_is_named(two, capsys):
     references, both = two
     assert run(references, both) == 1
-    assert "has image, one, other; expected the caption as one of caption" in (told := capsys.readouterr().err)
-    assert "or the name that --column gives" in told
+    assert "has image, one, other; expected the caption as one of caption" in (message := capsys.readouterr().err)
+    assert "or the name that --column gives" in message
     assert run(references, both, "--column", "three") == 1
     assert "has image, one, other; expected the caption as three" in capsys.readouterr().err
 

@@ -65,7 +65,7 @@ def address(serve):
 @pytest.fixture
 def visit(browser, address):
     """Open the page in a window of its own; it may log no problem and ask no other host."""
-    contexts, complaints, asked, expected = [], [], [], []
+    contexts, complaints, requests, expected = [], [], [], []
 
     def open_page(at=address, **options):
         context = browser.new_context(**options)
@@ -74,7 +74,7 @@ def visit(browser, address):
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requests.append(request.url))
         page.goto(at)
         expected.append(at)
         return page
@@ -84,7 +84,7 @@ def visit(browser, address):
         context.close()
     refusals = re.compile(r"Failed to load resource: .* status of 415|Canvas2D: Multiple readback")
     assert [text for text in complaints if not refusals.match(text)] == []
-    assert [url for url in asked if not url.startswith((*expected, "blob:", "data:"))] == []
+    assert [url for url in requests if not url.startswith((*expected, "blob:", "data:"))] == []
 
 
 def photo(name="dog.png", data=None, kind="image/png", size=0):

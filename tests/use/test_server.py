@@ -83,24 +83,24 @@ def problem(response):
 
 def test_the_description_is_that_of_the_other_commands(models, tmp_path):
     (tmp_path / "dog.png").write_bytes(noise())
-    found = describe_photo(models["attention"], noise(), beam=4)
+    result = describe_photo(models["attention"], noise(), beam=4)
     ((_, ranked),) = models["attention"].ranked([tmp_path / "dog.png"], beam=4, top=4)
-    assert found["caption"] == ranked[0].text
-    assert [beam["caption"] for beam in found["beams"]] == [caption.text for caption in ranked]
-    for beam, caption in zip(found["beams"], ranked, strict=True):
+    assert result["caption"] == ranked[0].text
+    assert [beam["caption"] for beam in result["beams"]] == [caption.text for caption in ranked]
+    for beam, caption in zip(result["beams"], ranked, strict=True):
         assert beam["score"] == pytest.approx(caption.score, abs=1e-4)
         assert beam["agreement"] == pytest.approx(caption.agreement, abs=1e-4)
         assert beam["total"] == pytest.approx(caption.score + CONSENSUS * caption.agreement, abs=1e-3)
         assert 0 < beam["probability"] < 1
-    assert found["notes"] == []
-    json.dumps(found, allow_nan=False)
+    assert result["notes"] == []
+    json.dumps(result, allow_nan=False)
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 0.5, 1.0])
 def test_score_and_probability_do_not_depend_on_the_length_penalty(models, length_penalty):
     plain = {beam["caption"]: beam for beam in describe_photo(models["attention"], noise(), beam=6)["beams"]}
-    found = describe_photo(models["attention"], noise(), beam=6, length_penalty=length_penalty)["beams"]
-    same = [beam for beam in found if beam["caption"] in plain]
+    result = describe_photo(models["attention"], noise(), beam=6, length_penalty=length_penalty)["beams"]
+    same = [beam for beam in result if beam["caption"] in plain]
     assert same
     for beam in same:
         assert beam["score"] == pytest.approx(plain[beam["caption"]]["score"], abs=1e-4)
@@ -108,22 +108,22 @@ def test_score_and_probability_do_not_depend_on_the_length_penalty(models, lengt
 
 
 def test_the_tokens_are_the_caption_and_each_has_a_grid_that_sums_to_one(models):
-    found = describe_photo(models["attention"], noise(), beam=4)
-    assert "".join(found["tokens"]) == found["caption"]
-    grids = np.array(found["attention"])
-    assert grids.shape == (len(found["tokens"]), 2, 2)  # 64 pixels, of which a place of layer4 sees 32
+    result = describe_photo(models["attention"], noise(), beam=4)
+    assert "".join(result["tokens"]) == result["caption"]
+    grids = np.array(result["attention"])
+    assert grids.shape == (len(result["tokens"]), 2, 2)  # 64 pixels, of which a place of layer4 sees 32
     np.testing.assert_allclose(grids.sum((1, 2)), 1, atol=1e-4)
 
 
 def test_the_similar_images_are_the_nearest_with_their_captions(models):
     describe = models["attention"]
-    found = describe_photo(describe, noise())["similar"]
+    result = describe_photo(describe, noise())["similar"]
     pixels = torch.tensor(load_photo(noise(), **describe.card.image)[None])
     features = describe.captioner.features(pixels).mean(1).detach().numpy()
     (near,), (shares,) = describe.consensus.nearest(features)
     examples = describe.captioner.examples.captions
-    assert [one["share"] for one in found] == pytest.approx(shares.tolist(), abs=1e-4)
-    for one, place in zip(found, near, strict=True):
+    assert [one["share"] for one in result] == pytest.approx(shares.tolist(), abs=1e-4)
+    for one, place in zip(result, near, strict=True):
         assert one["captions"] == [
             describe.card.vocabulary.decode(caption) for caption in examples[place].tolist() if any(caption)
         ]
@@ -149,9 +149,9 @@ def test_the_photo_is_measured_upright_and_a_preview_is_what_the_model_sees(mode
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     turned = encoded(Image.new("RGB", (80, 40), "red"), "JPEG", exif=exif)
-    found = describe_photo(models["attention"], turned, preview=True)["photo"]
-    assert (found["width"], found["height"], found["fit"]) == (40, 80, "squash")
-    assert found["preview"].startswith("data:image/jpeg;base64,")
+    result = describe_photo(models["attention"], turned, preview=True)["photo"]
+    assert (result["width"], result["height"], result["fit"]) == (40, 80, "squash")
+    assert result["preview"].startswith("data:image/jpeg;base64,")
     assert "preview" not in describe_photo(models["attention"], turned)["photo"]
 
 
@@ -403,8 +403,8 @@ def test_the_command_prints_where_it_serves_and_ends_by_ctrl_c(model, tmp_path):
             address = process.stdout.readline().strip()
             assert address.startswith("http://127.0.0.1:")
             answer = urllib.request.urlopen(urllib.request.Request(f"{address}caption", noise()), timeout=60)
-            found = json.load(answer)
-            assert found["search"]["beam"] == 3
+            answered = json.load(answer)
+            assert answered["search"]["beam"] == 3
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(urllib.request.Request(f"{address}caption", b"x" * (30 * 2**20)), timeout=60)
             assert refused.value.code == 413

@@ -49,8 +49,8 @@ def pictures(count=3, size=64, seed=2):
     return torch.randint(0, 256, (count, size, size, 3), generator=generator, dtype=torch.uint8)
 
 
-def difference(found, wanted):
-    return ((found - wanted).norm() / wanted.norm()).item()
+def difference(result, wanted):
+    return ((result - wanted).norm() / wanted.norm()).item()
 
 
 def snapshot(encoder):
@@ -76,9 +76,9 @@ def test_output_and_every_boundary_are_torchvisions(resnet, encoder):
         for block, stop in zip(BLOCKS, (*BLOCKS[1:], END), strict=True):
             for _ in range(4 if block == "conv1" else 1):  # conv1, bn1, relu, maxpool
                 wanted = next(stages)(wanted)
-            found = encoder(x, stop=stop)
-            assert found.shape == (3, *shapes.get(stop, (2, 2, 512)))
-            assert difference(found, wanted.permute(0, 2, 3, 1)) < ROUNDING
+            result = encoder(x, stop=stop)
+            assert result.shape == (3, *shapes.get(stop, (2, 2, 512)))
+            assert difference(result, wanted.permute(0, 2, 3, 1)) < ROUNDING
 
 
 @pytest.mark.parametrize("boundary", BLOCKS)
@@ -148,9 +148,9 @@ def test_gradients_from_stored_activations_are_those_of_the_full_network(encoder
     kept_whole = gradients(encoder, boundary, stored, boundary)
     kept_half = gradients(encoder, boundary, stored.half(), boundary)
     assert len(full) == sum(len(list(module.parameters())) for module in encoder.block_modules(boundary)) > 0
-    for found, halved, wanted in zip(kept_whole, kept_half, full, strict=True):
+    for result, halved, wanted in zip(kept_whole, kept_half, full, strict=True):
         assert wanted.norm() > 0
-        assert difference(found, wanted) < ROUNDING
+        assert difference(result, wanted) < ROUNDING
         assert difference(halved, wanted) < HALF
 
 
@@ -210,10 +210,10 @@ def test_fingerprint_changes_with_every_kind_of_weight_and_with_nothing_else(enc
     for key in ("conv1.weight", "bn1.running_mean", "layer1.0.bn2.running_var", "layer2.0.downsample.0.weight",
                 "layer3.1.bn1.bias", "layer4.1.conv2.weight", "layer4.1.bn2.weight"):  # fmt: skip
         last = state[key][(-1,) * state[key].ndim]
-        kept = last.clone()
+        copy = last.clone()
         last += 1e-3
         assert fingerprint(encoder) != first, key
-        last.copy_(kept)
+        last.copy_(copy)
     one, two = state["layer4.0.bn1.weight"], state["layer4.0.bn1.bias"]
     one_kept, two_kept = one.clone(), two.clone()
     one.copy_(two_kept), two.copy_(one_kept)

@@ -89,9 +89,9 @@ def some_shards(folder, archive, images, encoder, *, boundary="layer4", fit="squ
     )
 
 
-def assert_row(found, wanted):
-    assert found.shape == wanted.shape
-    assert (found.float() - wanted).abs().max() <= HALF * wanted.abs().max()
+def assert_row(result, wanted):
+    assert result.shape == wanted.shape
+    assert (result.float() - wanted).abs().max() <= HALF * wanted.abs().max()
 
 
 @pytest.mark.parametrize(("boundary", "fit"), [("layer4", "squash"), ("layer2", "crop"), ("conv1", "squash")])
@@ -179,18 +179,18 @@ def test_a_broken_photo_can_be_skipped_and_is_told_of(tmp_path, encoder, photos,
     names = [*list(photos)[:6], "bad.jpg", *list(photos)[6:], "worse.jpg"]
     data = BROKEN[kind]()
     bad = {"worse.jpg": b"worse"} | ({"bad.jpg": data} if data is not None else {})
-    whole, part = tmp_path / "whole", tmp_path / "part"
+    complete, part = tmp_path / "whole", tmp_path / "part"
     summary = run(part, archive_of(tmp_path / "bad.zip", photos | bad), names, encoder, on_bad="skip")
     assert summary["images"] == len(photos)
     assert summary["skipped"] == ["bad.jpg", "worse.jpg"]
     assert "bad.jpg" in caplog.text
     assert "worse.jpg" in caplog.text
-    run(whole, archive_of(tmp_path / "good.zip", photos), list(photos), encoder)
+    run(complete, archive_of(tmp_path / "good.zip", photos), list(photos), encoder)
     for file in ("grid.h5", "boundary.h5"):
-        found, wanted = FeatureStore(part / file), FeatureStore(whole / file)
-        assert list(found.rows) == list(photos)
+        result, wanted = FeatureStore(part / file), FeatureStore(complete / file)
+        assert list(result.rows) == list(photos)
         for name in photos:
-            assert_row(found.read([found.rows[name]]), wanted.read([wanted.rows[name]]).float())
+            assert_row(result.read([result.rows[name]]), wanted.read([wanted.rows[name]]).float())
 
 
 STORES = ("grid.h5", "boundary.h5")
@@ -206,21 +206,21 @@ def test_joined_stores_are_those_that_are_written_at_once(tmp_path, encoder, pho
     summary = run(tmp_path, archive, names, encoder, boundary=boundary, on_bad="skip")
     assert summary["skipped"] == [names[row] for row in bad]
     for file in STORES:
-        found = FeatureStore(tmp_path / file)
-        rows = found.read(range(len(names)))
+        result = FeatureStore(tmp_path / file)
+        rows = result.read(range(len(names)))
         order = ("layer", "encoder", "size", "fit")
         with new_store(
             tmp_path / "at once" / file,
             views=views_of(names),
             shape=rows.shape[1:],
             dtype=str(rows.numpy().dtype),
-            **{key: found.attributes[key] for key in order},
+            **{key: result.attributes[key] for key in order},
         ) as store:
             for row in bad:
                 store.leave_out(row)
             store.write(0, rows)
         assert (tmp_path / file).read_bytes() == (tmp_path / "at once" / file).read_bytes()
-        assert list(found.rows) == [name for row, name in enumerate(names) if row not in bad]
+        assert list(result.rows) == [name for row, name in enumerate(names) if row not in bad]
 
 
 class Reading:
@@ -318,9 +318,9 @@ def test_photos_come_in_order_from_many_threads(tmp_path, monkeypatch, ahead):
     photos["7.png"] = b"broken"
     names = [*photos, "0.png"]
     archive = archive_of(tmp_path / "photos.zip", photos)
-    found = list(read_archive_photos(archive, names, size=8, fit="crop", ahead=ahead))
-    assert len(found) == len(names)
-    for name, pixels in zip(names, found, strict=True):
+    result = list(read_archive_photos(archive, names, size=8, fit="crop", ahead=ahead))
+    assert len(result) == len(names)
+    for name, pixels in zip(names, result, strict=True):
         grey = int(name.removesuffix(".png"))
         if grey == 7:
             assert isinstance(pixels, CaptionerError)
@@ -354,8 +354,8 @@ def test_calibration_takes_the_first_whole_photos(tmp_path, photos, monkeypatch)
     names = [*list(photos)[:2], "bad.jpg", *list(photos)[2:]]
     torch.manual_seed(4)
     state = resnet18(weights=None).state_dict()
-    found, wanted = load_encoder(state), load_encoder(state)
-    calibrate_on(found, archive_of(tmp_path / "photos.zip", photos | {"bad.jpg": b""}), names, size=64, fit="squash")
+    result, wanted = load_encoder(state), load_encoder(state)
+    calibrate_on(result, archive_of(tmp_path / "photos.zip", photos | {"bad.jpg": b""}), names, size=64, fit="squash")
     pixels = np.stack([load_photo(photos[name], size=64, fit="squash") for name in list(photos)[:6]])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -364,4 +364,4 @@ def test_calibration_takes_the_first_whole_photos(tmp_path, photos, monkeypatch)
     finally:
         torch.set_num_threads(threads)
     assert torch.get_num_threads() == threads
-    assert fingerprint(found) == fingerprint(wanted) != fingerprint(load_encoder(state))
+    assert fingerprint(result) == fingerprint(wanted) != fingerprint(load_encoder(state))

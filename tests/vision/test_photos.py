@@ -30,15 +30,15 @@ STORED = {
 
 
 def load(data, size=32, fit="squash"):
-    found = load_photo(data, size=size, fit=fit)
-    assert found.shape == (size, size, 3)
-    assert found.dtype == np.uint8
-    return found
+    result = load_photo(data, size=size, fit=fit)
+    assert result.shape == (size, size, 3)
+    assert result.dtype == np.uint8
+    return result
 
 
-def near(found, colour, within=4):
+def near(result, colour, within=4):
     """Say whether every pixel of `found` is this colour, up to what a JPEG loses."""
-    return bool((np.abs(found.astype(int) - colour) <= within).all())
+    return bool((np.abs(result.astype(int) - colour) <= within).all())
 
 
 def header(width, height, pixels=b""):
@@ -113,8 +113,8 @@ def test_a_transparent_colour_without_an_alpha_channel_is_white(mode, colour):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_keeps_its_tones(kind):
     tones = np.repeat(np.array([0, 8224, 32768, 65535], dtype=np.uint16), 8)
-    found = load(encoded(Image.fromarray(np.tile(tones, (32, 1))), kind))
-    assert np.abs(found[:, ::8].astype(int) - np.array([0, 32, 127.5, 255])[:, None]).max() <= 1
+    result = load(encoded(Image.fromarray(np.tile(tones, (32, 1))), kind))
+    assert np.abs(result[:, ::8].astype(int) - np.array([0, 32, 127.5, 255])[:, None]).max() <= 1
 
 
 def test_floating_point_pixels_are_refused():
@@ -125,17 +125,22 @@ def test_floating_point_pixels_are_refused():
 def test_1_bit_photos_keep_black_and_white_apart():
     picture = Image.new("1", (32, 32), 0)
     picture.paste(1, (0, 16, 32, 32))
-    found = load(encoded(picture))
-    assert near(found[:16], (0, 0, 0), 0)
-    assert near(found[16:], WHITE, 0)
+    result = load(encoded(picture))
+    assert near(result[:16], (0, 0, 0), 0)
+    assert near(result[16:], WHITE, 0)
 
 
 @pytest.mark.parametrize("orientation", STORED)
 @pytest.mark.parametrize("fit", ["squash", "crop"])
 @pytest.mark.parametrize(("side", "kind"), [(32, "JPEG"), (256, "JPEG"), (32, "PNG"), (32, "TIFF")])
 def test_exif_turns_the_photo_upright(orientation, fit, side, kind):  # of 256 is decoded at a quarter of its size
-    found = load(turned(orientation, side, kind), fit=fit)
-    corners = {"TL": found[2:14, 2:14], "TR": found[2:14, 18:30], "BL": found[18:30, 2:14], "BR": found[18:30, 18:30]}
+    result = load(turned(orientation, side, kind), fit=fit)
+    corners = {
+        "TL": result[2:14, 2:14],
+        "TR": result[2:14, 18:30],
+        "BL": result[18:30, 2:14],
+        "BR": result[18:30, 18:30],
+    }
     for corner, colour in CORNERS.items():
         assert near(corners[corner], colour, 24), corner
 
@@ -183,11 +188,11 @@ def test_exif_of_wrong_types_turns_the_photo_or_is_a_value_error(tag, kind, valu
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(entries) + bytes(4)
     try:
         assert upright_size(encoded(half, exif=exif)) == (32, 32)
-        found = load(encoded(half, exif=exif))
+        result = load(encoded(half, exif=exif))
     except ValueError:
         return
-    assert near(found[:, :8], BLUE)
-    assert near(found[:, 24:], RED)
+    assert near(result[:, :8], BLUE)
+    assert near(result[:, 24:], RED)
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop"])
@@ -216,8 +221,8 @@ def test_a_jpeg_decoded_small_looks_like_one_decoded_whole():
         np.uint8
     )
     picture = Image.fromarray(np.stack([wave, wave.T, 255 - wave], axis=-1))
-    small, whole = load(encoded(picture, "JPEG", quality=95)), load(encoded(picture))
-    assert np.abs(small.astype(int) - whole).mean() < 3
+    small, large = load(encoded(picture, "JPEG", quality=95)), load(encoded(picture))
+    assert np.abs(small.astype(int) - large).mean() < 3
 
 
 def test_the_same_bytes_give_the_same_pixels():
@@ -276,9 +281,9 @@ def test_a_photo_of_108_million_pixels_is_decoded_at_a_fraction_of_its_size(recw
     picture = Image.new("L", (12_000, 9_000), 200)
     picture.paste(30, (6_000, 0, 12_000, 9_000))
     data = encoded(picture, "JPEG")
-    found = load(data)
-    assert near(found[:, :14], (200, 200, 200))
-    assert near(found[:, 18:], (30, 30, 30))
+    result = load(data)
+    assert near(result[:, :14], (200, 200, 200))
+    assert near(result[:, 18:], (30, 30, 30))
     with pytest.raises(ValueError, match=r"12000 x 9000 pixels, more than 80 million"):
         load_photo(data, size=9_000, fit="squash")
     with pytest.raises(ValueError, match=r"60000 x 60000 pixels, more than 300 million; save it smaller"):
@@ -350,9 +355,9 @@ def test_a_profile_counts_in_every_mode_and_leaves_what_is_transparent(mode):
     picture = Image.new("RGBA", (32, 32), (*RED, 255))
     if mode == "RGBA":
         picture.paste((*RED, 0), (16, 0, 32, 32))
-    found = load(encoded(picture.convert(mode), icc_profile=SWAPPED))
-    assert near(found[:, :16], BLUE, 6)
-    assert near(found[:, 16:], WHITE if mode == "RGBA" else BLUE, 6)
+    result = load(encoded(picture.convert(mode), icc_profile=SWAPPED))
+    assert near(result[:, :16], BLUE, 6)
+    assert near(result[:, 16:], WHITE if mode == "RGBA" else BLUE, 6)
 
 
 def test_grey_and_cmyk_photos_have_profiles_of_their_own():
@@ -480,7 +485,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 mo
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (EPS, "it is PostScript"),
         (b"%PDF-1.7\n", "it is a PDF"),
@@ -492,10 +497,10 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n0 0 mo
         (b"8BPS\0\1", "it is a Photoshop file"),
     ],
 )
-def test_a_kind_that_is_not_read_is_refused_before_any_reader_runs(data, said, monkeypatch):
+def test_a_kind_that_is_not_read_is_refused_before_any_reader_runs(data, message, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *given, **options: pytest.fail("Pillow chose a reader"))
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: pytest.fail("Ghostscript was started"))
-    with pytest.raises(ValueError, match=rf"not a photo that can be read \({said}.*expected JPEG, PNG"):
+    with pytest.raises(ValueError, match=rf"not a photo that can be read \({message}.*expected JPEG, PNG"):
         load(data)
 
 

@@ -59,9 +59,9 @@ def test_round_trip_by_name(tmp_path, dtype):
     assert store.attributes == VALID_FOR | {"schema": 2}
     assert list(store.rows) == NAMES
     for name, row in zip(NAMES, wanted, strict=True):
-        found = store.read([store.rows[name]])
-        assert found.dtype == dtype
-        assert torch.equal(found, row[None])
+        result = store.read([store.rows[name]])
+        assert result.dtype == dtype
+        assert torch.equal(result, row[None])
 
 
 def test_a_store_of_the_first_schema_is_told(path):
@@ -85,15 +85,15 @@ def test_views_of_an_image_are_its_rows_with_the_plain_one_first(tmp_path):
 
 def test_single_precision_is_rounded_to_half(tmp_path):
     wanted = torch.linspace(-5, 5, len(NAMES) * 24).view(-1, *SHAPE)
-    found = FeatureStore(write(tmp_path / "features.h5", wanted)).read(range(len(NAMES)))
-    assert torch.equal(found, wanted.half())
+    result = FeatureStore(write(tmp_path / "features.h5", wanted)).read(range(len(NAMES)))
+    assert torch.equal(result, wanted.half())
 
 
 @pytest.mark.parametrize("rows", [[4, 0, 2], [1, 1, 1], [3], np.array([2, 4, 2, 0]), range(5)])
 def test_rows_come_in_the_order_asked_for(path, rows):
-    found = FeatureStore(path).read(rows)
-    assert found.shape == (len(rows), *SHAPE)
-    assert torch.equal(found, features()[list(rows)])
+    result = FeatureStore(path).read(rows)
+    assert result.shape == (len(rows), *SHAPE)
+    assert torch.equal(result, features()[list(rows)])
 
 
 def test_rows_are_copies(path):
@@ -126,7 +126,7 @@ def test_pickles_hold_no_features(path):
 
 
 @pytest.mark.parametrize(
-    ("key", "found", "expected"),
+    ("key", "stored", "expected"),
     [
         ("encoder", "abc123", "def456"),
         ("layer", "layer4", "end"),
@@ -136,16 +136,16 @@ def test_pickles_hold_no_features(path):
         ("absent", None, "something"),
     ],
 )
-def test_a_store_made_for_something_else_is_refused(path, key, found, expected):
+def test_a_store_made_for_something_else_is_refused(path, key, stored, expected):
     wanted = dict(VALID_FOR)
     if key == "schema":
         with h5py.File(path, "r+") as file:
-            file.attrs["schema"] = found
+            file.attrs["schema"] = stored
     else:
         wanted[key] = expected
     with pytest.raises(CaptionerError) as caught:
         FeatureStore(path, **wanted)
-    for part in (path, key, found, expected):
+    for part in (path, key, stored, expected):
         assert str(part) in str(caught.value)
 
 
@@ -228,10 +228,10 @@ def test_a_row_left_out_has_no_name(tmp_path):
 def test_pooled_is_the_mean_of_the_grid_whatever_the_piece(tmp_path, piece):
     rows = features() * 1000 + 30000  # their sum is beyond half precision
     store = FeatureStore(write(tmp_path / "features.h5", rows))
-    asked = [4, 0, 0, 2, 1]
-    found = store.pooled(asked, piece=piece)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, rows[asked].double().mean((1, 2), keepdim=True).float(), rtol=1e-6, atol=0)
+    wanted_rows = [4, 0, 0, 2, 1]
+    result = store.pooled(wanted_rows, piece=piece)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, rows[wanted_rows].double().mean((1, 2), keepdim=True).float(), rtol=1e-6, atol=0)
 
 
 def test_the_same_input_gives_the_same_bytes_at_another_time(tmp_path):

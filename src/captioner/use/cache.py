@@ -89,6 +89,6 @@ def _write(entry: Path, arrays: dict[str, Any]) -> None:
 def _remove_old(folder: Path) -> None:
     """Remove all but the last used entries, and temporary files of killed runs."""
     entries = sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    whole = [entry for entry in entries if not entry.name.startswith(".part-")]
-    for entry in (*whole[KEPT:], *(entry for entry in entries if entry.name.startswith(".part-"))):
+    complete = [entry for entry in entries if not entry.name.startswith(".part-")]
+    for entry in (*complete[KEPT:], *(entry for entry in entries if entry.name.startswith(".part-"))):
         shutil.rmtree(entry, ignore_errors=True)

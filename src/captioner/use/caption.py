@@ -61,7 +61,7 @@ class PhotoCaptioner:
                 f"{model}: a decoder of stored features; give a fine-tuned model, captioner.safetensors"
             )
         captioner.encoder, captioner.start = fused(captioner.encoder), BLOCKS[0]
-        self.device = device if isinstance(device, torch.device) else select_device(device)
+        self.device = select_device(None if device is None else str(device))
         self.captioner = captioner.to(self.device)
 
     @property

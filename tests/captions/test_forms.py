@@ -5,7 +5,7 @@ import json
 import pytest
 
 from captioner.base.errors import CaptionerError
-from captioner.captions.dataset import read_captions, read_images
+from captioner.captions.dataset import SPLITS, read_captions, read_images
 from captioner.captions.formats import Columns, read_references
 from captioner.captions.tokenise import tokenise_dataset
 from captioner.sources.own_data import provide_own
@@ -507,3 +507,130 @@ def test_references_are_read_without_photos(tmp_path):
     assert read_references([tmp_path / "c.csv", tmp_path / "d.json"]) == WANTED | {"7": ["A dog"]}
     with pytest.raises(CaptionerError, match=r"gone\.csv: cannot be read"):
         read_references([tmp_path / "gone.csv"])
+
+
+# ------------------------------------------------------------------------------------- data that could be mixed up
+
+
+def test_json_rows_may_have_fewer_captions_than_others(tmp_path):
+    captions = [("One", "Two", "Three"), ("Four",), ("Five", "Six")]
+    objects = [
+        {"image": name, **{f"caption_{at}": text for at, text in enumerate(texts)}}
+        for name, texts in zip(ABC, captions, strict=True)
+    ]
+    by_image, _, _ = run(tmp_path, ABC | {"c.jsonl": "\n".join(map(json.dumps, objects))}, "c.jsonl")
+    assert by_image == {name: list(texts) for name, texts in zip(ABC, captions, strict=True)}
+
+
+def test_a_json_row_without_the_split_that_others_have_is_refused(tmp_path):
+    objects = [{"image": "a.jpg", "caption": "A"}, {"image": "b.jpg", "caption": "B", "split": "test"}]
+    message = refused(tmp_path, ABC | {"c.jsonl": "\n".join(map(json.dumps, objects))}, "c.jsonl")
+    assert "c.jsonl, line 1: a.jpg has no split, though others have" in message
+
+
+def test_an_id_of_two_coco_images_is_refused(tmp_path):
+    images = [{"id": at % 2, "file_name": name} for at, name in enumerate(ABC)]
+    content = {"images": images, "annotations": [{"image_id": at, "caption": "A dog"} for at in range(2)]}
+    message = refused(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert "c.json: images[2]: id 0 is that of a.jpg already (c.json: images[0]); expected another id" in message
+
+
+def test_coco_images_may_have_a_split(tmp_path):
+    images = [{"id": name, "file_name": name, "split": split} for name, split in zip(ABC, SPLITS, strict=True)]
+    content = {"images": images, "annotations": [{"image_id": name, "caption": "A dog"} for name in ABC]}
+    _, splits, summary = run(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert splits == dict(zip(ABC, SPLITS, strict=True))
+    assert "splits as given" in summary["recognised"]["summary"]
+
+
+@pytest.mark.parametrize("form", ["images", "annotations"])
+def test_own_columns_are_refused_where_keys_are_fixed(tmp_path, form):
+    images = [{"id": name, "file_name": name, "filename": name, "sentences": [{"raw": "A"}]} for name in ABC]
+    content = {"images": images} | ({form: []} if form == "annotations" else {})
+    files = ABC | {"c.json": json.dumps(content)}
+    message = refused(tmp_path, files, "c.json", columns=Columns(caption="caption_de"))
+    assert "c.json: own.columns.caption is caption_de, but the keys of this form are fixed; set it to null" in message
+
+
+@pytest.mark.parametrize(("one", "other"), [("cats/1.jpg", "dogs/1.jpg"), ("x/1.jpg", "x/1.png")])
+def test_names_of_two_photos_that_fit_one_are_refused(tmp_path, one, other):
+    files = photos("1.jpg", "2.jpg", "3.jpg")
+    texts = f"image,caption\n{one},A cat\n{other},A dog\n2.jpg,A cow\n3.jpg,A hen\n"
+    message = refused(tmp_path, files | {"c.csv": texts}, "c.csv")
+    assert f"c.csv, line 3: {other} and {one} (c.csv, line 2) both fit the photo " in message
+
+
+def test_one_photo_may_have_a_long_and_a_short_name(tmp_path):
+    texts = "image,caption\nC:\\set\\A.JPG,A cat\nSet/A.jpg,A dog\nA,A cow\nb.jpg,B\nc.jpg,C\n"
+    by_image, _, _ = run(tmp_path, photos("x/set/a.jpg", "b.jpg", "c.jpg") | {"c.csv": texts}, "c.csv")
+    assert sorted(map(len, by_image.values())) == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "line", ["a.jpg;0;A dog", "a.jpg,0,A dog", "a.jpg,A dog,train", "a.jpg\tA dog\ttrain", 'a.jpg|"A dog"|test']
+)
+def test_a_third_cell_without_a_header_is_refused(tmp_path, line):
+    message = refused(tmp_path, ABC | {"captions.txt": f"{line}\n"})
+    assert "captions.txt, line 1: " in message
+    assert "has more than a name and a caption; write a line above it that names the columns" in message
+
+
+def test_commas_and_a_last_delimiter_are_no_third_cell(tmp_path):
+    texts = 'a.jpg,A dog, a cat, and 2, 3 cows\nb.jpg,"A man, a dog"\nc.jpg,Snow\n'
+    by_image, _, _ = run(tmp_path / "commas", ABC | {"captions.txt": texts})
+    assert by_image["a.jpg"] == ["A dog, a cat, and 2, 3 cows"]
+    by_image, _, _ = run(tmp_path / "tab", ABC | {"captions.txt": "a.jpg\tA dog\t\nb.jpg\tB\nc.jpg\tC\n"})
+    assert by_image["b.jpg"] == ["B"]
+
+
+def test_splits_that_some_folders_or_files_lack_are_refused(tmp_path):
+    files = photos("train/1.jpg", "test/2.jpg", "more/3.jpg")
+    texts = "image,caption\n1.jpg,A\n2.jpg,B\n3.jpg,C\n"
+    message = refused(tmp_path / "folders", files | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 4: the photo 3.jpg is in no folder of a split, though others are" in message
+    files = ABC | {
+        f"{name}.csv": f"image,caption\n{at}.jpg,A\n" for name, at in zip(("train", "test", "x"), "abc", strict=True)
+    }
+    message = refused(tmp_path / "files", files, ["train.csv", "test.csv", "x.csv"])
+    assert "x.csv: its name says no split, though those of other files do" in message
+
+
+def test_metadata_beside_sidecars_or_in_two_archives_is_refused(tmp_path):
+    metadata = "".join(json.dumps({"file_name": name, "text": "A dog"}) + "\n" for name in ABC)
+    message = refused(tmp_path / "sidecars", ABC | {"metadata.jsonl": metadata, "a.txt": "A cat"}, None)
+    assert "has metadata.jsonl, and text files beside photos such as a.txt; name the former in own.captions" in message
+    archive = zipped(tmp_path / "more.zip", {"metadata.jsonl": metadata, "d.jpg": "d"}).read_bytes()
+    message = refused(tmp_path / "archives", ABC | {"metadata.jsonl": metadata, "more.zip": archive}, None)
+    assert "holds metadata.jsonl, and so does another archive or the folder" in message
+
+
+def test_other_json_files_named_dataset_are_no_splits(tmp_path):
+    files = ABC | {"dataset_info.json": '{"default": {"splits": []}}', "c.csv": rows("image,caption", ",")}
+    by_image, _, summary = run(tmp_path, files, "c.csv")
+    assert by_image == WANTED
+    assert "splits drawn" in summary["recognised"]["summary"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "kind"), [(b"PAR1", "Parquet"), (b"PK\x03\x04", "an Excel file"), (b"\x1f\x8b", "packed by gzip")]
+)
+def test_files_that_are_no_text_are_named_by_their_kind(tmp_path, begin, kind):
+    message = refused(tmp_path, ABC | {"c.csv": begin + bytes(range(256))}, "c.csv")
+    assert f"c.csv: is {kind}" in message
+    assert "CSV or JSON Lines" in message
+
+
+def test_the_line_that_excel_writes_first_is_skipped(tmp_path):
+    by_image, _, _ = run(tmp_path, ABC | {"c.csv": "sep=;\r\n" + rows("image;caption", ";")}, "c.csv")
+    assert by_image == WANTED
+
+
+def test_a_number_of_too_many_digits_is_no_json(tmp_path):
+    line = '{"image": "a.jpg", "caption": "A", "width": ' + "1" * 5000 + "}"
+    assert "not JSON" in refused(tmp_path / "lines", ABC | {"c.jsonl": line}, "c.jsonl")
+    assert "not JSON" in refused(tmp_path / "list", ABC | {"c.json": f"[{line}]"}, "c.json")
+
+
+def test_fewer_than_three_images_name_the_first_fault(tmp_path):
+    texts = "image,caption\na.jpg,A\nb.jpg,B\nx9.jpg,C\n"
+    assert "c.csv, line 4: no photo x9.jpg" in refused(tmp_path, ABC | {"c.csv": texts}, "c.csv")

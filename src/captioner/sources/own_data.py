@@ -103,6 +103,11 @@ class _Texts:
             elif _SPLIT_LIST.fullmatch(end):
                 self.splits.setdefault(name, content)
             elif end.lower() in METADATA:
+                if name in self.metadata:
+                    raise CaptionerError(
+                        f"{place}: holds {name}, and so does another archive or the folder; put each into a folder of "
+                        "its own"
+                    )
                 self.metadata[name] = content
             elif without_suffix(name).casefold() in stems:
                 texts[name] = content
@@ -334,6 +339,11 @@ def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -
         sidecars: dict[str, bytes] = {}
     else:
         captions = texts.metadata
+        if captions and texts.sidecars:
+            raise CaptionerError(
+                f"own.captions is empty: {source} has {next(iter(captions))}, and text files beside photos such as "
+                f"{next(iter(texts.sidecars))}; name the former in own.captions, or move one of them away"
+            )
         sidecars = {} if captions else texts.sidecars
         if not captions and not sidecars:
             raise CaptionerError(

@@ -17,6 +17,7 @@ _MARKED = {
 
 def read_karpathy(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each image of Karpathy's JSON."""
+    _refuse_columns(file, columns)
     seen: dict[str, str] = {}
     listed = False
     for key, at, entry in walk(file):
@@ -56,9 +57,19 @@ def _sentence(sentence: Any, place: str) -> str:
     return raw
 
 
+def _refuse_columns(file: TextFile, columns: Columns) -> None:
+    for role, key in (("image", columns.image), ("caption", columns.caption)):
+        if key is not None:
+            raise CaptionerError(
+                f"{file.shown}: own.columns.{role} is {key}, but the keys of this form are fixed; set it to null"
+            )
+
+
 def read_coco(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each image of a file of COCO's form that has captions."""
+    _refuse_columns(file, columns)
     names: dict[Any, tuple[str, str]] = {}  # by id
+    splits: dict[Any, str] = {}
     captions: dict[Any, list[str]] = {}  # by id
     places: dict[Any, str] = {}
     for key, at, entry in walk(file):
@@ -66,7 +77,12 @@ def read_coco(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record
             continue
         place = f"{file.shown}: {key}[{at}]"
         if key == "images":
-            names[_id(entry, "id", place)] = name_of(value_of(entry, "file_name", str, place), place), place
+            image, name = _id(entry, "id", place), name_of(value_of(entry, "file_name", str, place), place)
+            if image in names and names[image][0] != name:
+                other, where = names[image]
+                raise CaptionerError(f"{place}: id {image} is that of {other} already ({where}); expected another id")
+            names[image] = name, place
+            splits[image] = value_of(entry, columns.split or "split", str, place, "")
             continue
         image = _id(entry, "image_id", place)
         mark = next((mark for mark in _MARKED if entry.get(mark)), None)
@@ -84,7 +100,7 @@ def read_coco(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record
             raise CaptionerError(f"{place}: image_id is {image}, but no image of the file has that id; expected one")
     for image, (name, place) in names.items():
         if image in captions:
-            yield Record(name, tuple(captions.pop(image)), place)
+            yield Record(name, tuple(captions.pop(image)), place, splits[image])
         else:
             tally.left_out["images that the captions file lists without captions"] += 1
 
@@ -126,15 +142,16 @@ def read_mapping(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Rec
 
 
 def _records(rows: Iterator[tuple[str, Any]], tally: Tally, columns: Columns) -> Iterator[Record]:
-    chosen: Chosen | None = None
-    keys: frozenset[str] = frozenset()
+    chosen_by_keys: dict[tuple[str, ...], Chosen] = {}  # rows may lack a caption or the split
     for place, row in rows:
         if not isinstance(row, dict):
             raise CaptionerError(f"{place}: is {as_json(row)}, expected an object with a photo's name and its caption")
-        if chosen is None or (row.keys() != keys and not {chosen.image, *chosen.captions} <= row.keys()):
-            keys = frozenset(row)
-            chosen = choose(list(row), columns, place)
-            tally.ignored_columns += [name for name in chosen.ignored if name not in tally.ignored_columns]
+        keys = tuple(row)
+        if keys not in chosen_by_keys:
+            chosen_by_keys[keys] = choose(keys, columns, place)
+            ignored = chosen_by_keys[keys].ignored
+            tally.ignored_columns += [name for name in ignored if name not in tally.ignored_columns]
+        chosen = chosen_by_keys[keys]
         captions = tuple(
             text
             for name in chosen.captions

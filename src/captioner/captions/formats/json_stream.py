@@ -22,7 +22,7 @@ def walk(file: TextFile) -> Iterator[Piece]:
     """
     try:
         yield from _walk(file.content)
-    except JSONDecodeError as error:
+    except ValueError as error:  # also a number of more than 4,300 digits
         raise CaptionerError(f"{file.shown}: not JSON ({error}); save it again, or download it again") from None
     except RecursionError:
         raise CaptionerError(
@@ -39,6 +39,8 @@ def json_lines(file: TextFile, numbered: Iterator[tuple[int, str]]) -> Iterator[
             yield place, json.loads(line)
         except JSONDecodeError as error:
             raise CaptionerError(f"{place}: not JSON ({error.msg}, column {error.colno})") from None
+        except ValueError as error:
+            raise CaptionerError(f"{place}: not JSON ({error})") from None
         except RecursionError:
             raise CaptionerError(f"{place}: JSON that is nested too deep; expected a flat object") from None
 

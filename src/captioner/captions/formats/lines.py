@@ -1,9 +1,12 @@
 """Files without a header: a line is a photo's name and a caption."""
 
+import csv
 import re
 from collections.abc import Iterator
 
+from captioner.base.errors import CaptionerError
 from captioner.captions.formats.records import Columns, Record, Tally, TextFile, name_of
+from captioner.captions.formats.splits import SPLIT_NAMES
 from captioner.captions.formats.text import captions_of_cell, lines
 from captioner.sources.archives import PHOTO_SUFFIXES, visible
 
@@ -13,6 +16,7 @@ _PHOTO = re.compile(
     rf"\s*([^\t,;|]*?(?:{'|'.join(map(re.escape, PHOTO_SUFFIXES))}))\"?\s*[\t,;|]\s*(.*)", re.DOTALL | re.IGNORECASE
 )
 _NAMED = re.compile(r"(\S{1,255})[ ]*\t\s*(.*)", re.DOTALL)
+_NAME_AND_REST = re.compile(r"[^\t,;|]*([\t,;|])(.*)", re.DOTALL)
 
 
 def is_token_line(line: str) -> bool:
@@ -31,7 +35,16 @@ def read_token_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator
 
 
 def read_named_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
-    """Yield a record for each line `name<TAB>caption` or `name.jpg,caption`."""
+    """Yield a record for each line `name<TAB>caption` or `name.jpg,caption`.
+
+    Raises CaptionerError where the first line has a third cell, such as a number or a split.
+    """
+    first = next(lines(file.content, file.shown), None)
+    if first and _has_third_cell(first[1]):
+        raise CaptionerError(
+            f"{file.shown}, line {first[0]}: {visible(first[1][:80])} has more than a name and a caption; write a line "
+            "above it that names the columns, such as image;number;caption"
+        )
     yield from _read(file, tally, (_PHOTO, _NAMED), "name<TAB>caption")
 
 
@@ -45,6 +58,16 @@ def _read(file: TextFile, tally: Tally, forms: tuple[re.Pattern[str], ...], expe
             continue
         text = _unquoted(match.groups()[-1])
         yield Record(name_of(match[1], place), captions_of_cell(text, place, tally), place)
+
+
+def _has_third_cell(line: str) -> bool:
+    match = _NAME_AND_REST.fullmatch(line[:10_000])  # csv refuses long fields
+    if match is None:
+        return False
+    cells = next(csv.reader([match[2]], delimiter=match[1], skipinitialspace=True), [])
+    if match[1] == ",":  # commas stand in captions, too
+        return len(cells) > 1 and (cells[0].strip().isdecimal() or cells[-1].strip().casefold() in SPLIT_NAMES)
+    return any(cell.strip() for cell in cells[1:])
 
 
 def _unquoted(text: str) -> str:

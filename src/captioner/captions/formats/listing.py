@@ -179,6 +179,8 @@ class _Reading:
         if image is None:
             self._add_missing(record)
             return
+        if file:
+            self.names.claim(image, named, place)
         split = split_of(record.split, place)
         known = self.images.get(image)
         if known is not None and known.split != split:
@@ -226,6 +228,8 @@ class _Reading:
         if self.photos is None:
             origin = origin or "no splits"
         elif not origin:
+            if len(self.images) < len(SPLITS) and self.tally.first:
+                raise CaptionerError(next(iter(self.tally.first.values())))
             drawn = draw_splits(list(self.images), dev=dev, test=test, seed=seed)
             for image, split in drawn.items():
                 self.images[image].split = split
@@ -279,8 +283,8 @@ class _Reading:
 
     def _listed_by_karpathy(self) -> str:
         for file in map(self._file, self.contents.splits):
-            if file.name.endswith(tuple(SPLIT_FILES.values())):
-                continue
+            if not file.content.lstrip().startswith("{") or '"sentences"' not in file.content:
+                continue  # a list of Flickr8k, or another file of a name such as dataset_info.json
             listed = 0
             for record in read_karpathy(file, Tally(), NO_COLUMNS):
                 image = self.names.find(record.image, record.place)
@@ -296,7 +300,13 @@ class _Reading:
         by_name = {file: split_in(file.rpartition("/")[2]) for file in files}
         by_folder = {file: split_of_folders(file) for file in files}
         for splits, origin in ((by_name, "splits from file names"), (by_folder, "splits from folder names")):
-            if all(splits.values()) and len(set(splits.values())) > 1:
+            if len(set(splits.values()) - {""}) > 1:
+                without = next((file for file, split in splits.items() if not split), None)
+                if without is not None:
+                    raise CaptionerError(
+                        f"{visible(without)}: its name says no split, though those of other files do; expected a split "
+                        "in the name of each file or of its folder, or in a column"
+                    )
                 for known in self.images.values():
                     known.split = splits[known.file]
                 return origin
@@ -304,7 +314,13 @@ class _Reading:
 
     def _named_by_folders(self) -> str:
         split_of = {image: split_of_folders(self._path(image)) for image in self.images}
-        if all(split_of.values()) and "train" in split_of.values() and len(set(split_of.values())) > 1:
+        if "train" in split_of.values() and len(set(split_of.values()) - {""}) > 1:
+            without = next((image for image, split in split_of.items() if not split), None)
+            if without is not None:
+                raise CaptionerError(
+                    f"{self.images[without].place}: the photo {visible(without)} is in no folder of a split, though "
+                    "others are; move it into one, or give all splits in a column"
+                )
             for image, split in split_of.items():
                 self.images[image].split = split
             return "splits from folder names"

@@ -30,6 +30,7 @@ class PhotoNames:
         self._known: dict[tuple[str, str], str | None] = {}
         self._index: dict[str, list[str]] = {}
         self._stems: dict[str, str] = {}
+        self._claims: dict[str, tuple[str, str]] = {}
 
     def find(self, name: str, place: str, folder: str = "") -> str | None:
         """Return the name by which the archive finds the photo, None where no photo fits.
@@ -43,6 +44,18 @@ class PhotoNames:
         if key not in self._known:
             self._known[key] = self._find(name, place, folder)
         return self._known[key]
+
+    def claim(self, image: str, name: str, place: str) -> None:
+        """Record that `name` was taken for the photo `image`.
+
+        Raises CaptionerError where another name for it has another folder or suffix, as that of another photo has.
+        """
+        first, where = self._claims.setdefault(image, (name, place))
+        if first != name and _differ(_plain(first), _plain(name)):
+            raise CaptionerError(
+                f"{place}: {visible(name)} and {visible(first)} ({where}) both fit the photo {visible(image)}; "
+                "expected a photo for each, or one name"
+            )
 
     def beside(self, stem: str) -> str | None:
         """Return the path of the photo whose path without its suffix is `stem`, None where there is none."""
@@ -100,6 +113,14 @@ class PhotoNames:
 def _plain(name: str) -> str:
     """Return a name with slashes, without percent-encoding, in one case and one spelling."""
     return unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold().strip()
+
+
+def _differ(one: str, other: str) -> bool:
+    """Return whether two plain names have folders or suffixes that cannot be those of one photo."""
+    folders, ends = zip(*(name.rpartition("/")[::2] for name in (one, other)), strict=True)
+    shorter, longer = sorted((f"/{folder}" for folder in folders), key=len)
+    suffixes = {end[len(_stem(end)) :] for end in ends} - {""}
+    return (all(folders) and not longer.endswith(shorter)) or len(suffixes) > 1
 
 
 def _stem(end: str) -> str:

@@ -15,6 +15,13 @@ LONGEST_LINE = 1_000_000
 """Characters a line or a caption may have. A longer one is no caption, and could exhaust the memory."""
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_BINARY = {
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "an Excel file or a zip archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel file",
+    b"\x1f\x8b": "packed by gzip",
+}
+_EXCEL = re.compile(r'\A"?sep=[,;\t|]"?(?=\r?\n)', re.IGNORECASE)
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _EMPTY = frozenset({"nan", "NaN", "NAN", "<NA>", "None", "null", "NULL"})
 _MARKERS = re.compile(
@@ -26,12 +33,22 @@ _KERAS = re.compile(r"\b(?:startseq|endseq)\b")
 
 
 def decode(data: bytes, shown: str) -> str:
-    """Return the text of a file in UTF-8, with a byte order mark or without, or in UTF-16 with one."""
+    """Return the text of a file in UTF-8, with a byte order mark or without, or in UTF-16 with one.
+
+    The line `sep=;` that Excel writes first becomes blank.
+    """
+    return _EXCEL.sub("", _decode(data, shown))
+
+
+def _decode(data: bytes, shown: str) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             return data.decode("utf-16")
         except UnicodeDecodeError:
             raise CaptionerError(f"{shown}: begins as UTF-16 and is not; save the file as UTF-8") from None
+    kind = next((kind for start, kind in _BINARY.items() if data.startswith(start)), None)
+    if kind:
+        raise CaptionerError(f"{shown}: is {kind}; expected text; unpack it, or save it as CSV or JSON Lines in UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -65,7 +65,7 @@ def meteor(references: Mapping[str, list[str]], hypotheses: Mapping[str, str]) -
             return _ask(process, references, hypotheses)
         except (OSError, ValueError, IndexError) as error:
             process.kill()
-            raise MeteorUnavailable(_cause(_told(errors), process.wait(), heap, error)) from None
+            raise MeteorUnavailable(_cause(_printed(errors), process.wait(), heap, error)) from None
         finally:
             _end(process)
 
@@ -175,7 +175,7 @@ def _cause(message: str, code: int, heap: int, error: Exception | None) -> str:
     )
 
 
-def _told(errors: IO[bytes]) -> str:
+def _printed(errors: IO[bytes]) -> str:
     errors.seek(0)
     return errors.read().decode(errors="replace").strip()
 

@@ -247,15 +247,15 @@ def _join(shards: Sequence[Path], views: Sequence[View], path: str | Path) -> tu
     dtype = str(first.read([0]).numpy().dtype)
     valid_for = {key: first.attributes[key] for key in ("layer", "encoder", "size", "fit")}
     skipped: list[str] = []
-    with new_store(path, views=views, shape=(height, width, channels), dtype=dtype, **valid_for) as whole:
+    with new_store(path, views=views, shape=(height, width, channels), dtype=dtype, **valid_for) as joined:
         at = 0
         for shard in (FeatureStore(path, **valid_for) for path in shards):
             rows = shard.read(range(shard.shape[0]))
             for row in range(at, at + len(rows)):
                 if views[row].image not in shard.rows:
-                    whole.leave_out(row)
+                    joined.leave_out(row)
                     skipped.append(views[row].image)
-            whole.write(at, rows)
+            joined.write(at, rows)
             at += len(rows)
     return [height, width, channels], list(dict.fromkeys(skipped))
 
@@ -282,13 +282,13 @@ def calibrate_on(encoder: Encoder, archive: Archive, images: Sequence[str], *, s
     CaptionerError if none of these photos can be read.
     """
     photos = list(read_archive_photos(archive, images[:CALIBRATION_IMAGES], size=size, fit=fit))
-    whole_ones = [photo for photo in photos if isinstance(photo, np.ndarray)]
-    if not whole_ones:
+    readable = [photo for photo in photos if isinstance(photo, np.ndarray)]
+    if not readable:
         raise CaptionerError(f"none of the first {len(photos)} training photos can be read; {photos[0]}")
 
     def batches() -> Iterator[Tensor]:
-        for part in np.array_split(np.arange(len(whole_ones)), -(-len(whole_ones) // CALIBRATION_BATCH)):
-            yield torch.from_numpy(np.stack([whole_ones[at] for at in part]))
+        for part in np.array_split(np.arange(len(readable)), -(-len(readable) // CALIBRATION_BATCH)):
+            yield torch.from_numpy(np.stack([readable[at] for at in part]))
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

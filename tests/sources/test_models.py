@@ -287,6 +287,9 @@ def test_a_card_says_what_the_file_is(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "CIDEr  0.642" in printed
     assert f"scores ({tmp_path / 'config.json'})\n" in printed
+    decoder = captioner_file(tmp_path / "decoder.safetensors", encoder=False)
+    assert main(["card", str(decoder)]) == 0  # config.json is of the fine-tuned model
+    assert "CIDEr" not in capsys.readouterr().out
     without_examples(model, tmp_path / "shared.safetensors")
     assert main(["card", str(tmp_path / "shared.safetensors")]) == 0  # whose scores these are not
     assert f"scores ({tmp_path / 'config.json'}), of the model with training captions\n" in capsys.readouterr().out

@@ -156,6 +156,60 @@ def test_a_photo_that_is_named_twice_is_captioned_once(photos, monkeypatch):
     assert sorted(photos_found) == sorted(Path().glob("*.png"))
 
 
+def test_an_empty_argument_is_not_the_current_folder(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    with pytest.raises(CaptionerError, match="'': expected a photo, a folder or a pattern"):
+        find_photos([""])
+
+
+def test_a_folder_that_cannot_be_read_is_named(photos, monkeypatch, capsys):
+    def walk(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", f"{folder}/locked"))
+        return [(str(folder), [], ["00.png"])]
+
+    monkeypatch.setattr("captioner.use.library.os.walk", walk)
+    assert find_photos([str(photos)]) == [photos / "00.png"]
+    assert f"{photos}/locked: left out, cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+def test_a_file_too_large_for_a_photo_does_not_stop_the_others(model, photos, capsys):
+    with open(photos / "video.mp4", "wb") as video:
+        video.truncate(600 << 20)
+    command = ["caption", str(photos / "video.mp4"), str(photos / "00.png"), "--model", str(model), "--beam", "1"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    assert f"error: {photos / 'video.mp4'}: has 629,145,600 bytes, expected at most 536,870,912" in printed.err
+    assert len(printed.out.splitlines()) == 1
+
+
+def test_a_caption_file_that_cannot_be_written_does_not_stop_the_others(model, photos, monkeypatch, capsys):
+    def refuse_the_first(path, text):
+        if path.stem == "00":
+            raise PermissionError(13, "Permission denied")
+        path.write_text(text)
+
+    monkeypatch.setattr("captioner.use.commands.caption.write_sidecar", refuse_the_first)
+    command = ["caption", str(photos / "00.png"), str(photos / "01.png"), "--model", str(model), "--write", "txt"]
+    assert main(command) == 1
+    assert f"error: {photos / '00.txt'}: cannot be written (Permission denied)" in capsys.readouterr().err
+    assert (photos / "01.txt").read_text()
+
+
+def test_a_folder_is_no_model(photos, capsys):
+    assert main(["caption", str(photos), "--model", str(photos)]) == 1
+    assert f"{str(photos)!r}: is a folder; expected the model file" in capsys.readouterr().err
+
+
+def test_a_length_penalty_beyond_floating_point_is_refused(model, photos):
+    with pytest.raises(CaptionerError, match="length_penalty: is 1000, expected at most 10"):
+        PhotoCaptioner(model)(photos / "00.png", length_penalty=1000)
+
+
+def test_zsh_completes_every_photo(capsys):
+    assert main(["completion", "zsh"]) == 0
+    assert '"(*):' not in capsys.readouterr().out
+
+
 def test_a_decoder_of_stored_features_is_refused(photos, tmp_path, capsys):
     assert (
         main(["caption", str(photos), "--model", str(captioner_file(tmp_path / "decoder.safetensors", encoder=False))])

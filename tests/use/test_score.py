@@ -254,6 +254,27 @@ def test_each_image_is_written(two, capsys, tmp_path):
     assert both.read_bytes() == before
 
 
+def test_a_file_of_images_that_cannot_be_written_loses_no_scores(two, capsys, tmp_path):
+    references, both = two
+    assert run(references, both, "--column", "one", "--each", tmp_path) == 1
+    printed = capsys.readouterr()
+    assert "CIDEr" in printed.out
+    assert f"--each {tmp_path}: cannot be written" in printed.err
+
+
+def test_photos_whose_names_begin_like_json_are_read(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("[2020] trip/1.jpg\ta dog\n{x}.jpg\ta cat\n")
+    assert read_predictions(path) == {"[2020] trip/1.jpg": "a dog", "{x}.jpg": "a cat"}
+
+
+def test_lines_that_end_in_a_carriage_return_alone_are_an_error(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_bytes(b"image,caption\r1.jpg,a dog\r")
+    with pytest.raises(CaptionerError, match=r"old\.csv"):
+        read_predictions(path)
+
+
 def test_missing_images_are_named_or_left_out(files, capsys):
     rows = [*list(CAPTIONS.items())[:2], ("elsewhere.jpg", "a cat")]
     (files / "part.csv").write_text(table([("image", "caption"), *rows]))
@@ -315,7 +336,8 @@ def test_names_that_fit_two_images_are_an_error():
     [
         ("", "no predictions in it"),
         ("[]", "no predictions in it"),
-        ("[1]", r"\[0\]: is 1, expected an object"),
+        ("[1]", r"\[1\] is not of a known form"),
+        ('[{"image_id": 1, "caption": "a"}, 1]', r"\[1\]: is 1, expected an object"),
         ('[{"image_id": 1}]', r"\[0\]: has image_id; expected the caption as one of caption"),
         ('[{"caption": "a"}]', r"\[0\]: has caption; expected the image's name as image"),
         ('[{"image_id": 1, "caption": null}]', r"\[0\]: the caption is null; expected one text"),

@@ -17,6 +17,7 @@ has, too, unless it is given.
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from captioner.captions.formats.text import caption_text, decode, lines
 from captioner.sources.archives import Files, visible
 
 _IMAGE, _CAPTION = (*IMAGE, *OTHER_IMAGE), (*CAPTION, *OTHER_CAPTION)
+_JSON = re.compile(r'\s*(?:\[\s*[{\]]|\{\s*["}])')  # not the name of a photo such as [2020]/1.jpg
 _FORMS = (
     'JSON as [{"image_id": ..., "caption": ...}], JSON lines, a table with the columns image and caption, or lines of '
     "path, tab, caption"
@@ -64,7 +66,7 @@ def read_predictions(path: str | Path, column: str | None = None) -> dict[str, s
 
 def _read(file: TextFile, column: str | None) -> tuple[Found, bool]:
     """Return the predictions, and whether the lines of one image are ranked, the best first."""
-    start = file.content.lstrip()[:1]
+    start = file.content.lstrip()[:1] if _JSON.match(file.content) else ""
     if start == "[":
         return _rows(((f"{file.shown}: [{at}]", row) for _, at, row in walk(file)), column), False
     if start == "{":
@@ -87,7 +89,10 @@ def _read(file: TextFile, column: str | None) -> tuple[Found, bool]:
 
 def _delimiter(line: str, column: str | None) -> str | None:
     """Return the delimiter of a header: one that gives both columns, else one that gives that of the image alone."""
-    cells = {each: next(csv.reader([line], delimiter=each), []) for each in DELIMITERS}
+    try:
+        cells = {each: next(csv.reader([line], delimiter=each), []) for each in DELIMITERS}
+    except csv.Error:  # lines that end in a carriage return alone, or a field that is too long
+        return None
     with_image = [each for each in DELIMITERS if len(cells[each]) > 1 and _key(cells[each], _IMAGE)]
     keys = _CAPTION if column is None else (plain(column),)
     return next((each for each in with_image if _key(cells[each], keys)), with_image[0] if with_image else None)

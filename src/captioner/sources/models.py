@@ -32,6 +32,8 @@ def local_model(name: str | Path, *, beside: Sequence[str] = ()) -> Path:
     if re.match(r"https?://", text, re.IGNORECASE):
         return _of_web(text)
     path = Path(name)
+    if path.is_dir():
+        raise CaptionerError(f"{text!r}: is a folder; expected the model file, such as {path / FILE}")
     if not path.exists():
         raise CaptionerError(
             f"{name}: not found; `dvc repro` makes {Path('models') / FILE}, and `make demo` a model of drawn shapes, "
@@ -47,7 +49,10 @@ def cache_folder() -> Path | None:
         return Path(setting).expanduser().absolute() if setting else None
     from platformdirs import user_cache_path
 
-    folder = user_cache_path("captioner")
+    try:
+        folder = user_cache_path("captioner")
+    except RuntimeError:  # neither HOME nor an entry of the user
+        return None
     return folder if folder.is_absolute() else None  # without a home it is not
 
 

@@ -26,6 +26,7 @@ from captioner.captions.vocabulary import PAD
 from captioner.model.captioner import load_model
 from captioner.model.consensus import Consensus, total
 from captioner.model.search import beam_search
+from captioner.sources.archives import LARGEST_MEMBER
 from captioner.sources.models import local_model
 from captioner.use.cache import cached_consensus
 from captioner.use.options import BATCH, BEAM, CONSENSUS, LENGTH_PENALTY, MODEL, Search
@@ -186,4 +187,11 @@ class PhotoCaptioner:
 
     def read(self, photo: Photo) -> np.ndarray:
         """Return a photo as the model's input, uint8 [size, size, 3]; raises CaptionerError if it cannot be read."""
-        return read_photo(Path(photo).read_bytes, os.fspath(photo), **self.card.image)
+        return read_photo(partial(_bytes_of, Path(photo)), os.fspath(photo), **self.card.image)
+
+
+def _bytes_of(photo: Path) -> bytes:
+    """Return the bytes of a photo; raises ValueError for a file that is too large for one, such as a video."""
+    if (size := photo.stat().st_size) > LARGEST_MEMBER:
+        raise ValueError(f"has {size:,} bytes, expected at most {LARGEST_MEMBER:,}")
+    return photo.read_bytes()

@@ -22,6 +22,8 @@ def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Pat
     """
     photos: list[Path] = []
     for argument in arguments:
+        if not argument:  # an unset variable; Path("") would be the current folder
+            raise CaptionerError("'': expected a photo, a folder or a pattern")
         path = Path(argument)
         if path.is_dir():
             here = _in_folder(path, recursive)
@@ -43,9 +45,10 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
 
     photos: list[Path] = []
     others: list[str] = []
+    unreadable: list[OSError] = []
     lacking = {end for end, package in OPTIONAL.items() if importlib.util.find_spec(package) is None}
     suffixes = {*PHOTO_SUFFIXES, *OPTIONAL} - lacking
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(PurePosixPath(name)))
         for name in sorted(names):
             path, suffix = Path(parent, name), Path(name).suffix.lower()
@@ -55,6 +58,8 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
                 photos.append(path)
             elif suffix in OTHER_PHOTOS:
                 others.append(name)
+    for error in unreadable:
+        print(f"{error.filename}: left out, cannot be read ({error.strerror})", file=sys.stderr)
     if others:
         names_shown = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
         heic = any(name.lower().endswith(tuple(OPTIONAL)) for name in others)

@@ -142,7 +142,7 @@ class _Captions:
 
     async def answer(self, request: Request) -> Response:
         if self.inside >= WAITING:
-            with suppress(HTTPException):
+            with suppress(HTTPException, ClientDisconnect):
                 await _body(request, 0)
             message = f"{WAITING} photos are waiting; try again in a moment"
             raise HTTPException(503, message, headers={"Retry-After": "2"})

@@ -116,7 +116,7 @@ def refuse_existing(files: list[Path]) -> None:
 
 
 def caption(photos: list[Path], files: list[Path], options: argparse.Namespace) -> int:
-    """Print the captions, or write them to the files; return how many photos could not be read."""
+    """Print the captions, or write them to the files; return how many photos or files failed."""
     model = model_file(options.model)  # before seconds of imports
     with importing():
         from tqdm import tqdm
@@ -143,7 +143,12 @@ def caption(photos: list[Path], files: list[Path], options: argparse.Namespace) 
                 with tqdm.external_write_mode(file=sys.stderr):
                     print(f"error: {captions}", file=sys.stderr)
             elif options.write:
-                write_sidecar(files[place], "".join(f"{each.text}\n" for each in captions))
+                try:
+                    write_sidecar(files[place], "".join(f"{each.text}\n" for each in captions))
+                except OSError as error:
+                    broken += 1
+                    with tqdm.external_write_mode(file=sys.stderr):
+                        print(f"error: {files[place]}: cannot be written ({error.strerror})", file=sys.stderr)
             else:
                 with tqdm.external_write_mode(file=sys.stdout):
                     print("\n".join(lines(os.fspath(photo), captions, options)), flush=True)

@@ -53,7 +53,11 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**record, **sizes}, indent=2))
         return 0
-    print("\n".join([options.model, *summary(record, sizes), *made_from(origin), *scores(path, sizes["examples"] > 0)]))
+    print(
+        "\n".join(
+            [options.model, *summary(record, sizes), *made_from(origin), *scores(path, record, sizes["examples"] > 0)]
+        )
+    )
     print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
     return 0
 
@@ -96,15 +100,16 @@ def made_from(provenance: dict[str, Any]) -> list[str]:
     return lines
 
 
-def scores(path: Path, has_examples: bool) -> list[str]:
+def scores(path: Path, record: dict[str, Any], has_examples: bool) -> list[str]:
     """Return lines on the model's scores, from the config.json beside it that the pipeline writes.
 
+    That file describes the fine-tuned model, so a decoder of stored features gets no scores from it.
     `has_examples` says whether the model has its training captions, with which the pipeline measures scores.
     """
     known: Any = None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no such file, or another program's
         known = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8")).get("scores")
-    if isinstance(known, dict):
+    if isinstance(known, dict) and record["start"] != "end":
         title = f"scores ({path.with_name(CONFIG)})" + ("" if has_examples else ", of the model with training captions")
         return ["", title, *(f"  {name}  {value}" for name, value in known.items())]
     cards = [file for file in (path.with_name(name) for name in BESIDE) if file.exists()]

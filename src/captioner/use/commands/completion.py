@@ -30,5 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the script."""
     import shtab
 
-    print(shtab.complete(options.parser, options.shell))
+    script = shtab.complete(options.parser, options.shell)
+    # shtab's (*) would let zsh complete only the first of several photos
+    print(script.replace('"(*):', '"*:') if options.shell == "zsh" else script)
     return 0

@@ -86,12 +86,15 @@ def run(options: argparse.Namespace) -> int:
         for each in captions
     ]
     change = difference(results[0], results[1]) if len(results) == 2 else None
-    if options.each:
-        write_text(options.each, table_of_images(results, captions))
     if options.json:
         print(json.dumps(as_json(files, results, captions, change, left_out, options.differ), indent=2))
     else:
         print("\n".join(as_text(files, results, captions, change, options.differ)))
+    if options.each:  # after the scores, so that a path that cannot be written loses no work
+        try:
+            write_text(options.each, table_of_images(results, captions))
+        except OSError as error:
+            raise CaptionerError(f"--each {options.each}: cannot be written ({error.strerror})") from None
     return 0
 
 

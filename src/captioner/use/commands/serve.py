@@ -70,7 +70,13 @@ def run(options: argparse.Namespace) -> int:
             )
         print("Ctrl-C ends it", file=sys.stderr, flush=True)
         config = uvicorn.Config(
-            app, lifespan="off", ws="none", log_level="warning", access_log=False, server_header=False
+            app,
+            lifespan="off",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,  # seconds; an upload that stalls does not hold the end up
         )
         # After an interruption uvicorn completes its answers, then raises it again.
         with contextlib.suppress(KeyboardInterrupt):

@@ -78,7 +78,7 @@ def main() -> None:
     dev = [item for item in items if item.split == "dev" and item.image in stores["fine-tuned"].rows]
 
     @cache
-    def result(model: str, beam: int, penalty: float) -> list[np.ndarray]:
+    def beams_of(model: str, beam: int, penalty: float) -> list[np.ndarray]:
         """Return the candidates: features [N, D], tokens [N, K, T] and scores [N, K] of all beams."""
         rows = np.array([stores[model].rows[item.image] for item in dev])
         parts: list[tuple[np.ndarray, ...]] = []
@@ -107,7 +107,7 @@ def main() -> None:
 
     records = []
     for each in settings():
-        features, tokens, scores = result(each.model, each.beam, each.penalty)
+        features, tokens, scores = beams_of(each.model, each.beam, each.penalty)
         chooser = consensus(each.model, each.neighbours, each.sharpness)
         places = chooser.choose(features, tokens, scores, weight=each.consensus)
         captions_of_images = {

@@ -8,7 +8,7 @@ from captioner.base.errors import CaptionerError
 MODEL = "models/captioner.safetensors"
 BATCH = 32  # photos in a batch
 BEAM, LENGTH_PENALTY, CONSENSUS = 20, 1.0, 4.0  # as in params.yaml
-LARGEST_LENGTH_PENALTY = 10.0  # larger powers exceed floating point
+LARGEST_LENGTH_PENALTY = 10.0  # as in params_schema.json; much larger powers overflow
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ class Search:
                 raise CaptionerError(f"{name}: is {value!r}, expected a whole number from {least} on")
         for name in ("length_penalty", "consensus"):
             value = getattr(self, name)
-            most = LARGEST_LENGTH_PENALTY if name == "length_penalty" else math.inf
-            if isinstance(value, int | float) and most < value < math.inf:
-                raise CaptionerError(f"{name}: is {value!r}, expected at most {most}")
             if not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise CaptionerError(f"{name}: is {value!r}, expected a number from 0 on")
+        if self.length_penalty > LARGEST_LENGTH_PENALTY:
+            raise CaptionerError(
+                f"length_penalty: is {self.length_penalty!r}, expected at most {LARGEST_LENGTH_PENALTY}"
+            )
         if self.max_length is not None and self.min_length > self.max_length:
             raise CaptionerError(f"min_length: is {self.min_length}, expected at most max_length, {self.max_length}")

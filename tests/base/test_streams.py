@@ -35,3 +35,22 @@ def test_a_stream_that_is_no_text_file_is_left_alone(capsys):
     tolerant_streams()  # pytest's
     print("a dog")
     assert capsys.readouterr().out == "a dog\n"
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_takes_everything_and_no_file_is_opened_in_its_place(tmp_path, closed):
+    program = f"""
+import os, sys
+from captioner.base.streams import tolerant_streams
+tolerant_streams()
+with open("data", "w") as file:
+    assert file.fileno() > 2
+    print("a dog", file=sys.{closed})
+    os.write({1 if closed == "stdout" else 2}, b"a cat")
+    sys.{closed}.flush()
+"""
+    other = "2" if closed == "stdout" else "1"
+    script = f'exec "$0" -c "$1" {1 if closed == "stdout" else 2}>&- {other}>other'
+    done = subprocess.run(["sh", "-c", script, sys.executable, program], cwd=tmp_path)
+    assert done.returncode == 0, (tmp_path / "other").read_text()
+    assert (tmp_path / "data").read_text() == (tmp_path / "other").read_text() == ""

@@ -1,5 +1,6 @@
 """Read zip archives in place. Nothing is extracted, so no member's name becomes a path."""
 
+import contextlib
 import importlib.util
 import shutil
 import stat
@@ -15,7 +16,8 @@ from captioner.base.errors import CaptionerError
 
 HEIF_SUFFIXES = (".heic", ".heif")
 AVIF_SUFFIXES = (".avif",)
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", *HEIF_SUFFIXES, *AVIF_SUFFIXES)
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", *HEIF_SUFFIXES, *AVIF_SUFFIXES)
+UTF8_FLAG, WINDOWS = 0x800, 0  # of an entry of a zip
 LARGEST_MEMBER = 512 << 20  # bytes a member may unpack to; more is a zip bomb
 MANIFEST = "captioner.json"
 """The file in the archive of captions that says what the others are: {"captions", "sidecars", "splits"}, each a list of
@@ -56,8 +58,9 @@ class Archive:
                 "run `dvc repro --force download`"
             ) from None
         for member in archive.infolist():
-            name = PurePosixPath(_same(member.filename))
-            if member.is_dir() or is_junk(name):
+            written = _name_of(member)
+            name = PurePosixPath(_same(written))
+            if written.endswith("/") or is_junk(name):
                 continue
             if str(name) in self._members:
                 other = self._members[str(name)][0].filename
@@ -157,6 +160,16 @@ def add_stream(archive: zipfile.ZipFile, name: str, source: IO[bytes], size: int
     entry.file_size = size
     with archive.open(entry, "w") as target:
         shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """Return the path of a member in UTF-8, which macOS writes without saying so, and with slashes, where some programs
+    on Windows write backslashes."""
+    name = member.filename
+    if not member.flag_bits & UTF8_FLAG:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/") if member.create_system == WINDOWS else name
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -394,6 +394,13 @@ def test_a_name_fits_where_exactly_one_photo_does(tmp_path, name):
     assert sorted(by_image.values()) == [["A dog"], ["B"], ["C"]]
 
 
+@pytest.mark.parametrize("header", ["image,caption", "image_name,comment"])
+def test_the_number_of_a_caption_may_follow_the_name_in_a_table(tmp_path, header):
+    texts = f"{header}\na.jpg#0,A dog\nA.jpg#1,Two dogs\nb#0,B\nc.jpg#zhc#0,C\nd#1.jpg,D\n"
+    by_image, _, _ = run(tmp_path, photos("a.jpg", "b.jpg", "c.jpg", "d#1.jpg") | {"c.csv": texts}, "c.csv")
+    assert by_image == {"a.jpg": ["A dog", "Two dogs"], "b.jpg": ["B"], "c.jpg": ["C"], "d#1.jpg": ["D"]}
+
+
 def test_a_name_that_fits_two_photos_is_refused_and_its_folder_decides(tmp_path):
     files = photos("x/1.jpg", "y/1.jpg", "b.jpg", "c.jpg")
     texts = "image,caption\nZ/1,A dog\nb.jpg,B\nc.jpg,C\n"

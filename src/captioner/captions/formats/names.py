@@ -12,13 +12,15 @@ from captioner.captions.formats.records import Tally
 from captioner.sources.archives import PHOTO_SUFFIXES, Archive, visible, without_suffix
 
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
+_CAPTION_NUMBER = re.compile(r"(.+?)#(?:[a-z]{2,4}#)?\d+")  # 1.jpg#0, 1.jpg#zhc#0
 _COCO_2014 = re.compile(r"coco_(?:train|val|test)20\d\d_(?=\d{12})")
 
 
 class PhotoNames:
     """Finds photos by the names that captions give them.
 
-    A name is a photo's path in its archive or any end of that path, as `Archive.find` says. Where that finds nothing,
+    A name is a photo's path in its archive or any end of that path, as `Archive.find` says. The number of a caption may
+    follow it (`1.jpg#0`). Where that finds nothing,
     a name also fits a photo when they differ in case, folder, suffix, Windows backslashes, percent-encoding or COCO's
     `COCO_val2014_` in front, and a number fits the photo of that number. This holds where exactly one photo fits.
     """
@@ -89,7 +91,8 @@ class PhotoNames:
         if twin and self.archive.find(twin[1]) in self._photos:
             self._tally.repaired["names with a duplicate's suffix"] += 1
             return twin[1]
-        return self._loosely(path, place)
+        numbered = _CAPTION_NUMBER.fullmatch(path)
+        return self._find(numbered[1], place, folder) if numbered else self._loosely(path, place)
 
     def _loosely(self, name: str, place: str) -> str | None:
         if not self._index:

@@ -5,7 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from captioner.base.device import decoding_threads, features_dtype, half_precision, mixed_precision, select_device
+from captioner.base.device import (
+    decoding_threads,
+    features_dtype,
+    half_precision,
+    mixed_precision,
+    prefers_few_shapes,
+    select_device,
+)
 from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.captioner import Captioner
@@ -50,6 +57,14 @@ def test_features_are_computed_in_less_where_it_is_faster_and_allowed(monkeypatc
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     with half_precision(CPU):
         assert product().dtype == torch.float32
+
+
+def test_only_a_cpu_in_float32_has_no_need_of_few_shapes(monkeypatch, capable):
+    assert prefers_few_shapes(CPU)
+    assert prefers_few_shapes(torch.device("cuda"))
+    monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
+    assert not prefers_few_shapes(CPU)
+    assert prefers_few_shapes(torch.device("cuda"))
 
 
 def test_captions_are_generated_in_single_precision(capable):

@@ -71,14 +71,15 @@ def test_a_step_of_some_captions_is_that_of_all(attention):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("lengths", [[[5, 2], [1, 4], [3, 3]], [[4, 0], [0, 1], [4, 4]], [[1, 1], [1, 1], [1, 1]]])
+@pytest.mark.parametrize("few_shapes", [True, False])
 @both
-def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attention, lengths, tied):
+def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attention, few_shapes, lengths, tied):
     decoder, (features, tokens) = make(attention, tied), data()
     lengths = torch.tensor(lengths)
     wanted = read(decoder, features, tokens)
     memory = decoder.encode(features)
     for padded in (L, int(lengths.max())):
-        packed = pack(lengths, padded)
+        packed = pack(lengths, padded, few_shapes=few_shapes)
         valid = torch.arange(padded) < lengths.unsqueeze(-1)
         given = tokens[:, :, :padded]
         words = valid.flatten()[packed.places]  # the rest is padding
@@ -89,13 +90,16 @@ def test_packed_captions_are_read_as_each_alone_whatever_the_padding_is(attentio
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=150).filter(any), more=st.integers(0, 2))
-def test_packing_keeps_every_token_in_steps_of_few_sizes(lengths, more):
+@given(
+    lengths=st.lists(st.integers(0, 9), min_size=1, max_size=150).filter(any),
+    more=st.integers(0, 2),
+    few_shapes=st.booleans(),
+)
+def test_packing_keeps_every_token_and_pads_only_to_get_few_shapes(lengths, more, few_shapes):
     padded = max(lengths) + more
-    packed = pack(torch.tensor([lengths]), padded)
+    packed = pack(torch.tensor([lengths]), padded, few_shapes=few_shapes)
     sizes = packed.sizes.tolist()
     assert len(set(packed.places.tolist())) == len(packed.places) == sum(sizes)
-    assert all(size % PACKED_BY == 0 or size == len(lengths) for size in sizes)
     at = 0
     for step, size in enumerate(sizes):
         captions = packed.order[:size]
@@ -104,9 +108,13 @@ def test_packing_keeps_every_token_in_steps_of_few_sizes(lengths, more):
         running = {number for number, length in enumerate(lengths) if length > step}
         assert running <= set(captions.tolist())
     assert len(sizes) == max(lengths)
+    assert sizes == sorted(sizes, reverse=True)
+    if not few_shapes:
+        assert len(packed.places) == sum(lengths)
+        return
+    assert all(size % PACKED_BY == 0 or size == len(lengths) for size in sizes)
     words = sum(-(sum(length > step for length in lengths) // -PACKED_BY) * PACKED_BY for step in range(len(sizes)))
     assert len(packed.places) < words + TOKENS_BY
-    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_a_batch_of_many_captions_has_one_of_few_numbers_of_tokens():

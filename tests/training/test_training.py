@@ -37,6 +37,7 @@ from captioner.training.finetune import FinetuneSettings, finetune
 from captioner.training.loop import LoopSettings, fit
 from captioner.training.objectives import NextWord, next_word_losses, sample_inputs
 from captioner.training.schedule import parameter_groups, rate_scale
+from captioner.training.self_critical import SelfCritical
 from captioner.training.train import DecoderSettings, TrainSettings, train_decoder
 from captioner.vision.encoder import END, Encoder, blocks_between, calibrate, fingerprint, save_encoder
 from captioner.vision.store import FeatureStore, View, new_store
@@ -252,6 +253,19 @@ def test_reading_scheduled_sampling_leaves_every_gradient_in_mixed_precision(mon
     for name, parameter in captioner.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("objective", [NextWord(label_smoothing=0.1), "self-critical"])
+def test_training_in_float32_computes_no_padding(monkeypatch, objective):
+    monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
+    training, _ = sets_of(*toy(captions=lambda number: 1 + number % 3))
+    if objective == "self-critical":
+        objective = SelfCritical(training.references, VOCABULARY, samples=2)
+    captioner, computed = captioner_of(), []
+    captioner.decoder.output.register_forward_hook(lambda module, inputs, output: computed.append(len(output)))
+    (batch,) = training.batches(torch.arange(16), 16, CPU)
+    loss, _ = objective(captioner, batch)
+    assert computed[-1] == loss.over
 
 
 def test_a_decoder_learns_from_its_scheduled_sampling():

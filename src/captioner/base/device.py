@@ -105,6 +105,12 @@ def features_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
 
 
+def prefers_few_shapes(device: torch.device) -> bool:
+    """Return whether matrix products of many shapes are slow on a device. On a CPU they are in bfloat16, where each
+    shape is prepared once, and not in float32. For other devices it returns True."""
+    return device.type != "cpu" or _computes_bfloat16(device)
+
+
 def _computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         able = torch.cuda.is_bf16_supported(including_emulation=False)

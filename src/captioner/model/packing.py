@@ -17,9 +17,11 @@ TOKENS_BY = 256  # tokens in a batch
 class Packed(NamedTuple):
     """The places of a batch's tokens [B, K, L] in the order of time, the longest captions first at each step.
 
-    Each step has a multiple of PACKED_BY captions, or all of them. All steps together have a multiple of TOKENS_BY
-    tokens where there is room. Some captions have ended there, and padding takes their place. So few shapes of matrix
-    products occur, and they occur again and again. A CPU prepares a product once for each shape.
+    With `few_shapes` each step has a multiple of PACKED_BY captions, or all of them. All steps together have a multiple
+    of TOKENS_BY tokens where there is room. Some captions have ended there, and padding takes their place. So few
+    shapes of matrix products occur, and they occur again and again. In bfloat16 a CPU prepares a product once for each
+    shape. In float32 it does not, so padding would only take time. Without `few_shapes` each step has only the captions
+    that have not ended.
 
     The multiples and `captioner.model.lstm.run_packed` belong together: on an AMD CPU without AMX the multiples cost
     a little more than `run_packed` gains, and with AMX a step without both took nearly twice as long
@@ -35,15 +37,19 @@ class Packed(NamedTuple):
         return Packed(move(self.places), move(self.order), self.sizes)
 
 
-def pack(lengths: Tensor, padded: int) -> Packed:
-    """Pack captions of `lengths` [B, K] int64, on the CPU, each padded to `padded` tokens; not all are empty."""
+def pack(lengths: Tensor, padded: int, *, few_shapes: bool = True) -> Packed:
+    """Pack captions of `lengths` [B, K] int64, on the CPU, each padded to `padded` tokens; not all are empty.
+
+    `few_shapes` is what `captioner.base.device.prefers_few_shapes` says of the device.
+    """
+    packed_by, tokens_by = (PACKED_BY, TOKENS_BY) if few_shapes else (1, 1)
     falling, order = lengths.flatten().sort(descending=True, stable=True)
     steps = torch.arange(int(falling[0])).unsqueeze(1)  # [L, 1]
     sizes = (falling > steps).sum(1)
-    sizes = (-(sizes // -PACKED_BY) * PACKED_BY).clamp(max=len(order))
-    lacking = int(-sizes.sum() % TOKENS_BY)
+    sizes = (-(sizes // -packed_by) * packed_by).clamp(max=len(order))
+    lacking = int(-sizes.sum() % tokens_by)
     for step in range(1, len(sizes)):
-        more = min(int(sizes[step - 1] - sizes[step]), lacking // PACKED_BY * PACKED_BY)
+        more = min(int(sizes[step - 1] - sizes[step]), lacking // packed_by * packed_by)
         sizes[step] += more
         lacking -= more
     taken = torch.arange(len(order)) < sizes.unsqueeze(1)  # [L, B*K]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captioner.base.device import to_device
+from captioner.base.device import prefers_few_shapes, to_device
 from captioner.base.distributed import share
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import CaptionedImage
@@ -97,17 +97,17 @@ class CaptionSet:
         """
         rows = self.views[:, 0] if view is None else self.views.gather(1, view.unsqueeze(1)).squeeze(1)
         shares = map(share, order.split(size))
-        read = functools.partial(self._read_batch, rows)
+        read = functools.partial(self._read_batch, rows, prefers_few_shapes(device))
         for batch in _read_ahead(read, shares) if prefetch else map(read, shares):
             yield batch and batch.to(device, crop)
 
-    def _read_batch(self, rows: Tensor, chosen: Tensor) -> "Batch | None":
+    def _read_batch(self, rows: Tensor, few_shapes: bool, chosen: Tensor) -> "Batch | None":
         if not len(chosen):
             return None
         ids = self.ids[chosen]
         lengths = ((ids != PAD).sum(-1) - 1).clamp(min=0)  # some images have fewer captions than others
         longest = int(lengths.max())
-        packed = pack(lengths, longest)
+        packed = pack(lengths, longest, few_shapes=few_shapes)
         ids = ids[:, :, : longest + 1]
         return Batch(
             images=[self.images[at] for at in chosen.tolist()],

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from captioner.base.device import to_device
+from captioner.base.device import prefers_few_shapes, to_device
 from captioner.base.distributed import Mean
 from captioner.captions.vocabulary import BOS, PAD, Vocabulary
 from captioner.model.captioner import Captioner
@@ -47,7 +47,8 @@ class SelfCritical:
 
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
         lengths = (drawn != PAD).sum(-1)
-        packed = pack(lengths, tokens.shape[-1]).to(functools.partial(to_device, device=tokens.device))
+        packed = pack(lengths, tokens.shape[-1], few_shapes=prefers_few_shapes(tokens.device))
+        packed = packed.to(functools.partial(to_device, device=tokens.device))
         hidden = captioner.decoder(captioner.decoder.encode(features), inputs, packed)  # [T, W]
         logits = captioner.decoder.logits(hidden).float()  # [T, V]
         logits = logits.masked_fill(forbidden(logits.shape[1], logits.device), -torch.inf)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine
-from benchmarks.memory import STAGES, cost, make_workspace
 from benchmarks.page import put, table
+from benchmarks.stages import STAGES, cost, make_workspace
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json
 from captioner.captions.dataset import read_images

@@ -11,6 +11,11 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_text
 
 FOLDER = Path(__file__).parent
+COMMANDS = {  # that write the records, but for those of `make bench`
+    "results_plain": "make bench-plain",
+    "stages": "python -m benchmarks stages",
+    "stages_plain": "python -m benchmarks stages --plain",
+}
 PAGE = FOLDER.parent / "docs" / "performance.md"
 
 
@@ -20,7 +25,7 @@ def with_tables(text: str, folder: Path = FOLDER) -> str:
     def filled(match: re.Match) -> str:
         name = match[1]
         path = folder / f"{name}.json"
-        command = {"memory": "python -m benchmarks memory", "results_plain": "make bench-plain"}.get(name, "make bench")
+        command = COMMANDS.get(name, "make bench")
         shown = TABLES[name](read_json(path)) if path.exists() else f"Not measured yet: `{command}`."
         return f"<!-- {name} -->\n{shown}\n<!-- end of {name} -->"
 
@@ -109,9 +114,15 @@ def _neighbour(record: dict[str, Any]) -> str:
     )
 
 
-def _memory(record: dict[str, Any]) -> str:
-    rows = [[f"`{stage}`", f"{peak:,.0f}"] for stage, peak in record["MiB"].items()]
-    return table(["stage", f"most resident memory, MiB, {record['images']:,} images"], rows) + _on({record["machine"]})
+def _stages(record: dict[str, Any]) -> str:
+    rows = []
+    for stage, taken in record["stages"].items():
+        epochs = " + ".join(f"{seconds} s" for seconds in taken["epochs"])
+        rows.append([f"`{stage}`", f"{taken['all epochs'] / 60:.1f}", epochs, f"{taken['MiB']:,.0f}"])
+    total = sum(taken["all epochs"] for taken in record["stages"].values())
+    rows.append(["all", f"{total / 60:.0f}", "", ""])
+    head = [f"stage, {record['images']:,} images", "minutes", "of which an epoch", "most resident memory, MiB"]
+    return table(head, rows) + _on({record["machine"]})
 
 
 TABLES: dict[str, Callable[[Any], str]] = {
@@ -121,7 +132,8 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "profiling": _parts(lambda share: f"{100 * share:.1f}%", ["what", "part", "share"]),
     "scaling": _scaling,
     "neighbour": _neighbour,
-    "memory": _memory,
+    "stages": _stages,
+    "stages_plain": _stages,
 }
 
 if __name__ == "__main__":

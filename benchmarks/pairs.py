@@ -304,25 +304,28 @@ def beam_search(folder: Path, images: int = 100) -> Pair:
 
 
 @_pair("rewards of drawn captions, as token ids", "as texts, by dictionaries of n-grams, one caption at a time", 5)
-def rewards(folder: Path, images: int = 32, samples: int = 5) -> Pair:
+def rewards(folder: Path, images: int = 32, samples: int = 5, batches: int = 10) -> Pair:
     words = vocabulary()
     items = training_items()
     references = {item.image: item.raw for item in items}
     ours, baseline = Reward(references, words), DictionaryReward(references)
-    names = [item.image for item in items[:images]]
-    tokens = changed_captions(items[:images], samples)
+    parts = [items[at : at + images] for at in range(0, images * batches, images)]
+    drawn = [([item.image for item in part], changed_captions(part, samples)) for part in parts]
 
-    def batch() -> np.ndarray:
-        return ours(names, tokens)
+    def in_batches() -> list[np.ndarray]:
+        return [ours(names, tokens) for names, tokens in drawn]
 
-    def one_by_one() -> list[list[float]]:
+    def one_by_one() -> list[list[list[float]]]:
         return [
-            [baseline(name, words.decode(ids), ended=EOS in ids) for ids in captions]
-            for name, captions in zip(names, tokens.tolist(), strict=True)
+            [
+                [baseline(name, words.decode(ids), ended=EOS in ids) for ids in captions]
+                for name, captions in zip(names, tokens.tolist(), strict=True)
+            ]
+            for names, tokens in drawn
         ]
 
-    require_equal("rewards within 1e-9", np.allclose(batch(), one_by_one(), rtol=0, atol=1e-9), True)
-    return Pair(batch, one_by_one, images * samples, "caption")
+    require_equal("rewards within 1e-9", np.allclose(in_batches(), one_by_one(), rtol=0, atol=1e-9), True)
+    return Pair(in_batches, one_by_one, images * samples * batches, "caption")
 
 
 @_pair(

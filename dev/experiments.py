@@ -29,11 +29,11 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.measure import machine
-from benchmarks.memory import make_workspace
 from benchmarks.page import put, table
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json
 from captioner.scoring.words import ABSENT, AGREED
+from demo.run import make_workspace
 
 ROOT = Path(__file__).parent.parent
 RECORDS, PAGE = ROOT / "dev/experiments.json", ROOT / "docs/experiments.md"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as program
-from benchmarks import memory, neighbour, page, tutorials
+from benchmarks import neighbour, page, stages, tutorials
 from benchmarks.measure import Mismatch, Pair, compare, require_close, require_equal, rounds_of
 from benchmarks.pairs import PAIRS
 from benchmarks.world import random_decoder
@@ -60,8 +60,16 @@ def test_tables_show_what_was_recorded(tmp_path):
         "results_plain": {"features": {**pair, "ours": 0.03, "rounds": 5, "machine": "M5"}},
         "neighbour": {"as torch sets it": {"alone": 2.0, "beside a busy program": 5.0}, "machine": "M6"},
         "scaling": {"features": {"images": [64, 128], "seconds": [1.5, 3.1], "growth": 1.03}},
-        "memory": {"images": 7500, "MiB": {"train": 1234.5}, "machine": "M4"},
+        "stages": {
+            "images": 7500,
+            "stages": {
+                "train": {"seconds": 100.0, "MiB": 1234.5, "epochs": [80], "all epochs": 500.0},
+                "finetune": {"seconds": 300.0, "MiB": 99.0, "epochs": [90, 120], "all epochs": 900.0},
+            },
+            "machine": "M4",
+        },
     }
+    records["stages_plain"] = records["stages"] | {"machine": "M7"}
     for name, record in records.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     result = page.with_tables(page.PAGE.read_text(encoding="utf-8"), tmp_path)
@@ -75,12 +83,14 @@ def test_tables_show_what_was_recorded(tmp_path):
         "51.4%",
         "64 images 1.5 s",
         "1.03",
-        "1,23",
+        "| `train` | 8.3 | 80 s | 1,234 |",
+        "| `finetune` | 15.0 | 90 s + 120 s | 99 |",
+        "| all | 23 |",
         ": 30 ms |",
         "| as torch sets it | 2 s | 5 s | 2.50 |",
     ):
         assert shown in result
-    for machine in ("M1", "M2", "M3", "M4", "M5", "M6"):
+    for machine in ("M1", "M2", "M3", "M4", "M5", "M6", "M7"):
         assert f"On {machine}." in result
     assert page.with_tables(result, tmp_path) == result
 
@@ -238,19 +248,34 @@ def test_a_store_larger_than_memory_is_trained_on(tmp_path):
 
 
 def test_the_peak_of_a_stage_is_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "STAGES", ("download", "tokenise"))
-    before = memory.measure_stages(tmp_path, TINY, {})
+    monkeypatch.setattr(stages, "STAGES", ("download", "tokenise"))
+    before = stages.measure_stages(tmp_path, TINY, {}, {})
     assert before["images"] == TINY["shapes.train"] + TINY["shapes.dev"] + TINY["shapes.test"]
     script = tmp_path / "stages/tokenise.py"
     script.write_text(script.read_text() + "\nheld = b'x' * (300 << 20)\n")
-    monkeypatch.setattr(memory, "make_workspace", lambda folder, changes: None)
-    after = memory.measure_stages(tmp_path, TINY, {})
+    monkeypatch.setattr(stages, "make_workspace", lambda folder, changes: None)
+    after = stages.measure_stages(tmp_path, TINY, {}, {})
     for stage, more in (("download", 0), ("tokenise", 300)):
-        assert after["MiB"][stage] == pytest.approx(before["MiB"][stage] + more, abs=60)
-        assert before["MiB"][stage] < 300
+        peak, earlier = (record["stages"][stage]["MiB"] for record in (after, before))
+        assert peak == pytest.approx(earlier + more, abs=60)
+        assert earlier < 300
+
+
+def test_the_time_with_all_epochs_is_that_of_one_epoch_and_of_the_others(tmp_path, monkeypatch):
+    (tmp_path / "stages").mkdir()
+    lines = "epoch 0/1: dev loss 3.1\nepoch 1/1: train loss 4.8, dev CIDEr 0.3, 79 s\nepoch 1/1: sampled CIDEr 0.2, 9 s"
+    (tmp_path / "stages/finetune.py").write_text(f"print({lines!r})")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/images.csv").write_text("image,split\na.jpg,train\n")
+    monkeypatch.setattr(stages, "STAGES", ("finetune",))
+    monkeypatch.setattr(stages, "make_workspace", lambda folder, changes: None)
+    record = stages.measure_stages(tmp_path, {}, {}, {"finetune": [4, 6]})["stages"]["finetune"]
+    assert record["epochs"] == [79, 9]
+    assert record["all epochs"] == pytest.approx(record["seconds"] + 3 * 79 + 5 * 9, abs=0.1)
+    assert stages.with_all_epochs({"seconds": 50.0, "epochs": [20]}, [0, 3]) == 90.0
 
 
 def test_a_stage_that_fails_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "STAGES", ("tokenise",))  # without what download leaves
+    monkeypatch.setattr(stages, "STAGES", ("tokenise",))  # without what download leaves
     with pytest.raises(CaptionerError, match=r"stages/tokenise\.py"):
-        memory.measure_stages(tmp_path, TINY, {})
+        stages.measure_stages(tmp_path, TINY, {}, {})

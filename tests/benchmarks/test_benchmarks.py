@@ -95,6 +95,15 @@ def test_tables_show_what_was_recorded(tmp_path):
     assert page.with_tables(result, tmp_path) == result
 
 
+def test_the_readme_has_the_minutes_of_the_records():
+    totals = []
+    for name in ("stages", "stages_plain"):
+        record = json.loads((page.FOLDER / f"{name}.json").read_text())
+        totals.append(round(sum(taken["all epochs"] for taken in record["stages"].values()) / 60))
+    readme = " ".join((page.FOLDER.parent / "README.md").read_text(encoding="utf-8").split())
+    assert "about {} minutes with bfloat16 instructions and {} with AVX2 alone".format(*totals) in readme
+
+
 def test_every_pair_and_its_goal_are_known():
     assert {name: pair.goal for name, pair in PAIRS.items() if pair.goal is not None} == GOALS
     assert {name: pair.plain_goal for name, pair in PAIRS.items() if pair.plain_goal is not None} == PLAIN_GOALS

@@ -264,11 +264,22 @@ def _lstm_flops(lstm_inputs: Sequence[Tensor]) -> int:
 
 
 class _Autocast(TorchFunctionMode):
-    """torch.autocast of CUDA; operations on other tensors are left alone."""
+    """torch.autocast of CUDA; operations on other tensors are left alone.
+
+    As on CUDA, a weight that needs a gradient is converted once in a context, also where no gradients are computed.
+    """
 
     def __init__(self, dtype: torch.dtype, enabled: bool):
         super().__init__()
         self.dtype, self.enabled = dtype, enabled
+        self._weights: dict[int, Tensor] = {}  # converted, by the id of the weight
+
+    def _converted(self, part: Tensor, dtype: torch.dtype) -> Tensor:
+        if not (part.is_leaf and part.requires_grad and dtype == self.dtype):
+            return part.to(dtype)
+        if id(part) not in self._weights:
+            self._weights[id(part)] = part.to(dtype)
+        return self._weights[id(part)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
@@ -286,7 +297,7 @@ class _Autocast(TorchFunctionMode):
         narrow = all(part.dtype == self.dtype for part in floats)
         dtype = self.dtype if name in LOWER or (name in WIDEST and narrow) else torch.float32
         wrong = {id(part) for part in floats if part.dtype != dtype}
-        return tree_map(lambda part: part.to(dtype) if id(part) in wrong else part, (args, kwargs))
+        return tree_map(lambda part: self._converted(part, dtype) if id(part) in wrong else part, (args, kwargs))
 
 
 def _autocast_instead_of(original: Callable) -> Callable:

@@ -159,6 +159,7 @@ def test_two_names_of_one_photo_are_refused(tmp_path):
         ("image,filename,caption\n", "set own.columns.image in params.yaml"),
         (CSV + "cow.JPEG,A cow, brown,test\n", "captions.csv, line 7: 4 fields, expected 3 (image, caption, split)"),
         (CSV + "cow.JPEG,A cow\n", "captions.csv, line 7: 2 fields, expected 3"),
+        (CSV + "cow.JPEG,A\nbrown cow,test\n", "or a line break in it into double quotes"),
         (CSV + '\n"cow.JPEG","A\ncow"\n', "captions.csv, line 8: 2 fields, expected 3"),
         (CSV + 'cow.JPEG,"A cow" x,test\n', "captions.csv, line 7: not CSV"),
         (CSV + "cow.JPEG,A cow,half\n", "captions.csv, line 7: split is 'half', expected one of train, training"),

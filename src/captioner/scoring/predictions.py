@@ -135,8 +135,8 @@ def _table(file: TextFile, delimiter: str, column: str | None) -> Found:
                 at_image, at_caption = header.index(image), header.index(caption)
             elif len(row) != len(header):
                 raise CaptionerError(
-                    f"{place}: {len(row)} fields, expected {len(header)} ({shown(header)}); put a caption with commas "
-                    "into double quotes"
+                    f"{place}: {len(row)} fields, expected {len(header)} ({shown(header)}); put a caption with "
+                    "the delimiter or a line break in it into double quotes"
                 )
             else:
                 yield row[at_image], row[at_caption], place

@@ -49,7 +49,7 @@ def read_table(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Recor
         if len(row) != len(header):
             raise CaptionerError(
                 f"{place}: {len(row)} fields, expected {len(header)} ({', '.join(header)}); put a caption with "
-                "commas into double quotes"
+                "the delimiter or a line break in it into double quotes"
             )
         captions = tuple(
             text

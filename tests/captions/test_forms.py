@@ -440,15 +440,24 @@ def test_skipping_everything_says_what_was_skipped(tmp_path):
 
 def test_rows_that_a_quote_swallows_are_refused_by_the_line_where_it_opens(tmp_path):
     texts = 'image,caption\na.jpg,"A dog says\nb.jpg,A cat\nc.jpg,A cow says moo"\n'
-    message = refused(tmp_path, ABC | {"c.csv": texts}, "c.csv")
-    assert (
-        "c.csv, line 2: a quote opens in this line and closes in line 4, and line 3 between looks like a row" in message
-    )
+    message = refused(tmp_path / "image first", ABC | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 2: a quote opens in this line and closes in line 4, and line 3 looks like a row" in message
+    texts = 'image,caption\na.jpg,"A dog says\nb.jpg,A cat says moo"\nc.jpg,C\n'
+    message = refused(tmp_path / "two lines", ABC | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 2: a quote opens in this line and closes in line 3, and line 3 looks like a row" in message
+    texts = 'caption,image\nC,c.jpg\n"A dog says,a.jpg\nA cat says moo",b.jpg\n'
+    message = refused(tmp_path / "caption first", ABC | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 3: a quote opens in this line and closes in line 4, and line 3 looks like a row" in message
 
 
-def test_a_caption_of_two_lines_is_one_caption(tmp_path):
-    texts = 'image,caption\na.jpg,"A dog,\nrunning, fast"\nb.jpg,B\nc.jpg,C\n'
-    assert run(tmp_path, ABC | {"c.csv": texts}, "c.csv")[0]["a.jpg"] == ["A dog, running, fast"]
+@pytest.mark.parametrize(
+    "row",
+    ['caption,image,more\n"A dog,\nrunning, fast",a.jpg,x\n', 'image,caption\na.jpg,"A dog,\nrunning, fast"\n'],
+)
+def test_a_caption_of_two_lines_is_one_caption(tmp_path, row):
+    header, _, _ = row.partition("\n")
+    more = "B,b.jpg,x\nC,c.jpg,x\n" if header.startswith("caption") else "b.jpg,B\nc.jpg,C\n"
+    assert run(tmp_path, ABC | {"c.csv": row + more}, "c.csv")[0]["a.jpg"] == ["A dog, running, fast"]
 
 
 @pytest.mark.parametrize("more", ["", "b.jpg,A cat\n" * 20_000])

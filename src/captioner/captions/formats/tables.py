@@ -111,7 +111,7 @@ def _rows(file: TextFile, columns: Columns) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             raise CaptionerError(_not_csv(file, lines, begin, str(error))) from None
         if header is not None and len(lines.current) > 1:
-            _check_swallowed(file, lines.current, begin, delimiter, len(header), image_at)
+            _check_swallowed(file, lines.current, row, begin, delimiter, len(header), image_at)
         if not any(map(str.strip, row)):
             continue
         if header is None:
@@ -132,13 +132,16 @@ def _not_csv(file: TextFile, lines: _Lines, begin: int, error: str) -> str:
     return f'{place}: not CSV ({error}); write a quote inside a caption twice ("")'
 
 
-def _check_swallowed(file: TextFile, lines: list[str], begin: int, delimiter: str, width: int, image_at: int) -> None:
-    """Raise CaptionerError where further lines of a record look like rows of their own."""
-    for offset, line in enumerate(lines[1:], 1):
+def _check_swallowed(  # the record as text and as cells, and where the names of photos are
+    file: TextFile, lines: list[str], row: list[str], begin: int, delimiter: str, width: int, image_at: int
+) -> None:
+    """Raise CaptionerError where a line inside a cell of a record looks like a row of its own."""
+    for line in (line for cell in row if "\n" in cell for line in cell.splitlines()):
         cells = line.split(delimiter)
         if len(cells) >= width and cells[image_at].strip(' "\r\n').lower().endswith(PHOTO_SUFFIXES):
+            offset = next((at for at, text in enumerate(lines) if line in text), 0)
             raise CaptionerError(
                 f"{file.shown}, line {begin}: a quote opens in this line and closes in line {begin + len(lines) - 1}, "
-                f"and line {begin + offset} between looks like a row; "
+                f"and line {begin + offset} looks like a row; "
                 'write a quote inside a caption twice (""), and put the whole caption into quotes'
             )

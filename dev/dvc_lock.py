@@ -1,4 +1,4 @@
-"""Replace a dvc.lock that a kill of `dvc` cut off, so that `dvc repro` can go on.
+"""Mend what a kill of `dvc` leaves, so that `dvc repro` can go on: a cut dvc.lock, and empty entries of the run cache.
 
     python -m dev.dvc_lock [FOLDER]    `make repro` and the demo run this first
 
@@ -10,9 +10,15 @@ or runs the stage again.
 Limit: a file that was cut between two lines can be valid YAML with fewer stages, dependencies or outputs. Nothing shows
 the cut. DVC accepts such a file and handles the missing parts as changed, with the same result as above. Only the
 `size` of the last entry can stay missing. That does no harm, because DVC compares hashes.
+
+The run cache has a folder for each form of a stage, with a file in it. After a kill between making the folder and
+writing the file DVC fails in each run with "join() argument must be str, bytes, or os.PathLike object, not 'NoneType'".
+This module removes such folders. They hold nothing.
 """
 
 import argparse
+import configparser
+import contextlib
 import re
 import shutil
 import subprocess
@@ -58,10 +64,42 @@ def _is_entry(stage: Any) -> bool:
 
 
 def mend(folder: str | Path = ".", wait: float = WRITING) -> str | None:
-    """Replace a damaged dvc.lock in `folder`; return a message, or None if nothing was done.
+    """Replace a damaged dvc.lock in `folder` and remove empty entries of the run cache; return a message of a line for
+    each, or None if nothing was done.
 
-    A file that changes within `wait` seconds is left alone, because a running `dvc` writes it.
+    What changes within `wait` seconds is left alone, because a running `dvc` writes it.
     """
+    return "\n".join(filter(None, (_mend_lock(folder, wait), _mend_run_cache(folder, wait)))) or None
+
+
+def _mend_run_cache(folder: str | Path, wait: float) -> str | None:
+    """Remove the empty folders of the run cache of the project in `folder`; return a message, or None if none is."""
+    runs = _cache_of(Path(folder)) / "runs"
+    empty = _empty(runs)
+    if not empty:
+        return None
+    time.sleep(wait)
+    empty = [entry for entry in _empty(runs) if entry in empty]
+    for entry in empty:
+        with contextlib.suppress(OSError):  # a running dvc has just written into it
+            entry.rmdir()
+    return f"{runs}: removed {len(empty)} empty entries, probably of a kill of dvc" if empty else None
+
+
+def _empty(runs: Path) -> list[Path]:
+    return [entry for entry in sorted(runs.glob("*/*")) if entry.is_dir() and not any(entry.iterdir())]
+
+
+def _cache_of(project: Path) -> Path:
+    """Return the folder of DVC's cache, which `cache.dir` of .dvc/config or .dvc/config.local may set."""
+    config = configparser.ConfigParser(interpolation=None)
+    with contextlib.suppress(configparser.Error):
+        config.read([project / ".dvc/config", project / ".dvc/config.local"], encoding="utf-8")
+    return project / ".dvc" / config.get("cache", "dir", fallback="cache")
+
+
+def _mend_lock(folder: str | Path, wait: float) -> str | None:
+    """Replace a damaged dvc.lock in `folder`; return a message, or None if nothing was done."""
     path = Path(folder) / NAME
     try:
         content = path.read_bytes()
@@ -99,7 +137,7 @@ def _committed(folder: Path) -> bytes | None:
 
 
 def main() -> None:
-    """Replace a damaged dvc.lock and print what was done."""
+    """Mend what a kill of `dvc` left and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), help="the project (default: this folder)")
     if line := mend(parser.parse_args().folder):

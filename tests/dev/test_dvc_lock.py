@@ -1,4 +1,4 @@
-"""A dvc.lock that a kill of `dvc` cut off."""
+"""What a kill of `dvc` leaves: a cut dvc.lock, and empty entries of the run cache."""
 
 import subprocess
 import sys
@@ -229,3 +229,34 @@ def test_dvc_goes_on_after_any_cut_and_runs_nothing_again(tmp_path):
         demo.dvc(tmp_path, "repro", "--quiet")
         assert hashes((tmp_path / "dvc.lock").read_bytes()) == hashes(lock), end
         assert (tmp_path / "log").read_text().split() == ["one", "two"], end
+
+
+@pytest.mark.parametrize("cache", [None, "../../shared"])
+def test_empty_entries_of_the_run_cache_are_removed_and_dvc_goes_on(tmp_path, cache):
+    project = tmp_path / "project"
+    project.mkdir()
+    stages = "stages:\n  draw:\n    cmd: echo drawn > out\n    deps: [pen]\n    outs: [out]\n"
+    (project / "dvc.yaml").write_text(stages)
+    (project / "pen").write_text("black")
+    for command in (["init", "--no-scm", "--quiet"], *([["cache", "dir", "--local", "../shared"]] if cache else [])):
+        demo.dvc(project, *command)
+    demo.dvc(project, "repro")
+    runs = (tmp_path / "shared" if cache else project / ".dvc/cache") / "runs"
+    (entry,) = runs.glob("*/*/*")
+    entry.unlink()  # as after a kill between making the folder and writing the file
+    (project / "dvc.lock").unlink()
+    failed = demo.dvc(project, "repro", check=False, capture_output=True, text=True)
+    assert failed.returncode
+    assert "not 'NoneType'" in failed.stderr
+    assert "removed 1 empty entries" in mend(project, wait=0)
+    assert not entry.parent.exists()
+    demo.dvc(project, "repro")
+    assert mend(project, wait=0) is None
+
+
+def test_an_entry_that_a_running_dvc_writes_is_left_alone(tmp_path, monkeypatch):
+    entry = tmp_path / ".dvc/cache/runs/6e/6e2d"
+    entry.mkdir(parents=True)
+    monkeypatch.setattr("time.sleep", lambda seconds: (entry / "5d11").write_text("cmd: x"))
+    assert mend(tmp_path) is None
+    assert (entry / "5d11").exists()

@@ -33,6 +33,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from captioner.base.files import digest, read_json, write_json, write_text
+from dev.dvc_lock import mend
 from tests.support.workspaces import ROOT, TINY, Workspace
 
 DOCUMENT = ROOT / "docs" / "reliability.md"
@@ -185,7 +186,7 @@ class Report:
 
     def __init__(self) -> None:
         self.kills: Counter[tuple[str, str]] = Counter()
-        self.alone = self.runs = self.resumed = self.pipelines = self.compared = self.mismatches = self.locks = 0
+        self.alone = self.runs = self.resumed = self.pipelines = self.compared = self.mismatches = self.mended = 0
         self.faults: list[str] = []
 
     def at(self, stage: str) -> int:
@@ -247,9 +248,10 @@ def run_pipeline(
             report.fault(f"run {report.runs} ({what}): {path} is there and is not right")
         if outcome.status == 0:
             break
-        if not outcome.killed and re.search(r"dvc\.lock' (is invalid|validation failed)", outcome.printed):
-            (folder / "dvc.lock").unlink()  # what docs/troubleshooting.md says
-            report.locks += 1
+        broken = r"dvc\.lock' (is invalid|validation failed)|join\(\) argument must be .* not 'NoneType'"
+        if not outcome.killed and re.search(broken, outcome.printed) and (mended := mend(folder)):
+            print(mended, flush=True)  # what `make repro` does
+            report.mended += 1
             runs += 1
             continue
         if not outcome.killed and not outcome.hung:
@@ -284,7 +286,7 @@ def record(report: Report, seed: int) -> dict:
         },
         "runs of dvc repro": report.runs,
         "runs that went on after an epoch": report.resumed,
-        "runs that found dvc.lock cut": report.locks,
+        "runs that had to be mended": report.mended,
         "pipelines": report.pipelines,
         "outputs compared": report.compared,
         "mismatches": report.mismatches,
@@ -323,9 +325,9 @@ def table_of(results: dict) -> str:
             f"`make fault-test` ({seeds}) killed {results['kills']} times: {results['kills of the stage alone']} times "
             f"the stage's process alone, otherwise the whole process group of dvc. {results['pipelines']} pipelines "
             f"needed {results['runs of dvc repro']} runs of `dvc repro`; {results['runs that went on after an epoch']} "
-            f"runs resumed after an epoch, {results['runs that found dvc.lock cut']} had a dvc.lock that a kill of dvc "
-            f"had cut off. {results['outputs compared']} outputs were compared; mismatches: {results['mismatches']}, "
-            f"other faults: {results['other faults']}.",
+            f"runs resumed after an epoch, {results['runs that had to be mended']} found a cut dvc.lock or an empty "
+            f"entry in DVC's run cache, which `make repro` mends. {results['outputs compared']} outputs were compared; "
+            f"mismatches: {results['mismatches']}, other faults: {results['other faults']}.",
             "",
             *(f"| {' | '.join(map(str, row))} |" for row in rows),
         ]

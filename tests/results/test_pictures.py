@@ -57,6 +57,7 @@ def world(folder, caption, names=("a.jpg", "b.jpg", "c.jpg")):
 def test_text_stays_between_its_photo_and_the_next(tmp_path, caption):
     draw_samples(tmp_path / "samples.png", **world(tmp_path, caption))
     pixels = np.asarray(Image.open(tmp_path / "samples.png").convert("L")).astype(int)
+    pixels = pixels[: 2 * CELL]  # below may be a note that the machine has no font
     assert (pixels[:, CELL + TEXT - 8 : CELL + TEXT + 8] == 255).all()  # between the two columns
     assert (pixels[:, -8:] == 255).all()
     assert (pixels[CELL - 8 : CELL + 8] == 255).all()  # between the two rows

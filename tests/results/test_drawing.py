@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTFont
+from fontTools.ttLib.tables.TupleVariation import TupleVariation
 from PIL import Image, features
 
 from captioner.results import drawing
@@ -146,3 +148,18 @@ def test_letters_that_are_not_joined_are_mentioned(raqm, monkeypatch, machine):
     monkeypatch.setattr(features, "check", lambda name: raqm)
     assert Fonts([TEXTS["Arabic"]]).unjoined == ([] if raqm else ["Arabic"])
     assert Fonts([TEXTS["English"]]).notes() == []
+
+
+@pytest.mark.parametrize(("variations", "wanted"), [([], 500), (["Thin"], 500), (["Thin", "Regular"], 700)])
+def test_a_variable_font_is_drawn_in_its_regular_variation(tmp_path, variations, wanted):
+    path = font_of(tmp_path / "font.ttf", "a")
+    if variations:
+        weights = {"Thin": 100, "Regular": 400}
+        with TTFont(path) as font:
+            builder = FontBuilder(font=font)
+            named = [{"stylename": name, "location": {"wght": weights[name]}} for name in variations]
+            builder.setupFvar([("wght", 100, 100, 400, "Weight")], named)
+            wider = [(0, 0)] * 5 + [(200, 0), (0, 0), (0, 0)]  # four corners, then the ends of the advance
+            builder.setupGvar({"g61": [TupleVariation({"wght": (0.0, 1.0, 1.0)}, wider)]})
+            font.save(path)
+    assert drawing._font(str(path), 1000).getlength("a") == pytest.approx(wanted, abs=1)

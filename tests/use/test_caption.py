@@ -140,6 +140,12 @@ def test_a_folder_whose_folders_alone_have_photos_is_an_error_without_them(model
     assert f"error: {photos / 'albums'}: no photos in this folder itself" in capsys.readouterr().err
 
 
+def test_a_jfif_is_a_photo_of_a_folder(photos):
+    with Image.open(photos / "00.png") as photo:
+        photo.convert("RGB").save(photos / "saved.jfif", "JPEG")
+    assert photos / "saved.jfif" in find_photos([str(photos)])
+
+
 def test_a_gif_in_a_folder_is_left_out_and_the_message_says_how_to_caption_it(photos, capsys):
     with Image.open(photos / "00.png") as photo:
         photo.save(photos / "moving.gif")

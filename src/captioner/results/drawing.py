@@ -19,7 +19,6 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -170,11 +169,18 @@ def _font(path: str, size: float) -> ImageFont.FreeTypeFont:
             font = ImageFont.truetype(path, possible)
         except OSError:
             continue
-        # The default of a variable font may be its thinnest variation. Other fonts raise one of these errors.
-        with suppress(OSError, NotImplementedError, ValueError):
+        if "Regular" in _variations(font):  # the default may be the thinnest
             font.set_variation_by_name("Regular")
         return font
     raise OSError(f"{path}: not a font that Pillow can read")
+
+
+def _variations(font: ImageFont.FreeTypeFont) -> list[str]:
+    """Return the names of a variable font's variations; none for other fonts."""
+    try:
+        return [name.decode(errors="replace") for name in font.get_variation_names()]
+    except OSError:  # Pillow's answer for a font without variations
+        return []
 
 
 def _length(text: str, face: Face, size: float) -> float:

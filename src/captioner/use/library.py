@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from captioner.base.errors import CaptionerError
 
 OPTIONAL = {".heic": "pillow_heif", ".heif": "pillow_heif"}  # the package that reads them
-OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
 def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Path]:

@@ -2,34 +2,38 @@
 
 python -m benchmarks.gpu_estimate     writes benchmarks/gpu_estimate.json and the table of docs/gpu.md
 
-A step runs on the pretended GPU (`tests.support.pretended_gpu`) with the sizes of params.yaml and random data of
-Flickr8k's shape. The module records launches with their bytes and floating-point operations, waits, and the host's own
-time between them. That is too long: the pretended GPU is made of Python, and only what it adds to a small addition is
-subtracted. Then the module simulates this sequence on each GPU of GPUS. The host continues after a launch. The GPU
-computes one launch after the other. At a wait the host stops until the GPU is done. GPUS, LAUNCH and WAIT have the
-assumptions.
+A step runs twice on the pretended GPU (`tests.support.pretended_gpu`), with random data of Flickr8k's shape. With the
+sizes of params.yaml the module records launches with their bytes and floating-point operations, and waits. With a small
+model and small photos (`small`) it records the host's own time between them, because the CPU also computes in the GPU's
+place, and that disturbs the times of a large model. The pretended GPU is made of Python, so `overhead` measures what it
+adds to a launch, and this is subtracted. Then the module simulates the sequence on each GPU of GPUS. The host continues
+after a launch. The GPU computes one launch after the other. At a wait the host stops until the GPU is done. GPUS,
+LAUNCH and WAIT have the assumptions.
 
 gpu_estimate.json: {"steps": {"next word, batch 32": {"launches", "waits", "LSTM time steps", "host ms" (between the
-launches), "TFLOP", "GB", "GPUs": {name: {"step ms", "busy ms", "busy share"}}}}, "assumed": {...}, "machine"}.
+launches), "TFLOP", "GB", "GPUs": {name: {"step ms", "busy ms", "busy share"}}}}, "assumed": {...}, "measured": {...},
+"machine"}.
 """
 
 import argparse
 import ctypes
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.measure import machine, significant
 from benchmarks.page import put, table
 from captioner.base.device import mixed_precision
+from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json
 from captioner.base.params import read_values
 from captioner.captions.dataset import CaptionedImage
@@ -40,15 +44,18 @@ from captioner.training.batches import CaptionSet
 from captioner.training.objectives import NextWord, Objective
 from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
-from captioner.vision.encoder import WIDTH, Encoder
+from captioner.vision.encoder import END, WIDTH, Encoder
 from tests.support.pretended_gpu import DEVICE, GPUTensor, PretendedGPU, pretended_gpu
 
 ROOT = Path(__file__).parent.parent
 RECORD, PAGE = ROOT / "benchmarks/gpu_estimate.json", ROOT / "docs/gpu.md"
 BATCHES = (32, 128)  # images
-CALIBRATION = 500  # launches
-STEPS = 3  # steps of which each figure is the mean, after one warm-up step
+CALIBRATION = 4  # images of a step in which there is hardly anything to compute
+DECODER = "self-critical, decoder"
+STEPS = 5  # after one warm-up step; the one with the least time of the host counts
 WORDS, CAPTIONS, LENGTHS = 3000, 5, (8, 16)  # about Flickr8k's vocabulary, captions an image, words of a caption
+FEW_WORDS = 100  # a small vocabulary, in which the end of a caption is still seldom drawn
+STRIDE = 32  # pixels of a photo for a place of its grid
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 LAUNCH, WAIT = 5e-6, 10e-6  # seconds of the host: to launch an operation; from the GPU's end until the host continues
 
@@ -145,14 +152,41 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def overhead(recorder: Recorder) -> float:
-    """Return the seconds of the host that the pretended GPU itself adds to a launch: the median of small additions."""
-    with mixed_precision(DEVICE):
-        x = torch.zeros(1).to(DEVICE)
-        recorder.reset()
-        for _ in range(CALIBRATION):
-            x = x + 1
-    return statistics.median(event.host for event in recorder.events)
+def overhead(values: dict[str, Any]) -> float:
+    """Return the seconds of the host that the pretended GPU itself adds to a launch.
+
+    A self-critical step of a small decoder, without an encoder, runs on the pretended GPU and on the CPU. The CPU has
+    hardly anything to compute in it. So what takes longer on the pretended GPU is its own time.
+    """
+    with pretended_gpu(recorder := Recorder()):
+        recorded = _events(recorder, small_steps_on(DECODER, CALIBRATION, values, DEVICE))
+    times = []
+    with patch("captioner.model.lstm.run_packed", _run_by_torch):
+        steps = small_steps_on(DECODER, CALIBRATION, values, torch.device("cpu"))
+        next(steps)
+        for _ in range(STEPS):
+            began = time.perf_counter()
+            next(steps)
+            times.append(time.perf_counter() - began)
+    return added([event.host for event in min(recorded, key=_host)], min(times))
+
+
+def added(hosts: Sequence[float], taken: float) -> float:
+    """Return what must be subtracted from each of `hosts`, not below 0, so that `taken` remains of all (seconds)."""
+    longest = sorted(hosts, reverse=True)
+    total = 0.0
+    for count, host in enumerate(longest, 1):
+        total += host
+        shorter = longest[count] if count < len(longest) else 0.0
+        if (least := (total - taken) / count) >= shorter:
+            return least
+    return 0.0  # nothing was added
+
+
+def _run_by_torch(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor, sizes: Tensor) -> Tensor:
+    """Do what `captioner.model.lstm.run_packed` does in one operation, as a GPU does."""
+    with torch.autocast("cpu", enabled=False):
+        return lstm(PackedSequence(x.float(), sizes), (h.float().unsqueeze(0), c.float().unsqueeze(0)))[0].data
 
 
 def busy_time(event: Event, gpu: GPU) -> float:
@@ -183,7 +217,10 @@ def training_images(count: int, vocabulary: Vocabulary, rows: Sequence[int]) -> 
     def captions() -> list[list[str]]:
         lengths = torch.randint(*LENGTHS, (CAPTIONS,)).tolist()
         # the square makes some words much more frequent than others
-        return [[vocabulary.words[int(WORDS * p * p)] for p in torch.rand(length).tolist()] for length in lengths]
+        return [
+            [vocabulary.words[int(len(vocabulary.words) * p * p)] for p in torch.rand(length).tolist()]
+            for length in lengths
+        ]
 
     items = []
     for number in range(count):
@@ -197,17 +234,24 @@ def training_images(count: int, vocabulary: Vocabulary, rows: Sequence[int]) -> 
 
 
 def steps_of(
-    captioner: Captioner, training: CaptionSet, objective: Objective, batch: int, *, clip: float
+    captioner: Captioner,
+    training: CaptionSet,
+    objective: Objective,
+    batch: int,
+    device: torch.device,
+    *,
+    clip: float,
+    crop: float,
 ) -> Iterator[None]:
     """Take a training step for each batch, as `captioner.training.loop.train_one_epoch` does; yield after each."""
-    captioner.to(DEVICE).train()
+    captioner.to(device).train()
     groups = parameter_groups([captioner], name="all", lr=1e-4, weight_decay=0.01)
     optimizer = torch.optim.AdamW([{**group, "lr": group["peak_lr"]} for group in groups], fused=True)
     trained = [parameter for group in groups for parameter in group["params"]]
-    for images in training.batches(torch.arange(len(training)), batch, DEVICE, prefetch=True):
+    for images in training.batches(torch.arange(len(training)), batch, device, crop=crop, prefetch=True):
         assert images is not None
         optimizer.zero_grad(set_to_none=True)
-        with mixed_precision(DEVICE):
+        with mixed_precision(device):
             loss, _ = objective(captioner, images)
         loss.value.backward()
         nn.utils.clip_grad_norm_(trained, clip)
@@ -215,60 +259,93 @@ def steps_of(
         yield
 
 
-def steps_on(kind: str, batch: int, values: dict[str, Any]) -> Iterator[None]:
-    """Return the steps of one objective: "next word" as in `train`, "self-critical" as in `finetune`."""
-    words = tuple(f"w{number}" for number in range(WORDS))
-    vocabulary = Vocabulary(words=words, max_length=values["captions"]["max_length"])
+def steps_on(kind: str, batch: int, values: dict[str, Any], device: torch.device, *, words: int) -> Iterator[None]:
+    """Return the steps of one kind: "next word" as in `train`, "self-critical" as in `finetune`, or DECODER, the same
+    without an encoder."""
+    vocabulary = Vocabulary(
+        words=tuple(f"w{number}" for number in range(words)), max_length=values["captions"]["max_length"]
+    )
     shape = {key: value for key, value in values["decoder"].items() if key != "standardise"}
     decoder = Decoder(vocabulary=len(vocabulary), features=WIDTH, **shape)
-    count = batch * (STEPS + 1)
-    if kind == "next word":
-        section = values["train"]
-        captioner, training = Captioner(decoder), training_images(count, vocabulary, (7, 7, WIDTH))
-        names = ("label_smoothing", "scheduled_sampling")
-        objective: Objective = NextWord(**{name: section[name] for name in names})
-    else:
-        section = values["finetune"]
-        start = section["unfreeze_from"]
+    section = values["train" if kind == "next word" else "finetune"]
+    start, side = section.get("unfreeze_from", END), values["image"]["size"] // STRIDE
+    captioner, rows = Captioner(decoder), torch.Size((side, side, WIDTH))
+    if kind == "self-critical":
         encoder = Encoder()
         for module in encoder.block_modules("conv1", start):
             module.requires_grad_(False)
         with torch.no_grad():
             rows = encoder(torch.zeros(1, *[values["image"]["size"]] * 2, 3), stop=start).shape[1:]
-        captioner, training = Captioner(decoder, encoder, start), training_images(count, vocabulary, rows)
+        captioner = Captioner(decoder, encoder, start)
+    training = training_images(batch * (STEPS + 1), vocabulary, rows)
+    objective: Objective
+    if kind == "next word":
+        names = ("label_smoothing", "scheduled_sampling")
+        objective = NextWord(**{name: section[name] for name in names})
+    else:
         objective = SelfCritical(training.references, vocabulary, samples=section["samples"])
-    return steps_of(captioner, training, objective, batch, clip=section["clip"])
+    return steps_of(captioner, training, objective, batch, device, clip=section["clip"], crop=section["crop"])
 
 
-def measure(kind: str, batch: int, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures of a step, the mean of STEPS."""
-    with pretended_gpu(recorder := Recorder()):
-        extra = overhead(recorder)
-        steps = steps_on(kind, batch, values)
-        next(steps)
+def small_steps_on(kind: str, batch: int, values: dict[str, Any], device: torch.device) -> Iterator[None]:
+    """Return the steps of `steps_on` with a small decoder, vocabulary and photos: the same launches, but a CPU has
+    little to compute in each."""
+    decoder = {**values["decoder"], "width": 2 * values["decoder"]["heads"]}
+    values = {**values, "decoder": decoder, "image": {**values["image"], "size": 2 * STRIDE}}
+    return steps_on(kind, batch, values, device, words=FEW_WORDS)
+
+
+def _events(recorder: Recorder, steps: Iterator[None]) -> list[list[Event]]:
+    """Return what the recorder records in each of STEPS steps, after one more."""
+    next(steps)
+    recorded = []
+    for _ in range(STEPS):
         recorder.reset()
-        for _ in range(STEPS):
-            next(steps)
-        events = [event._replace(host=max(0.0, event.host - extra)) for event in recorder.events]
+        next(steps)
+        recorded.append(recorder.events.copy())
+    return recorded
+
+
+def _host(events: Sequence[Event]) -> float:
+    return sum(event.host for event in events)
+
+
+def measure(kind: str, batch: int, values: dict[str, Any], extra: float) -> dict[str, Any]:
+    """Return the figures of a step; `extra` are the seconds that `overhead` returns.
+
+    Raises CaptionerError if the small model has other launches or waits than the model of `values`.
+    """
+    with pretended_gpu(recorder := Recorder()):
+        timed = _events(recorder, small_steps_on(kind, batch, values, DEVICE))
+        full = _events(recorder, steps_on(kind, batch, values, DEVICE, words=WORDS))
+    fastest = min(range(STEPS), key=lambda step: _host(timed[step]))
+    if [event.waits for event in full[fastest]] != [event.waits for event in timed[fastest]]:
+        raise CaptionerError(
+            f"{kind}: {len(full[fastest])} launches and waits, and {len(timed[fastest])} of the small model"
+        )
+    events = [
+        event._replace(host=max(0.0, other.host - extra))
+        for event, other in zip(full[fastest], timed[fastest], strict=True)
+    ]
     launches = [event for event in events if not event.waits]
-    record = {
-        "launches": len(launches) / STEPS,
-        "waits": (len(events) - len(launches)) / STEPS,
-        "LSTM time steps": recorder.lstm_steps / STEPS,
-        "host ms": 1e3 * sum(event.host for event in events) / STEPS,
-        "TFLOP": sum(event.flops for event in launches) / 1e12 / STEPS,
-        "GB": sum(event.bytes for event in launches) / 1e9 / STEPS,
+    figures = {
+        "launches": len(launches),
+        "waits": len(events) - len(launches),
+        "LSTM time steps": sum(event.steps for event in launches),
+        "host ms": 1e3 * _host(events),
+        "TFLOP": sum(event.flops for event in launches) / 1e12,
+        "GB": sum(event.bytes for event in launches) / 1e9,
     }
     played = {name: play(events, gpu) for name, gpu in GPUS.items()}
     gpus = {
         name: {
-            "step ms": significant(1e3 * total / STEPS),
-            "busy ms": significant(1e3 * busy / STEPS),
+            "step ms": significant(1e3 * total),
+            "busy ms": significant(1e3 * busy),
             "busy share": significant(busy / total),
         }
         for name, (total, busy) in played.items()
     }
-    return {key: significant(value) for key, value in record.items()} | {"GPUs": gpus}
+    return {key: significant(value) for key, value in figures.items()} | {"GPUs": gpus}
 
 
 def table_of(record: dict[str, Any]) -> str:
@@ -277,7 +354,7 @@ def table_of(record: dict[str, Any]) -> str:
     rows = []
     for step, result in record["steps"].items():
         shares = [f"{gpu['step ms']} ms, {gpu['busy share']:.0%}" for gpu in result["GPUs"].values()]
-        rows.append([step, f"{result['launches']:.0f}", f"{result['waits']:.1f}", f"{result['host ms']} ms", *shares])
+        rows.append([step, f"{result['launches']:.0f}", f"{result['waits']:.0f}", f"{result['host ms']} ms", *shares])
     return table(header, rows)
 
 
@@ -288,13 +365,16 @@ def main() -> None:
     if not parser.parse_args().page:
         keep_freed_memory()
         values = read_values()
+        torch.set_num_threads(1)
+        extra = overhead(values)
         steps = {
-            f"{kind}, batch {batch}": measure(kind, batch, values)
+            f"{kind}, batch {batch}": measure(kind, batch, values, extra)
             for kind in ("next word", "self-critical")
             for batch in BATCHES
         }
         assumed = {name: asdict(gpu) for name, gpu in GPUS.items()} | {"launch s": LAUNCH, "wait s": WAIT}
-        write_json(RECORD, {"steps": steps, "assumed": assumed, "machine": machine()})
+        measured = {"pretended GPU, s a launch": significant(extra)}
+        write_json(RECORD, {"steps": steps, "assumed": assumed, "measured": measured, "machine": machine()})
     put(PAGE, "gpu", table_of(read_json(RECORD)))
 
 

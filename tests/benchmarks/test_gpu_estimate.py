@@ -5,7 +5,20 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks import gpu_estimate
-from benchmarks.gpu_estimate import GPU, GPUS, LAUNCH, WAIT, Event, Recorder, busy_time, measure, play, table_of
+from benchmarks.gpu_estimate import (
+    GPU,
+    GPUS,
+    LAUNCH,
+    WAIT,
+    Event,
+    Recorder,
+    added,
+    busy_time,
+    measure,
+    overhead,
+    play,
+    table_of,
+)
 from captioner.model.search import LOOK_EVERY
 from tests.support.pretended_gpu import DEVICE, pretended_gpu
 
@@ -14,8 +27,8 @@ VALUES = {
     "captions": {"max_length": 10},
     "image": {"size": 64},
     "decoder": {"attention": True, "width": 16, "heads": 2, "tied": True, "dropout": 0.5, "standardise": True},
-    "train": {"label_smoothing": 0.1, "scheduled_sampling": 0.0, "clip": 1.0},
-    "finetune": {"unfreeze_from": "layer4", "samples": 2, "clip": 1.0},
+    "train": {"label_smoothing": 0.1, "scheduled_sampling": 0.0, "clip": 1.0, "crop": 1.0},
+    "finetune": {"unfreeze_from": "layer4", "samples": 2, "clip": 1.0, "crop": 0.6},
 }
 
 
@@ -47,11 +60,24 @@ def test_launches_are_kept_with_their_operations_and_bytes():
     assert min(event.host for event in recorder.events) > 0
 
 
+def test_what_the_pretended_gpu_adds_leaves_what_the_cpu_takes():
+    hosts = [1.0, 5.0, 2.0, 0.5]
+    for taken in (8.0, 4.5, 1.0):
+        assert sum(max(0.0, host - added(hosts, taken)) for host in hosts) == pytest.approx(taken)
+    assert added(hosts, 9.0) == 0
+    assert added([], 1.0) == 0
+
+
+def test_the_pretended_gpu_is_slower_than_the_cpu(monkeypatch):
+    monkeypatch.setattr(gpu_estimate, "STEPS", 1)
+    assert overhead(VALUES) > 0
+
+
 @pytest.mark.parametrize(("kind", "most"), [("next word", 0), ("self-critical", 10 // LOOK_EVERY + 3)])
 def test_a_step_is_counted(monkeypatch, kind, most):
     monkeypatch.setattr(gpu_estimate, "WORDS", 30)
     monkeypatch.setattr(gpu_estimate, "STEPS", 1)
-    record = measure(kind, 2, VALUES)
+    record = measure(kind, 2, VALUES, 0.0)
     assert record["waits"] <= most
     assert record["launches"] > 50
     assert min(record["TFLOP"], record["GB"], record["host ms"], record["LSTM time steps"]) > 0

@@ -165,8 +165,6 @@ class PretendedGPU(TorchDispatchMode):
         name = func._schema.name.split("::")[1]
         if name == "is_pinned":
             return getattr(args[0], "pinned", False)
-        if name in ("pin_memory", "_pin_memory"):
-            return _pinned(args[0])
         tensors = [part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
         on_gpu = [tensor for tensor in tensors if isinstance(tensor, GPUTensor)]
         device = next((part for part in tree_leaves((args, kwargs)) if isinstance(part, torch.device)), None)
@@ -239,8 +237,11 @@ def _held(part: Any) -> Any:
 
 
 def _pinned(tensor: Tensor) -> Tensor:
+    """Do what Tensor.pin_memory does, also in threads that the dispatch mode does not reach."""
     if isinstance(tensor, GPUTensor):
         raise RuntimeError("only tensors on the CPU can be pinned")
+    if getattr(tensor, "pinned", False):
+        return tensor
     copied = tensor.clone()
     copied.pinned = True
     return copied
@@ -473,6 +474,7 @@ def pretended_gpu(gpu: PretendedGPU | None = None) -> Iterator[PretendedGPU]:
             stack.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
         for place, name, value in (
             (torch.accelerator, "current_stream", lambda *_: stream),
+            (Tensor, "pin_memory", _pinned),
             (torch, "tensor", _tensor_instead_of(torch.tensor)),
             (torch, "as_tensor", _tensor_instead_of(torch.as_tensor)),
             (torch, "autocast", _autocast_instead_of(torch.autocast)),

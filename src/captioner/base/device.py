@@ -138,4 +138,9 @@ def make_deterministic(seed: int) -> None:
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Move a tensor to a device; to a GPU through pinned memory, without waiting for the copy."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return pinned(tensor, device).to(device, non_blocking=device.type == "cuda")
+
+
+def pinned(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU, for a GPU in pinned memory, from which a copy does not wait."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captioner.base.device import prefers_few_shapes, to_device
+from captioner.base.device import pinned, prefers_few_shapes, to_device
 from captioner.base.distributed import share
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import CaptionedImage
@@ -92,26 +92,27 @@ class CaptionSet:
 
         `view` [N] is the view to take of each image; by default the first. `crop` is the `least` of `random_window`.
         Each process gets its share of a batch, or None where the batch is too small for every process to get one.
-        With `prefetch` a thread reads the next batch while the caller uses the present one. Windows are drawn in the
-        caller's thread, so that the caller's random numbers are the same with and without it.
+        With `prefetch` a thread reads the next batch while the caller uses the present one, for a GPU into pinned
+        memory. Windows are drawn in the caller's thread, so that the caller's random numbers are the same with and
+        without it.
         """
         rows = self.views[:, 0] if view is None else self.views.gather(1, view.unsqueeze(1)).squeeze(1)
         shares = map(share, order.split(size))
-        read = functools.partial(self._read_batch, rows, prefers_few_shapes(device))
+        read = functools.partial(self._read_batch, rows, device)
         for batch in _read_ahead(read, shares) if prefetch else map(read, shares):
             yield batch and batch.to(device, crop)
 
-    def _read_batch(self, rows: Tensor, few_shapes: bool, chosen: Tensor) -> "Batch | None":
+    def _read_batch(self, rows: Tensor, device: torch.device, chosen: Tensor) -> "Batch | None":
         if not len(chosen):
             return None
         ids = self.ids[chosen]
         lengths = ((ids != PAD).sum(-1) - 1).clamp(min=0)  # some images have fewer captions than others
         longest = int(lengths.max())
-        packed = pack(lengths, longest, few_shapes=few_shapes)
+        packed = pack(lengths, longest, few_shapes=prefers_few_shapes(device))
         ids = ids[:, :, : longest + 1]
         return Batch(
             images=[self.images[at] for at in chosen.tolist()],
-            rows=self.read(rows[chosen]),
+            rows=pinned(self.read(rows[chosen]), device),
             inputs=ids[:, :, :-1].contiguous(),
             packed=packed,
             targets=ids[:, :, 1:].flatten()[packed.places],
@@ -133,7 +134,7 @@ class Batch(NamedTuple):
         """Return the batch on the device, its rows cut by `random_window`."""
         move = functools.partial(to_device, device=device)
         return self._replace(
-            rows=move(random_window(self.rows, crop)),
+            rows=random_window(move(self.rows), crop),
             inputs=move(self.inputs),
             packed=self.packed.to(move),
             targets=move(self.targets),
@@ -155,8 +156,8 @@ def random_window(rows: Tensor, least: float) -> Tensor:
         size = side - 2 * int(torch.randint((side - math.ceil(least * side)) // 2 + 1, ()))
         start = torch.randint(side - size + 1, (len(rows), 1))
         spans.append(start + torch.arange(size))  # [B, size]
-    down, across = spans
-    return rows[torch.arange(len(rows))[:, None, None], down[:, :, None], across[:, None, :]]
+    down, across = (to_device(span, rows.device) for span in spans)
+    return rows[torch.arange(len(rows), device=rows.device)[:, None, None], down[:, :, None], across[:, None, :]]
 
 
 def _read_ahead(read: Callable[[Tensor], Batch | None], shares: Iterable[Tensor]) -> Iterator[Batch | None]:

@@ -41,10 +41,6 @@ class SelfCritical:
         tokens = sample(captioner.decoder, memory, samples=self._samples, max_length=self._vocabulary.max_length)
         captioner.train()
         drawn = tokens.cpu()  # once: it waits for the device
-        rewards = torch.from_numpy(self._reward(batch.images, drawn.numpy())).float()  # [B, K]
-        others = (rewards.sum(1, keepdim=True) - rewards) / (self._samples - 1)
-        advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape)
-
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
         lengths = (drawn != PAD).sum(-1)
         packed = pack(lengths, tokens.shape[-1], few_shapes=prefers_few_shapes(tokens.device))
@@ -55,6 +51,11 @@ class SelfCritical:
         targets = tokens.flatten()[packed.places]
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
         log_p = log_p.masked_fill(targets == PAD, 0.0)
+
+        # here, and not before: a GPU computes the probabilities in the meantime
+        rewards = torch.from_numpy(self._reward(batch.images, drawn.numpy())).float()  # [B, K]
+        others = (rewards.sum(1, keepdim=True) - rewards) / (self._samples - 1)
+        advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape)
         words = int(lengths.sum())
         gained = to_device(advantages.flatten(), tokens.device)[packed.places] * log_p
         return Mean(-gained.sum() / words, words), Mean(rewards.mean(), rewards.numel())

@@ -3,7 +3,9 @@
 python -m benchmarks.scale     run it after `dvc repro`; writes scale.json and the table of docs/scale.md
 
 scale.json: {"bytes an image": {what: float}, "MD5 bytes/s": float, "encoder operations": {what: float}, "images": int
-(training images on which the captions' memory was measured), "machine"}. Times come from results.json (`make bench`).
+(training images on which the captions' memory was measured), "choice": {"training images": int, "s a photo": {photos at
+once: float}}, "machine"}. "choice" is that of one of BEAMS captions by consensus. The other times come from
+results.json (`make bench`).
 """
 
 import gc
@@ -46,6 +48,8 @@ DATASETS = {  # training, dev and test images; the splits of Flickr30k and COCO 
 PHOTO_BYTES = 1.1e9 / 8_091  # assumed for all datasets: as in Flickr8k's archive
 GPU_RATE = 10e12  # assumed: operations a second that a GPU sustains
 HASHED = 256 << 20  # bytes
+KNOWN, BEAMS, AT_ONCE = DATASETS["COCO"][0], 20, (1, 100)  # of the choice: training images, beams, photos at once
+ROUNDS = 5  # of which the fastest counts
 
 
 def measure() -> dict[str, Any]:
@@ -88,8 +92,28 @@ def measure() -> dict[str, Any]:
             ),
         },
         "images": len(training),
+        "choice": choice(sets["train"].ids[:, :, 1:].int().numpy()),
         "machine": machine(),
     }
+
+
+def choice(captions: np.ndarray) -> dict[str, Any]:
+    """Measure the choice among beams with KNOWN training images, which have `captions` [N, C, L] again and again."""
+    generator = np.random.default_rng(0)
+    captions = np.resize(captions, (KNOWN, *captions.shape[1:]))
+    consensus = Consensus(generator.standard_normal((KNOWN, WIDTH)).astype(np.float32), captions)
+    seconds = {}
+    for photos in AT_ONCE:
+        features = generator.standard_normal((photos, WIDTH)).astype(np.float32)
+        beams = captions[generator.integers(KNOWN, size=(photos, BEAMS)), 0]
+        scores = np.zeros(beams.shape[:2], np.float32)
+        times = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            consensus.choose(features, beams, scores, weight=1.0)
+            times.append(time.perf_counter() - began)
+        seconds[str(photos)] = significant(min(times) / photos)
+    return {"training images": KNOWN, "s a photo": seconds}
 
 
 def _held(make: Callable[[], Any]) -> tuple[Any, int]:
@@ -187,9 +211,15 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         f"Assumed: {PHOTO_BYTES / 1e3:.0f} kB a photo, and a GPU that sustains {GPU_RATE / 1e12:.0f} teraFLOP/s and "
         f"never waits. Memory for captions was measured on {record['images']:,} training images."
     )
+    chosen = record["choice"]
+    choices = " and ".join(
+        f"{1e3 * seconds:.2g} ms with {photos} at once" for photos, seconds in chosen["s a photo"].items()
+    )
+    known = f"{chosen['training images']:,} training images"
+    choices = f"With {known} the choice among {BEAMS} beams takes {choices}, for each photo."
     machines = "; ".join(sorted({times[name]["machine"] for name in step}))
     shown = table(["", *DATASETS], rows)
-    return f"{shown}\n\n{rows_read}\n\n{assumed} CPU times: {machines}."
+    return f"{shown}\n\n{rows_read} {choices}\n\n{assumed} CPU times: {machines}."
 
 
 def _bytes(size: float) -> str:

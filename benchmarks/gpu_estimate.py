@@ -283,7 +283,14 @@ def steps_on(kind: str, batch: int, values: dict[str, Any], device: torch.device
         names = ("label_smoothing", "scheduled_sampling")
         objective = NextWord(**{name: section[name] for name in names})
     else:
-        objective = SelfCritical(training.references, vocabulary, samples=section["samples"])
+        smoothing = {name: section[name] for name in ("label_smoothing", "scheduled_sampling")}
+        objective = SelfCritical(
+            training.references,
+            vocabulary,
+            samples=section["samples"],
+            next_word=NextWord(**smoothing),
+            weight=section["next_word"],
+        )
     return steps_of(captioner, training, objective, batch, device, clip=section["clip"], crop=section["crop"])
 
 

@@ -282,7 +282,7 @@ def beam_search(folder: Path, images: int = 100) -> Pair:
 
     def ours() -> dict[str, str]:
         return generate(
-            captioner, names, lambda at: store.read(rows[at.numpy()]), card.vocabulary, device=CPU, **setting
+            captioner, names, lambda at: [store.read(rows[at.numpy()])], card.vocabulary, device=CPU, **setting
         )
 
     def one(row: int) -> tuple[list[int], float]:

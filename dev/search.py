@@ -80,7 +80,7 @@ def main() -> None:
     @cache
     def beams_of(model: str, beam: int, penalty: float) -> list[np.ndarray]:
         """Return the candidates: features [N, D], tokens [N, K, T] and scores [N, K] of all beams."""
-        rows = np.array([stores[model].rows[item.image] for item in dev])
+        rows = stores[model].captioned([item.image for item in dev], mean=models[model][1].mean)
         parts: list[tuple[np.ndarray, ...]] = []
 
         def keep(*batch: np.ndarray) -> list[int]:
@@ -90,7 +90,7 @@ def main() -> None:
         generate(
             models[model][0],
             [item.image for item in dev],
-            lambda chosen: stores[model].read(rows[chosen]),
+            lambda chosen: [stores[model].read(view) for view in rows[chosen].T],
             vocabulary,
             beam=beam,
             length_penalty=penalty,

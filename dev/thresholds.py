@@ -37,7 +37,7 @@ def measure() -> pd.DataFrame:
     assert captioner.examples is not None
     store = FeatureStore("data/features/boundary.h5", layer=metadata.start, encoder=metadata.encoder, **metadata.image)
     dev = [item for item in read_captions("data/captions.jsonl") if item.split == "dev" and item.image in store.rows]
-    rows = np.array([store.rows[item.image] for item in dev])
+    rows = store.captioned([item.image for item in dev], mean=metadata.mean)
     consensus = Consensus(*captioner.examples)
     scores: list[float] = []
     agreements: list[float] = []
@@ -54,7 +54,7 @@ def measure() -> pd.DataFrame:
     captions = generate(
         captioner,
         [item.image for item in dev],
-        lambda chosen: store.read(rows[chosen.numpy()]),
+        lambda chosen: [store.read(view) for view in rows[chosen.numpy()].T],
         metadata.vocabulary,
         beam=search["beam"],
         length_penalty=search["length_penalty"],

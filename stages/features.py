@@ -36,6 +36,7 @@ class Image:
 @dataclass(frozen=True)
 class Views:
     flip: bool
+    mean: bool
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def main(params: Params) -> None:
         size=params.image.size,
         fit=params.image.fit,
         flip=params.views.flip,
+        mean=params.views.mean,
         calibrated=params.encoder.weights == "random",
         on_bad=params.dataset.on_bad,
         share=parser.parse_args().shard,

@@ -73,8 +73,8 @@ def test_captions_are_generated_in_single_precision(capable):
     seen = []
     captioner.decoder.output.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     words = Vocabulary(words=("a", "b"), max_length=3)
-    read = torch.ones(2, 1, 1, 3).__getitem__
-    generate(captioner, ["x", "y"], read, words, beam=2, length_penalty=1.0, device=CPU)
+    rows = torch.ones(2, 1, 1, 3)
+    generate(captioner, ["x", "y"], lambda at: [rows[at]], words, beam=2, length_penalty=1.0, device=CPU)
     assert set(seen) == {torch.float32}
 
 

@@ -61,6 +61,7 @@ class Decoder:
 @dataclass(frozen=True)
 class Views:
     flip: bool
+    mean: bool
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def test_the_shipped_file_is_valid_and_is_read_into_the_fields_of_a_class():
     params = read_params(Params, SHIPPED)
     assert params == Params(
         Decoder(VALUES["decoder"]["attention"], VALUES["decoder"]["dropout"]),
-        Views(VALUES["views"]["flip"]),
+        Views(VALUES["views"]["flip"], VALUES["views"]["mean"]),
         VALUES["seed"],
     )
 

@@ -28,7 +28,15 @@ VALUES = {
     "image": {"size": 64},
     "decoder": {"attention": True, "width": 16, "heads": 2, "tied": True, "dropout": 0.5, "standardise": True},
     "train": {"label_smoothing": 0.1, "scheduled_sampling": 0.0, "clip": 1.0, "crop": 1.0},
-    "finetune": {"unfreeze_from": "layer4", "samples": 2, "clip": 1.0, "crop": 0.6},
+    "finetune": {
+        "unfreeze_from": "layer4",
+        "samples": 2,
+        "next_word": 0.0,
+        "label_smoothing": 0.1,
+        "scheduled_sampling": 0.0,
+        "clip": 1.0,
+        "crop": 0.6,
+    },
 }
 
 

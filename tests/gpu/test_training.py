@@ -70,7 +70,7 @@ def next_word(training, scheduled_sampling=0.25):
 
 
 def self_critical(training):
-    return SelfCritical(training.references, VOCABULARY, samples=3)
+    return SelfCritical(training.references, VOCABULARY, samples=3, next_word=NextWord(label_smoothing=0.1), weight=0.5)
 
 
 def train(captioner, objective, device, *, name="run", epochs=1, on_epoch=lambda records: None, **changes):
@@ -281,6 +281,7 @@ def test_both_stages_run_on_a_gpu_and_write_models(world, gpu, attention):
             train_encoder=True,
             objective="cider",
             samples=3,
+            next_word=0.5,
             adapt_epochs=1,
             adapt_lr=1e-3,
             adapt_encoder_lr=1e-3,

@@ -66,7 +66,7 @@ def test_generating_with_consensus_waits_twice_a_word_and_four_times_a_batch(mod
     search = {"beam": 3, "length_penalty": 1.0, "device": DEVICE, "batch": 3, "choose": choose}
     describe(photos[:1])  # copies once which words are never generated
     gpu.reset()
-    generate(describe.captioner, list(map(str, photos)), pixels.__getitem__, WORDS, **search)
+    generate(describe.captioner, list(map(str, photos)), lambda at: [pixels[at]], WORDS, **search)
     assert gpu.waits.total() <= 2 * (2 * WORDS.max_length + 4), gpu.waits  # for two batches
 
 

@@ -105,6 +105,31 @@ def test_a_captioner_comes_back_with_its_encoder(encoder):
     assert Path("again/model.safetensors").read_bytes() == first
 
 
+def test_the_mean_of_a_photo_and_its_mirror_image_does_not_know_left_from_right(encoder):
+    captioner, _ = make(encoder=encoder, start="conv1")
+    photos = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    mirrored = photos.flip(2)
+    with torch.inference_mode():
+        alone, mean = captioner.eval().features(photos), captioner.features(photos, mirrored)  # [2, 4, 512]
+        of_mirrored = captioner.features(mirrored, photos)
+        torch.testing.assert_close(mean[0, 0], (alone[0, 0] + captioner.features(mirrored)[0, 1]) / 2)
+        torch.testing.assert_close(captioner.encode(photos, mirrored), captioner.decoder.encode(mean))
+    assert not torch.allclose(alone, mean)
+    torch.testing.assert_close(of_mirrored, mean.unflatten(1, (2, 2)).flip(2).flatten(1, 2))
+
+
+def test_a_file_without_the_key_is_of_a_model_that_captions_photos_alone():
+    captioner, metadata = make()
+    save_model("model.safetensors", captioner, replace(metadata, mean=True))
+    assert load_model("model.safetensors")[1].mean
+    with safe_open("model.safetensors", framework="pt") as file:
+        record = json.loads(file.metadata()["captioner"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    del record["mean"]
+    save_file(tensors, "model.safetensors", metadata={"captioner": json.dumps(record)})
+    assert not load_model("model.safetensors")[1].mean
+
+
 def test_the_same_weights_and_metadata_give_the_same_bytes():
     for name in ("one", "two"):
         save_model(f"{name}.safetensors", *make())

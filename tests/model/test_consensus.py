@@ -192,7 +192,7 @@ def test_generated_captions_are_the_chosen_beams(attention):
     examples = Examples(torch.randn(9, 3).half(), torch.randint(4, len(WORDS), (9, 2, 5), dtype=torch.int32))
     consensus = Consensus(*examples, neighbours=3)
     generated = generate(
-        model, list("abcdefghijkl"), rows.__getitem__, WORDS, beam=4, length_penalty=1.0, batch=5,
+        model, list("abcdefghijkl"), lambda at: [rows[at]], WORDS, beam=4, length_penalty=1.0, batch=5,
         device=torch.device("cpu"), choose=partial(consensus.choose, weight=30.0),
     )  # fmt: skip
     features = model.features(rows)

@@ -69,12 +69,12 @@ def test_test_captions_are_the_chosen_beams(done):
     usual = pd.read_csv(done.folder / "metrics/test_captions.csv", index_col="image", keep_default_na=False)
     captioner, card = load_model(done.folder / "models/captioner.safetensors")
     store = FeatureStore(done.folder / "data/features/boundary.h5")
-    rows = torch.tensor([store.rows[image] for image in table.index])
+    rows = store.captioned(table.index, mean=True)
     search = read_values(ROOT / "params.yaml")["search"]
     generated = generate(
         captioner,
         list(table.index),
-        lambda chosen: store.read(rows[chosen]),
+        lambda chosen: [store.read(view) for view in rows[chosen].T],
         card.vocabulary,
         beam=search["beam"],
         length_penalty=search["length_penalty"],
@@ -82,6 +82,11 @@ def test_test_captions_are_the_chosen_beams(done):
         choose=partial(Consensus(*captioner.examples).choose, weight=weight),
     )
     assert generated == table["finetuned"].to_dict() != usual["finetuned"].to_dict()
+
+
+def test_every_photo_has_a_mirrored_view(done):
+    counts = json.loads((done.folder / "metrics/features.json").read_text())
+    assert (counts["images"], counts["flipped"]) == (60, 60)
 
 
 def test_curves_have_a_line_an_epoch(done):
@@ -101,6 +106,7 @@ def test_the_picture_can_be_opened(done):
 def test_the_model_file_says_what_made_it(done):
     captioner, card = load_model(done.folder / "models/captioner.safetensors")
     assert card.start == "layer3"
+    assert card.mean
     assert card.provenance["params"]["finetune.unfreeze_from"] == "layer3"
     assert card.provenance["inputs"]["models/decoder.safetensors"] == outputs(done.folder)["models/decoder.safetensors"]
     assert "src/captioner/training/finetune.py" in card.provenance["inputs"]

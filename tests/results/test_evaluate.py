@@ -25,11 +25,12 @@ def evaluated(folder, monkeypatch, language="en"):
     lines.append({"image": "t.jpg", "split": "train", "raw": ["A dog runs ."], "ids": [words.encode(["a", "dog"])]})
     (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_json(folder / "vocabulary.json", words.as_dict())
-    card = SimpleNamespace(vocabulary=words, start="layer4", encoder="x", image={})
+    card = SimpleNamespace(vocabulary=words, start="layer4", encoder="x", image={}, mean=False)
     loaded = {path: SimpleNamespace(examples=None, captions=texts) for path, texts in GENERATED.items()}
     monkeypatch.setattr(module, "load_model", lambda path: (loaded[path], card))
     rows = {image: row for row, image in enumerate(RAW)}
-    monkeypatch.setattr(module, "FeatureStore", lambda path, **_: SimpleNamespace(rows=rows))
+    store = SimpleNamespace(rows=rows, captioned=lambda images, mean: [[rows[image]] for image in images])
+    monkeypatch.setattr(module, "FeatureStore", lambda path, **_: store)
     monkeypatch.setattr(module, "generate", lambda captioner, names, *_, **__: captioner.captions)
     monkeypatch.setenv("PATH", "")  # without METEOR
     module.evaluate(

@@ -14,6 +14,7 @@ TINY = {
     "shapes.test": 12,
     "captions.min_count": 1,
     "image.size": 64,
+    "views.mean": True,
     "encoder.weights": "random",
     "decoder.width": 32,
     "decoder.heads": 2,
@@ -25,6 +26,7 @@ TINY = {
     "finetune.adapt_encoder_lr": 0.0005,
     "finetune.encoder_lr": 0.0001,
     "finetune.epochs": 2,
+    "finetune.next_word": 0.5,
     "finetune.batch": 8,
     "pictures.each": 2,
 }

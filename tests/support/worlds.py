@@ -75,7 +75,7 @@ def some_examples(vocabulary, *, images=7, features=512):
     return Examples(torch.randn(images, features).half(), captions)
 
 
-def captioner_file(path, *, encoder=True, attention=True, seed=None, provenance=None):
+def captioner_file(path, *, encoder=True, attention=True, mean=False, seed=None, provenance=None):
     """Write a model file of random weights that knows WORDS, with an encoder for photos or without; return its path."""
     if seed is None:
         seed = 0 if attention else 2  # with these, noise gets captions of different words
@@ -89,5 +89,6 @@ def captioner_file(path, *, encoder=True, attention=True, seed=None, provenance=
         captioner.decoder.output.bias[EOS] -= 3
     captioner.examples = some_examples(WORDS)
     image = {"size": 64, "fit": "squash"}
-    save_model(path, captioner, Metadata("hash", captioner.start, image, shape, WORDS, provenance or {"params": {}}))
+    provenance = provenance or {"params": {}}
+    save_model(path, captioner, Metadata("hash", captioner.start, image, shape, WORDS, provenance, mean))
     return path

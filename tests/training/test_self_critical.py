@@ -89,13 +89,18 @@ def batch_of(images, rows):
     return Batch(images=images, rows=rows, inputs=nothing, packed=None, targets=nothing, words=0)
 
 
+def objective_of(references=REFERENCES, vocabulary=VOCABULARY, *, samples, weight=0.0):
+    next_word = NextWord(label_smoothing=0.1)
+    return SelfCritical(references, vocabulary, samples=samples, next_word=next_word, weight=weight)
+
+
 def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypatch):
     decoder = small_decoder(len(VOCABULARY.words))
     captioner = Captioner(decoder)
     rows = torch.randn(2, 2, 2, 3, generator=torch.Generator().manual_seed(1))
     tokens = torch.tensor([[[4, 5, 6, EOS], [5, EOS, PAD, PAD], [4, 5, 9, 7]], [[8, 9, EOS, PAD]] * 3])
     monkeypatch.setattr(self_critical, "sample", lambda *_, **__: tokens)
-    objective = SelfCritical(REFERENCES, VOCABULARY, samples=3)
+    objective = objective_of(samples=3)
     loss, measure = objective(captioner, batch_of(["a.jpg", "b.jpg"], rows))
     loss.value.backward()
     gradients = {name: parameter.grad.clone() for name, parameter in decoder.named_parameters()}
@@ -121,6 +126,26 @@ def test_the_gradient_is_that_of_the_advantages_times_log_probabilities(monkeypa
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_a_word_of_the_captions_counts_by_its_weight_beside_a_drawn_one(monkeypatch):
+    ids = {"a.jpg": [[4, 5], [5, 6, 7]], "b.jpg": [[8, 9], [8]]}
+    items = [
+        CaptionedImage(image, split, REFERENCES[image], [[BOS, *words, EOS] for words in captions])
+        for image, captions in ids.items()
+        for split in ("train", "dev")
+    ]
+    features = torch.randn(2, 2, 2, 3, generator=torch.Generator().manual_seed(1))
+    training = CaptionSet.of_splits(items, {"a.jpg": [0], "b.jpg": [1]}, features.__getitem__)["train"]
+    (batch,) = training.batches(torch.arange(2), 2, CPU)
+    tokens = torch.tensor([[[4, 5, EOS], [5, EOS, PAD]], [[8, 9, EOS], [8, 6, 7]]])
+    monkeypatch.setattr(self_critical, "sample", lambda *_, **__: tokens)
+    captioner = Captioner(small_decoder(len(VOCABULARY.words)))
+    alone, _ = objective_of(samples=2)(captioner, batch)
+    both, _ = objective_of(samples=2, weight=0.3)(captioner, batch)
+    words, _ = NextWord(label_smoothing=0.1)(captioner, batch)
+    assert (alone.over, both.over, words.over) == (11, 11, 12)
+    torch.testing.assert_close(11 * both.value, 11 * alone.value + 0.3 * 12 * words.value)
+
+
 def test_captions_are_sampled_in_eval_mode_and_learned_in_train_mode(monkeypatch):
     captioner, modes = Captioner(small_decoder(len(VOCABULARY.words))), []
     read = type(captioner.decoder).read
@@ -135,7 +160,7 @@ def test_captions_are_sampled_in_eval_mode_and_learned_in_train_mode(monkeypatch
 
     monkeypatch.setattr(self_critical, "sample", sample)
     monkeypatch.setattr(type(captioner.decoder), "read", noted_read)
-    objective = SelfCritical(REFERENCES, VOCABULARY, samples=2)
+    objective = objective_of(samples=2)
     objective(captioner.train(), batch_of(["a.jpg"], torch.randn(1, 2, 2, 3)))
     assert modes == [("sample", {False}), ("read", {True})]
     assert captioner.training
@@ -176,7 +201,7 @@ def test_it_makes_better_captions_likelier(attention, tmp_path):
         )
 
     run("words", NextWord(label_smoothing=0.0), 3)
-    records = run("rewards", SelfCritical(sets["train"].references, vocabulary, samples=16), 12)
+    records = run("rewards", objective_of(sets["train"].references, vocabulary, samples=16), 12)
     assert records[-1].keys() == {"epoch", "sampled CIDEr", "dev loss", "dev CIDEr", "learning rate"}
     rewards = [record["sampled CIDEr"] for record in records]
     assert sum(rewards[-3:]) > 1.2 * sum(rewards[:3])

@@ -260,7 +260,9 @@ def test_training_in_float32_computes_no_padding(monkeypatch, objective):
     monkeypatch.setenv("CAPTIONER_PRECISION", "float32")
     training, _ = sets_of(*toy(captions=lambda number: 1 + number % 3))
     if objective == "self-critical":
-        objective = SelfCritical(training.references, VOCABULARY, samples=2)
+        objective = SelfCritical(
+            training.references, VOCABULARY, samples=2, next_word=NextWord(label_smoothing=0.1), weight=0.5
+        )
     captioner, computed = captioner_of(), []
     captioner.decoder.output.register_forward_hook(lambda module, inputs, output: computed.append(len(output)))
     (batch,) = training.batches(torch.arange(16), 16, CPU)
@@ -874,6 +876,7 @@ def finetune_on(world, out, boundary, **changes):
         "epochs": 1,
         "objective": "cross-entropy",
         "samples": 3,
+        "next_word": 0.5,
         "label_smoothing": 0.1,
         "scheduled_sampling": 0.0,
         "adapt_epochs": 0,

@@ -51,7 +51,7 @@ def test_captions_are_those_of_the_whole_network(model, photos):
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
     likeliest, chosen = (
         generate(
-            network, list(map(str, paths)), pixels.__getitem__, card.vocabulary, beam=4, length_penalty=1.0,
+            network, list(map(str, paths)), lambda at: [pixels[at]], card.vocabulary, beam=4, length_penalty=1.0,
             device=torch.device("cpu"), choose=choose,
         )
         for choose in (None, partial(Consensus(*network.examples).choose, weight=9.0))
@@ -60,6 +60,17 @@ def test_captions_are_those_of_the_whole_network(model, photos):
     describe = PhotoCaptioner(model)
     assert describe(paths, beam=4, consensus=0.0) == list(likeliest.values())
     assert describe(paths, beam=4, consensus=9.0) == list(chosen.values())
+
+
+def test_a_model_of_the_mean_gives_a_photo_and_its_mirror_image_the_same_caption(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mean")
+    alone, mean = (captioner_file(folder / f"{mean}.safetensors", mean=mean) for mean in (False, True))
+    paths = sorted(photos.glob("*.png"))[:12]
+    mirrored = [folder / path.name for path in paths]
+    for path, other in zip(paths, mirrored, strict=True):
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(other)
+    assert PhotoCaptioner(alone)(paths) != PhotoCaptioner(alone)(mirrored)
+    assert PhotoCaptioner(mean)(paths) == PhotoCaptioner(mean)(mirrored)
 
 
 def test_the_defaults_are_those_of_params_yaml():

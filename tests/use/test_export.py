@@ -27,11 +27,15 @@ from tests.support.worlds import WORDS, captioner_file
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["attention", "pooled"])
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"attention": False}, {"mean": True}],
+    ids=["attention", "pooled", "mean of both views"],
+)
 def exported(request, tmp_path_factory):
     """A model file and the folder it was exported to."""
     folder = tmp_path_factory.mktemp("export")
-    model = captioner_file(folder / "captioner.safetensors", attention=request.param)
+    model = captioner_file(folder / "captioner.safetensors", **request.param)
     network, metadata = load_model(model)
     network.decoder.feature_mean += 0.01 * torch.arange(512).remainder(7)  # it must not be lost
     network.decoder.feature_scale *= 1 + 0.1 * torch.arange(512).remainder(5)

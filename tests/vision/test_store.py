@@ -83,6 +83,17 @@ def test_views_of_an_image_are_its_rows_with_the_plain_one_first(tmp_path):
     assert torch.equal(store.read(torch.tensor(store.views["b.jpg"])), features()[[1, 4]])
 
 
+def test_rows_to_caption_are_the_plain_view_or_both(tmp_path):
+    views = [View("b", True), View("a"), View("b"), View("a", True), View("c")]
+    with new_store(tmp_path / "features.h5", views=views, shape=SHAPE, dtype="float16", **VALID_FOR) as store:
+        store.write(0, features())
+    store = FeatureStore(tmp_path / "features.h5")
+    assert store.captioned(["b", "c", "a"], mean=False).tolist() == [[2], [4], [1]]
+    assert store.captioned(["b", "a"], mean=True).tolist() == [[2, 0], [1, 3]]
+    with pytest.raises(CaptionerError, match=r"features\.h5: no mirrored view of c, .*; set views\.mean to true"):
+        store.captioned(["b", "c", "a"], mean=True)
+
+
 def test_single_precision_is_rounded_to_half(tmp_path):
     wanted = torch.linspace(-5, 5, len(NAMES) * 24).view(-1, *SHAPE)
     result = FeatureStore(write(tmp_path / "features.h5", wanted)).read(range(len(NAMES)))

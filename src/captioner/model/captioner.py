@@ -10,6 +10,8 @@ Format (schema 3): safetensors, which holds numbers and text only, so loading a 
         start        the first block of ResNet-18 that the file's own encoder computes; "end": none, the decoder takes
                      in the frozen grid
         image        {"size": pixels, "fit": "squash" or "crop"}
+        mean         whether it captions the mean of the features of a photo and of its mirror image; without the key
+                     it does not
         decoder      the arguments of `captioner.model.decoder.Decoder`
         vocabulary   see `captioner.captions.vocabulary`
         provenance   {"inputs": {path: md5} of the data and code, "params": {name: value}, "versions": {name: str}}
@@ -64,15 +66,24 @@ class Captioner(nn.Module):
         super().__init__()
         self.decoder, self.encoder, self.start, self.examples = decoder, encoder, start, examples
 
-    def features(self, rows: Tensor) -> Tensor:
-        """Return the image features [B, P, D] of store rows [B, h, w, C], the inputs of `start`."""
+    def features(self, rows: Tensor, mirrored: Tensor | None = None) -> Tensor:
+        """Return the image features [B, P, D] of store rows [B, h, w, C], the inputs of `start`.
+
+        With the rows of the `mirrored` images they are the mean of both, those of the mirrored images mirrored back.
+        """
+        grid = self._grid(rows)
+        if mirrored is not None:
+            grid = (grid + self._grid(mirrored).flip(2)) / 2
+        return grid.flatten(1, 2)
+
+    def encode(self, rows: Tensor, mirrored: Tensor | None = None) -> Memory:
+        """Return the decoder's memory of store rows [B, h, w, C], or of the mean as `features` computes it."""
+        return self.decoder.encode(self.features(rows, mirrored))
+
+    def _grid(self, rows: Tensor) -> Tensor:
         if self.encoder is not None:
             rows = self.encoder(rows, start=self.start)
-        return rows.to(self.decoder.image.weight.dtype).flatten(1, 2)
-
-    def encode(self, rows: Tensor) -> Memory:
-        """Return the decoder's memory of store rows [B, h, w, C]."""
-        return self.decoder.encode(self.features(rows))
+        return rows.to(self.decoder.image.weight.dtype)  # [B, h', w', D]
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ class Metadata:
     decoder: dict[str, Any]
     vocabulary: Vocabulary
     provenance: dict[str, Any]
+    mean: bool = False
 
 
 def with_versions(provenance: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ BATCH = 100  # images
 def generate(
     captioner: Captioner,
     images: list[str],
-    read: Callable[[Tensor], Tensor],
+    read: Callable[[Tensor], Sequence[Tensor]],
     vocabulary: Vocabulary,
     *,
     beam: int,
@@ -27,8 +27,9 @@ def generate(
     choose: Callable[[np.ndarray, np.ndarray, np.ndarray], Sequence[int]] | None = None,
     batch: int = BATCH,
 ) -> dict[str, str]:
-    """Return the caption of each image that beam search finds; `read` turns positions [B] into what the captioner
-    takes in, [B, h, w, C].
+    """Return the caption of each image that beam search finds; `read` turns positions [B] into the arguments of
+    `captioner.model.captioner.Captioner.features`: rows [B, h, w, C], and those of the mirrored images if their mean is
+    captioned.
 
     The caption is the likeliest beam, or the one whose place `choose` returns for the image, as
     `captioner.model.consensus.Consensus` does. `choose` takes the images' features averaged over positions, float32
@@ -37,7 +38,7 @@ def generate(
     captioner.to(device).eval()
     captions: list[str] = []
     for chosen in torch.arange(len(images)).split(batch):
-        features = captioner.features(to_device(read(chosen), device))
+        features = captioner.features(*(to_device(rows, device) for rows in read(chosen)))
         beams = beam_search(
             captioner.decoder,
             captioner.decoder.encode(features),

@@ -2,10 +2,11 @@
 
 Files
     models/README.md      Markdown with the YAML head of the Hub's model cards
-    models/config.json    {"model_type": "captioner", "image": {"size": pixels, "fit": str}, "vocab_size": int,
-                          "max_length": tokens, "decoder": its arguments, "trained_from": the first trained block of the
-                          encoder, "parameters": int, "dataset": str, "search": {"beam", "length_penalty", "consensus"},
-                          "scores": {"split": "test", "images": int, and by name each score x100}}
+    models/config.json    {"model_type": "captioner", "image": {"size": pixels, "fit": str}, "mean": bool (see
+                          `captioner.model.captioner`), "vocab_size": int, "max_length": tokens, "decoder": its
+                          arguments, "trained_from": the first trained block of the encoder, "parameters": int,
+                          "dataset": str, "search": {"beam", "length_penalty", "consensus"}, "scores": {"split": "test",
+                          "images": int, and by name each score x100}}
 
 All figures are read from the metrics and the model files of the run.
 """
@@ -106,6 +107,7 @@ def write_card(
     settings = {
         "model_type": "captioner",
         "image": tuned.image,
+        "mean": tuned.mean,
         "vocab_size": len(tuned.vocabulary),
         "max_length": tuned.vocabulary.max_length,
         "decoder": tuned.decoder,

@@ -81,7 +81,7 @@ def evaluate(
         shown = [item for item in items if item.split == split and item.image in store.rows]
         if not shown:
             raise CaptionerError(f"{store_path}: no image of the {split} split in it; expected at least one")
-        rows = np.array([store.rows[item.image] for item in shown])
+        rows = store.captioned([item.image for item in shown], mean=card.mean)  # [N, views]
         texts = generate(
             captioner,
             [item.image for item in shown],
@@ -114,8 +114,8 @@ def _intervals(resampled: Mapping[str, Mapping[str, bootstrap.Resampled]]) -> di
     }
 
 
-def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> Tensor:
-    return store.read(rows[chosen.numpy()])
+def _read(store: FeatureStore, rows: np.ndarray, chosen: Tensor) -> list[Tensor]:
+    return [store.read(view) for view in rows[chosen.numpy()].T]
 
 
 def table_of(results: Mapping[str, Mapping[str, float]]) -> str:

@@ -29,9 +29,9 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_text
 from captioner.captions.dataset import CaptionedImage, read_captions
 from captioner.captions.text import join_tokens, split_tokens
-from captioner.captions.vocabulary import PAD, Vocabulary
+from captioner.captions.vocabulary import PAD
 from captioner.model.attention import attention_weights
-from captioner.model.captioner import Captioner, load_model
+from captioner.model.captioner import Captioner, Metadata, load_model
 from captioner.results import published
 from captioner.results.charts import Chart, line_chart
 from captioner.results.intervals import DIFFERENCE, score_intervals
@@ -89,7 +89,7 @@ def write_report(
     spoken = card.vocabulary.language
     attention = {}
     if captioner.decoder.attention:
-        attention = _attention(captioner, card.vocabulary, store, predictions["finetuned"])
+        attention = _attention(captioner, card, store, predictions["finetuned"])
     gallery = list(_gallery(table, references, attention, Archive(images), card.image["fit"]))
     page = _template().render(
         **_assets(),
@@ -142,12 +142,13 @@ def _is_searchable(text: str) -> bool:
 
 
 def _attention(
-    captioner: Captioner, vocabulary: Vocabulary, store: FeatureStore, captions: Mapping[str, str]
+    captioner: Captioner, card: Metadata, store: FeatureStore, captions: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
     """Return the attention at each word of each image's caption: uint8 [words, P] by image.
 
     Raises CaptionerError if an image is not in the store or the model does not know a word.
     """
+    vocabulary = card.vocabulary
     words = {image: split_tokens(text) for image, text in captions.items()}
     for image, caption in words.items():
         unknown = [word for word in caption if word not in vocabulary]
@@ -170,8 +171,8 @@ def _attention(
             previous = vocabulary.encode(words[name])[: len(words[name])]  # <bos> and all words but the last
             tokens[row, 0, : len(previous)] = torch.tensor(previous, dtype=torch.long)
         with torch.inference_mode():
-            rows = to_device(store.read([store.rows[name] for name in batch]), device)
-            memory = captioner.encode(rows)
+            rows = store.captioned(batch, mean=card.mean).T
+            memory = captioner.encode(*(to_device(store.read(view), device) for view in rows))
             weights = attention_weights(captioner.decoder, memory, to_device(tokens, device))[:, 0]  # [B, L, P]
         stored = np.rint(255 * np.sqrt(weights.cpu().numpy())).astype(np.uint8)
         levels |= {name: stored[row, : len(words[name])] for row, name in enumerate(batch)}

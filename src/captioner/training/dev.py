@@ -57,7 +57,7 @@ def dev_captions(
         else generate(
             captioner,
             [dev.images[at] for at in mine.tolist()],
-            lambda chosen: dev.read(dev.views[mine[chosen], 0]),
+            lambda chosen: [dev.read(rows) for rows in dev.views[mine[chosen]].unbind(1)],
             vocabulary,
             beam=beam,
             length_penalty=1.0,

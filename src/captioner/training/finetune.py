@@ -46,6 +46,7 @@ class FinetuneSettings(LoopSettings):
     adapt_encoder_lr: float
     objective: str
     samples: int
+    next_word: float
     epochs: int
     lr: float
     encoder_lr: float
@@ -76,7 +77,8 @@ def finetune(
 
     In the first `adapt_epochs` the objective is the next word, with separate learning rates. The second part starts
     from the best of these epochs. It trains for `epochs` more, with the objective "cider" (self-critical training,
-    `samples` captions for each image) or "cross-entropy" (the next word again). At the end, `interpolate` chooses a
+    `samples` captions for each image, and the next word with the weight `next_word`) or "cross-entropy" (the next word
+    again). At the end, `interpolate` chooses a
     point between the weights at the start and at the end of the second part.
 
     Raises CaptionerError if the decoder was trained with another vocabulary or encoder, or if the store holds another
@@ -159,7 +161,13 @@ def _objectives(
     """Return the objectives of the first and of the second part."""
     next_word = NextWord(label_smoothing=settings.label_smoothing, scheduled_sampling=settings.scheduled_sampling)
     if settings.objective == "cider":
-        return next_word, SelfCritical(training.references, vocabulary, samples=settings.samples)
+        return next_word, SelfCritical(
+            training.references,
+            vocabulary,
+            samples=settings.samples,
+            next_word=next_word,
+            weight=settings.next_word,
+        )
     return next_word, next_word
 
 

@@ -40,15 +40,24 @@ class NextWord:
 
     def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return the loss with label smoothing, and as the measure the loss without it."""
-        loss, uniform = next_word_losses(captioner, batch, self.scheduled_sampling)
-        smoothed = (1 - self.label_smoothing) * loss + self.label_smoothing * uniform
+        smoothed, loss = self.losses(captioner, batch)
         return Mean(smoothed, batch.words), Mean(loss.detach(), batch.words)
 
+    def losses(self, captioner: Captioner, batch: Batch, memory: Memory | None = None) -> tuple[Tensor, Tensor]:
+        """Return the loss with label smoothing and without it; `memory` is the batch's if it is already computed."""
+        loss, uniform = next_word_losses(captioner, batch, self.scheduled_sampling, memory)
+        return (1 - self.label_smoothing) * loss + self.label_smoothing * uniform, loss
 
-def next_word_losses(captioner: Captioner, batch: Batch, scheduled_sampling: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return the mean cross-entropy of the targets, and the mean of it over all words (for label smoothing)."""
+
+def next_word_losses(
+    captioner: Captioner, batch: Batch, scheduled_sampling: float = 0.0, memory: Memory | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy of the targets, and the mean of it over all words (for label smoothing).
+
+    `memory` is that of the batch's images if it is already computed.
+    """
     decoder = captioner.decoder
-    memory = captioner.encode(batch.rows)
+    memory = captioner.encode(batch.rows) if memory is None else memory
     inputs = sample_inputs(decoder, memory, batch, scheduled_sampling) if scheduled_sampling else batch.inputs
     logits = decoder.logits(decoder(memory, inputs, batch.packed))  # [T, V]
     log_p = logits.float().log_softmax(-1)

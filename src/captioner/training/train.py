@@ -107,6 +107,7 @@ def train_decoder(
         decoder=shape,
         vocabulary=words,
         provenance=with_versions(provenance),
+        mean=splits["dev"].views.shape[1] > 1,
     )
     captioner.examples = examples_of(captioner, splits["train"], device)
     save_model(model, captioner, metadata)

@@ -151,7 +151,7 @@ class PhotoCaptioner:
     def search(self, pixels: np.ndarray, options: Search) -> list[list[Caption]]:
         """Return the candidate captions of photos, uint8 [B, size, size, 3], the best of each photo first."""
         captioner, vocabulary = self.captioner, self.card.vocabulary
-        features = captioner.features(to_device(torch.tensor(pixels), self.device))
+        features = self.features(pixels)
         beams = beam_search(
             captioner.decoder,
             captioner.decoder.encode(features),
@@ -184,6 +184,11 @@ class PhotoCaptioner:
             ]
             for image in range(len(pixels))
         ]
+
+    def features(self, pixels: np.ndarray) -> torch.Tensor:
+        """Return the image features [B, P, D] of photos, uint8 [B, size, size, 3]."""
+        photos = to_device(torch.tensor(pixels), self.device)
+        return self.captioner.features(photos, photos.flip(2) if self.card.mean else None)
 
     def read(self, photo: Photo) -> np.ndarray:
         """Return a photo as the model's input, uint8 [size, size, 3]; raises CaptionerError if it cannot be read."""

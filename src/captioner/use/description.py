@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from captioner.base.device import to_device
 from captioner.base.errors import CaptionerError
 from captioner.captions.vocabulary import Vocabulary
 from captioner.use.beams import attention_of, search_beams, similar_captions
@@ -64,7 +63,7 @@ def describe_photo(
     except ValueError as error:
         raise CaptionerError(str(error)) from None
     vocabulary = describe.card.vocabulary
-    features = describe.captioner.features(to_device(torch.tensor(pixels[None]), describe.device))
+    features = describe.features(pixels[None])
     memory = describe.captioner.decoder.encode(features)
     beams = search_beams(describe, features, memory, beam=beam, length_penalty=length_penalty, consensus=consensus)
     weights = attention_of(describe, memory, beams)  # [L, P]

@@ -49,9 +49,9 @@ def explain(
     captions, and if the machine has no font for a script. Raises CaptionerError if the photo cannot be read.
     """
     pixels = describe.read(photo)  # [S, S, 3]
-    captioner, vocabulary = describe.captioner, describe.card.vocabulary
-    features = captioner.features(torch.tensor(pixels[None]).to(describe.device))
-    memory = captioner.decoder.encode(features)
+    vocabulary = describe.card.vocabulary
+    features = describe.features(pixels[None])
+    memory = describe.captioner.decoder.encode(features)
     beams = search_beams(describe, features, memory, beam=beam, length_penalty=length_penalty, consensus=consensus)
     panels = [("the photo", pixels)]
     weights = attention_of(describe, memory, beams)  # [L, P]

@@ -67,12 +67,12 @@ so there is no choice by consensus: a caption is the likeliest beam."""
 
 
 class _Encode(nn.Module):
-    def __init__(self, captioner: Captioner):
+    def __init__(self, captioner: Captioner, mean: bool):
         super().__init__()
-        self.captioner = captioner
+        self.captioner, self.mean = captioner, mean
 
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
-        features = self.captioner.features(photos)
+        features = self.captioner.features(photos, photos.flip(2) if self.mean else None)
         memory = self.captioner.decoder.encode(features)
         return (torch.stack(memory.start), features.mean(1), *_grid(memory))
 
@@ -121,7 +121,7 @@ def export(model: str | Path, folder: str | Path) -> None:
     describe = PhotoCaptioner(model, device=torch.device("cpu"))
     captioner, card = describe.captioner, describe.card
     pixels = np.stack([photos.load_photo(data, **card.image) for data in _drawings()])
-    memory = captioner.encode(torch.from_numpy(pixels[:2]))
+    memory = captioner.decoder.encode(describe.features(pixels[:2]))
     grid = dict(zip(("keys", "values"), _grid(memory), strict=False))
     images, beams = (torch.export.Dim(name) for name in ("images", "beams"))
     # two images and three beams, so that the exporter takes neither number for a constant
@@ -133,7 +133,7 @@ def export(model: str | Path, folder: str | Path) -> None:
         beside = Path(temporary)
         _write(
             beside / "encode.onnx",
-            _Encode(captioner),
+            _Encode(captioner, card.mean),
             {"photos": (torch.from_numpy(pixels[:2]), {0: images})},
             ["state", "features", *grid],
         )
@@ -218,7 +218,7 @@ def _write_arrays(path: Path, examples: Examples) -> None:
 
 def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: str | Path) -> None:
     captioner, longest = describe.captioner, describe.card.vocabulary.max_length
-    features = captioner.features(torch.from_numpy(pixels))
+    features = describe.features(pixels)
     memory = captioner.decoder.encode(features)
     for kind, (beam, weight) in SEARCHES.items():
         if weight and not describe.consensus:

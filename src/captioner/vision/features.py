@@ -59,6 +59,7 @@ def compute_features(  # the files and params of the stage, and the share
     size: int,
     fit: str,
     flip: bool,
+    mean: bool,
     calibrated: bool,
     on_bad: str,
     share: tuple[int, int] | None = None,
@@ -68,9 +69,9 @@ def compute_features(  # the files and params of the stage, and the share
 
     `images` is the archive or the folder of archives, `listing` the images.csv of tokenise, `weights` the state dict
     of ResNet-18, `provenance` the result of `captioner.base.resume.stage_provenance`. `flip` adds the mirrored training
-    photos, `calibrated` sets the BatchNorm statistics from training photos first. The processes of `distributed`
-    compute together. With a `share` (from 0, of how many) only its shards are computed; a run without `share` joins
-    them. Raises CaptionerError as `extract`, `join` and `calibrate_on` do.
+    photos, `mean` the other mirrored photos. `calibrated` sets the BatchNorm statistics from training photos first. The
+    processes of `distributed` compute together. With a `share` (from 0, of how many) only its shards are computed; a
+    run without `share` joins them. Raises CaptionerError as `extract`, `join` and `calibrate_on` do.
     """
     make_deterministic(seed=0)
     device = select_device()
@@ -78,7 +79,8 @@ def compute_features(  # the files and params of the stage, and the share
     resume = Resume("features", {**provenance, **computed})
     photos, rows = Archive(images), read_images(listing)
     trained_on = [name for name, split in rows if split == "train"]
-    views = [View(name) for name, _ in rows] + [View(name, True) for name in trained_on if flip]
+    mirrored = [name for name, split in rows if (flip if split == "train" else mean)]
+    views = [View(name) for name, _ in rows] + [View(name, True) for name in mirrored]
     encoder = load_encoder(torch.load(weights, map_location="cpu", weights_only=True))
     if calibrated:
         calibrate_on(encoder, photos, trained_on, size=size, fit=fit)

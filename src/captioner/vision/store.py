@@ -15,7 +15,7 @@ A reader states the attributes that it expects, and refuses a store with others.
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,6 +103,21 @@ class FeatureStore:
     def read(self, rows: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Return the rows as a new tensor [len(rows), h, w, C], in the order asked for."""
         return torch.from_numpy(self._features[np.asarray(rows)])
+
+    def captioned(self, images: Iterable[str], *, mean: bool) -> np.ndarray:
+        """Return the rows [N, 1] of images to caption, or with `mean` [N, 2], those of the mirrored images second.
+
+        Raises CaptionerError if the store lacks the mirrored view of an image.
+        """
+        count = 2 if mean else 1
+        rows = {image: self.views[image][:count] for image in images}
+        lacks = next((image for image, of_image in rows.items() if len(of_image) < count), None)
+        if lacks is not None:
+            raise CaptionerError(
+                f"{self.path}: no mirrored view of {lacks}, and the model captions the mean of both views; "
+                "set views.mean to true and run `dvc repro`"
+            )
+        return np.array(list(rows.values())).reshape(-1, count)
 
     def pooled(self, rows: Sequence[int] | np.ndarray, piece: int = 1024) -> Tensor:
         """Return the rows averaged over their grid, float32 [len(rows), 1, 1, C], read in pieces."""

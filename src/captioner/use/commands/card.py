@@ -65,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
 def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     """Return lines on the model itself."""
     decoder, image = record["decoder"], record["image"]
+    mirrored = "; the mean with the mirror image" if record.get("mean") else ""
     looks = f"attention of {decoder['heads']} heads" if decoder["attention"] else "the pooled image, without attention"
     kind = (
         "a decoder of stored features, without an encoder for photos"
@@ -79,7 +80,7 @@ def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     return [
         f"  encoder            {kind}",
         f"  decoder            LSTM of width {decoder['width']}, {looks}",
-        f"  photos             {image['size']} pixels a side, {image['fit']}",
+        f"  photos             {image['size']} pixels a side, {image['fit']}{mirrored}",
         f"  vocabulary         {sizes['words']} words, captions of up to {sizes['max_length']}",
         f"  training captions  {examples}",
     ]

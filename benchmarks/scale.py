@@ -212,11 +212,11 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         f"never waits. Memory for captions was measured on {record['images']:,} training images."
     )
     chosen = record["choice"]
-    choices = " and ".join(
-        f"{1e3 * seconds:.2g} ms with {photos} at once" for photos, seconds in chosen["s a photo"].items()
+    alone, batched = (f"{1e3 * seconds:.2g} ms" for seconds in chosen["s a photo"].values())
+    choices = (
+        f"With {chosen['training images']:,} training images the choice among {BEAMS} beams takes {alone} for a photo "
+        f"alone, and {batched} a photo in batches of {AT_ONCE[1]}."
     )
-    known = f"{chosen['training images']:,} training images"
-    choices = f"With {known} the choice among {BEAMS} beams takes {choices}, for each photo."
     machines = "; ".join(sorted({times[name]["machine"] for name in step}))
     shown = table(["", *DATASETS], rows)
     return f"{shown}\n\n{rows_read} {choices}\n\n{assumed} CPU times: {machines}."

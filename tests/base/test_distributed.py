@@ -75,9 +75,10 @@ def scenarios(folder):
     sets = sets_of(*toy(train=IMAGES, dev=7, captions=lambda number: 1 + number % 3))
     results = {"processes": processes(), "shares": gather([share(torch.arange(n)).tolist() for n in (5, 1)])}
     results["first"] = gather(from_first(lambda: os.getpid()))
+    next_word = NextWord(label_smoothing=0.1)
     for name, objective in (
-        ("words", NextWord(label_smoothing=0.1)),
-        ("rewards", Drawn(sets[0].references, VOCABULARY, samples=3)),
+        ("words", next_word),
+        ("rewards", Drawn(sets[0].references, VOCABULARY, samples=3, next_word=next_word, weight=0.3)),
     ):
         written = []
         captioner, records = run(

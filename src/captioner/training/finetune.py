@@ -76,10 +76,10 @@ def finetune(
     whole network, but for the rows' half precision. With `train_encoder` false only the decoder is trained.
 
     In the first `adapt_epochs` the objective is the next word, with separate learning rates. The second part starts
-    from the best of these epochs. It trains for `epochs` more, with the objective "cider" (self-critical training,
-    `samples` captions for each image, and the next word with the weight `next_word`) or "cross-entropy" (the next word
-    again). At the end, `interpolate` chooses a
-    point between the weights at the start and at the end of the second part.
+    from the best of these epochs. It trains for `epochs` more, with the objective "cider" or "cross-entropy" (the next
+    word again). "cider" is self-critical training with `samples` captions for each image; a `next_word` above 0 adds
+    the loss of the next word with this weight. At the end, `interpolate` chooses a point between the weights at the
+    start and at the end of the second part.
 
     Raises CaptionerError if the decoder was trained with another vocabulary or encoder, or if the store holds another
     boundary.

@@ -70,7 +70,7 @@ class SelfCritical:
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
         log_p = log_p.masked_fill(targets == PAD, 0.0)
 
-        # here, and not before: a GPU computes the probabilities in the meantime
+        # computed here, because a GPU computes the probabilities in the meantime
         rewards = torch.from_numpy(self._reward(batch.images, drawn.numpy())).float()  # [B, K]
         others = (rewards.sum(1, keepdim=True) - rewards) / (self._samples - 1)
         advantages = (rewards - others).unsqueeze(-1).expand(tokens.shape)

@@ -177,8 +177,8 @@ def test_the_boundary_and_the_form_of_captions_spare_what_they_do_not_touch(done
     ran = done.repro()
     assert {"features", "finetune"} <= ran
     assert "train" not in ran  # the grids have the same bytes
-    # 40 of the 60 are in two views
-    assert FeatureStore(done.folder / "data/features/boundary.h5").shape == (100, 64, 64, 3)
+    # all 60 are in two views
+    assert FeatureStore(done.folder / "data/features/boundary.h5").shape == (120, 64, 64, 3)
     done.change(captions__form="lemma")
     ran = done.repro()
     assert {"tokenise", "train"} <= ran

@@ -4,11 +4,11 @@ python -m benchmarks.gpu_estimate     writes benchmarks/gpu_estimate.json and th
 
 A step runs twice on the pretended GPU (`tests.support.pretended_gpu`), with random data of Flickr8k's shape. With the
 sizes of params.yaml the module records launches with their bytes and floating-point operations, and waits. With a small
-model and small photos (`small`) it records the host's own time between them, because the CPU also computes in the GPU's
-place, and that disturbs the times of a large model. The pretended GPU is made of Python, so `overhead` measures what it
-adds to a launch, and this is subtracted. Then the module simulates the sequence on each GPU of GPUS. The host continues
-after a launch. The GPU computes one launch after the other. At a wait the host stops until the GPU is done. GPUS,
-LAUNCH and WAIT have the assumptions.
+model and small photos (`small_steps_on`) it records the host's own time between them: the CPU also computes in the
+GPU's place, and that disturbs the times of a large model. The pretended GPU is made of Python, so `overhead` measures
+what it adds to a launch, and this is subtracted. Then the module simulates the sequence on each GPU of GPUS. The host
+continues after a launch. The GPU computes one launch after the other. At a wait the host stops until the GPU is done.
+GPUS, LAUNCH and WAIT have the assumptions.
 
 gpu_estimate.json: {"steps": {"next word, batch 32": {"launches", "waits", "LSTM time steps", "host ms" (between the
 launches), "TFLOP", "GB", "GPUs": {name: {"step ms", "busy ms", "busy share"}}}}, "assumed": {...}, "measured": {...},
@@ -40,6 +40,7 @@ from captioner.captions.dataset import CaptionedImage
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.captioner import Captioner
 from captioner.model.decoder import Decoder
+from captioner.results.report import STRIDE
 from captioner.training.batches import CaptionSet
 from captioner.training.objectives import NextWord, Objective
 from captioner.training.schedule import parameter_groups
@@ -55,7 +56,6 @@ DECODER = "self-critical, decoder"
 STEPS = 5  # after one warm-up step; the one with the least time of the host counts
 WORDS, CAPTIONS, LENGTHS = 3000, 5, (8, 16)  # about Flickr8k's vocabulary, captions an image, words of a caption
 FEW_WORDS = 100  # a small vocabulary, in which the end of a caption is still seldom drawn
-STRIDE = 32  # pixels of a photo for a place of its grid
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
 LAUNCH, WAIT = 5e-6, 10e-6  # seconds of the host: to launch an operation; from the GPU's end until the host continues
 
@@ -278,17 +278,14 @@ def steps_on(kind: str, batch: int, values: dict[str, Any], device: torch.device
             rows = encoder(torch.zeros(1, *[values["image"]["size"]] * 2, 3), stop=start).shape[1:]
         captioner = Captioner(decoder, encoder, start)
     training = training_images(batch * (STEPS + 1), vocabulary, rows)
-    objective: Objective
-    if kind == "next word":
-        names = ("label_smoothing", "scheduled_sampling")
-        objective = NextWord(**{name: section[name] for name in names})
-    else:
-        smoothing = {name: section[name] for name in ("label_smoothing", "scheduled_sampling")}
+    next_word = NextWord(**{name: section[name] for name in ("label_smoothing", "scheduled_sampling")})
+    objective: Objective = next_word
+    if kind != "next word":
         objective = SelfCritical(
             training.references,
             vocabulary,
             samples=section["samples"],
-            next_word=NextWord(**smoothing),
+            next_word=next_word,
             weight=section["next_word"],
         )
     return steps_of(captioner, training, objective, batch, device, clip=section["clip"], crop=section["crop"])

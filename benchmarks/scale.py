@@ -4,7 +4,7 @@ python -m benchmarks.scale     run it after `dvc repro`; writes scale.json and t
 
 scale.json: {"bytes an image": {what: float}, "MD5 bytes/s": float, "encoder operations": {what: float}, "images": int
 (training images on which the captions' memory was measured), "choice": {"training images": int, "s a photo": {photos at
-once: float}}, "machine"}. "choice" is that of one of BEAMS captions by consensus. The other times come from
+once: float}}, "machine"}. "choice" is that of one of BEAM captions by consensus. The other times come from
 results.json (`make bench`).
 """
 
@@ -32,6 +32,7 @@ from captioner.results.report import ALL_PIXELS, PHOTO_PIXELS
 from captioner.sources.archives import Archive
 from captioner.training.batches import CaptionSet
 from captioner.training.reward import Reward
+from captioner.use.options import BEAM
 from captioner.vision.encoder import Encoder
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,7 @@ DATASETS = {  # training, dev and test images; the splits of Flickr30k and COCO 
 PHOTO_BYTES = 1.1e9 / 8_091  # assumed for all datasets: as in Flickr8k's archive
 GPU_RATE = 10e12  # assumed: operations a second that a GPU sustains
 HASHED = 256 << 20  # bytes
-KNOWN, BEAMS, AT_ONCE = DATASETS["COCO"][0], 20, (1, 100)  # of the choice: training images, beams, photos at once
+KNOWN, AT_ONCE = DATASETS["COCO"][0], (1, 100)  # of the choice: training images, photos at once
 ROUNDS = 5  # of which the fastest counts
 
 
@@ -105,7 +106,7 @@ def choice(captions: np.ndarray) -> dict[str, Any]:
     seconds = {}
     for photos in AT_ONCE:
         features = generator.standard_normal((photos, WIDTH)).astype(np.float32)
-        beams = captions[generator.integers(KNOWN, size=(photos, BEAMS)), 0]
+        beams = captions[generator.integers(KNOWN, size=(photos, BEAM)), 0]
         scores = np.zeros(beams.shape[:2], np.float32)
         times = []
         for _ in range(ROUNDS):
@@ -214,7 +215,7 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
     chosen = record["choice"]
     alone, batched = (f"{1e3 * seconds:.2g} ms" for seconds in chosen["s a photo"].values())
     choices = (
-        f"With {chosen['training images']:,} training images the choice among {BEAMS} beams takes {alone} for a photo "
+        f"With {chosen['training images']:,} training images the choice among {BEAM} beams takes {alone} for a photo "
         f"alone, and {batched} a photo in batches of {AT_ONCE[1]}."
     )
     machines = "; ".join(sorted({times[name]["machine"] for name in step}))

@@ -76,9 +76,14 @@ def test_what_the_pretended_gpu_adds_leaves_what_the_cpu_takes():
     assert added([], 1.0) == 0
 
 
-def test_the_pretended_gpu_is_slower_than_the_cpu(monkeypatch):
+def test_the_overhead_compares_a_step_on_the_pretended_gpu_with_the_same_on_the_cpu(monkeypatch):
     monkeypatch.setattr(gpu_estimate, "STEPS", 1)
-    assert overhead(VALUES) > 0
+    compared = []
+    monkeypatch.setattr(gpu_estimate, "added", lambda hosts, taken: compared.append((len(hosts), taken)) or 1.5)
+    assert overhead(VALUES) == 1.5
+    ((launches, taken),) = compared
+    assert launches > 50
+    assert taken > 0
 
 
 @pytest.mark.parametrize(("kind", "most"), [("next word", 0), ("self-critical", 10 // LOOK_EVERY + 3)])

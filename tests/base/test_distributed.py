@@ -294,7 +294,7 @@ STORES = ("data/features/grid.h5", "data/features/boundary.h5", "data/features/e
 @pytest.fixture(scope="module")
 def many(make):
     """A workspace of three shards, one of whose photos is broken, and the hashes of what one process made of it."""
-    workspace = make(shapes__train=600, dataset__on_bad="skip", views__flip=False)
+    workspace = make(shapes__train=600, dataset__on_bad="skip", views__flip=False, views__mean=False)
     workspace.repro("tokenise", "weights")
     (path,) = (workspace.folder / "data/raw/images").glob("*.zip")
     with zipfile.ZipFile(path) as archive:

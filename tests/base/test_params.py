@@ -155,6 +155,7 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
         ({"dataset.on_bad": "ignore"}, 'dataset.on_bad: is "ignore", must be one of error, skip'),
         ({"finetune.unfreeze_from": "layer5"}, 'finetune.unfreeze_from: is "layer5", must be one of conv1, layer1'),
         ({"decoder.width": 30, "decoder.heads": 4}, "decoder.heads: must divide decoder.width"),
+        ({"views.flip": False, "views.mean": True}, "views.mean: needs views.flip; if captions say left or right, set"),
     ],
 )
 def test_what_cannot_be_is_refused_by_its_name(tmp_path, changes, message):

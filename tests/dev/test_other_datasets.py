@@ -14,7 +14,7 @@ from tests.support.workspaces import ROOT
 @pytest.fixture
 def project(tmp_path):
     values = YAML().load(ROOT / "params.yaml")
-    values["own"]["folder"], values["seed"], values["views"]["flip"] = "/somewhere", 43, False
+    values["own"]["folder"], values["seed"], values["views"]["mean"] = "/somewhere", 43, False
     YAML().dump(values, tmp_path / "params.yaml")
     (tmp_path / "metrics").mkdir()
     images = {"train": 1680, "dev": 210, "test": 200, "in no split": 0}
@@ -27,7 +27,7 @@ def project(tmp_path):
 
 def test_a_row_has_what_the_project_changed_and_its_scores(project):
     result = other_datasets.read_project(project, "test")
-    assert (result["seed"], result["changes"]) == (43, {"views.flip": False})
+    assert (result["seed"], result["changes"]) == (43, {"views.mean": False})
     assert result["images"] == {"train": 1680, "dev": 210, "test": 200}
     assert (result["frozen"]["CIDEr"], result["finetuned"]["CIDEr"]) == (2.5, 3.0)
     assert "mean length" not in result["frozen"]
@@ -40,7 +40,7 @@ def test_seeds_are_shown_by_mean_and_range(project):
     two = {**one, "seed": 44, "finetuned": {**one["finetuned"], "CIDEr": 3.2}}
     lines = other_datasets.table_of({"UCM": [one, two]}).splitlines()
     assert lines[2].startswith("| UCM | 1,680, 200 test | frozen | 250.0 (250.0 to 250.0) | 60.0 (60.0 to 60.0) |")
-    assert lines[2].endswith("| 150 (150 to 150) | `views.flip=false` |")
+    assert lines[2].endswith("| 150 (150 to 150) | `views.mean=false` |")
     assert lines[3].startswith("|  |  | fine-tuned | 310.0 (300.0 to 320.0) |")
     assert "| 250.0 |" in other_datasets.table_of({"UCM": [one]})
 

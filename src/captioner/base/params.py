@@ -62,9 +62,12 @@ def read_values(path: str | Path = "params.yaml") -> dict[str, Any]:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     errors = sorted(Validator(schema).iter_errors(values), key=lambda error: list(map(str, error.path)))
     problems = [_explain(error) for error in errors]
-    sound = isinstance(values, dict) and "decoder" in values and not any("decoder" in error.path for error in errors)
-    if sound and values["decoder"]["width"] % values["decoder"]["heads"]:
+    flawed = {part for error in errors for part in error.path}
+    sound = {section: of for section, of in values.items() if section not in flawed} if isinstance(values, dict) else {}
+    if "decoder" in sound and sound["decoder"]["width"] % sound["decoder"]["heads"]:
         problems.append("decoder.heads: must divide decoder.width")
+    if "views" in sound and sound["views"]["mean"] and not sound["views"]["flip"]:
+        problems.append("views.mean: needs views.flip; if captions say left or right, set both to false")
     if problems:
         raise CaptionerError(f"{path}: " + "; ".join(problems))
     return values

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -1168,6 +1169,14 @@ def test_finetune_refuses_a_decoder_of_another_vocabulary(world, tmp_path):
         write_json(tmp_path / "vocabulary.json", Vocabulary(words, longest).as_dict())
         text = refused(world, tmp_path, vocabulary=tmp_path / "vocabulary.json")
         assert "decoder.safetensors: trained with another vocabulary" in text
+
+
+def test_finetune_refuses_a_decoder_that_captions_the_mean_if_the_store_has_one_view(world, tmp_path):
+    captioner, metadata = load_model(world / "decoder.safetensors")
+    save_model(tmp_path / "other/decoder.safetensors", captioner, replace(metadata, mean=True))
+    text = refused(world, tmp_path, decoder=tmp_path / "other/decoder.safetensors")
+    assert "decoder.safetensors: trained with another views.mean than" in text
+    shutil.rmtree(tmp_path / "other")
 
 
 def test_finetune_refuses_a_decoder_of_another_encoder(world, tmp_path):

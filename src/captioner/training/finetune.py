@@ -148,6 +148,8 @@ def _load(
         raise CaptionerError(f"{decoder}: trained on features of another encoder than {encoder}; run `dvc repro train`")
     store = FeatureStore(boundary_store, layer=settings.unfreeze_from, encoder=metadata.encoder, **metadata.image)
     splits = CaptionSet.of_splits(read_captions(captions), store.views, store.read)
+    if (splits["dev"].views.shape[1] > 1) != metadata.mean:
+        raise CaptionerError(f"{decoder}: trained with another views.mean than {boundary_store}; run `dvc repro train`")
     network.requires_grad_(False)
     if settings.train_encoder:
         for module in network.block_modules(settings.unfreeze_from):

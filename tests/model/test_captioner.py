@@ -256,6 +256,12 @@ def test_metadata_of_a_block_that_does_not_exist_are_refused():
     assert "start: is 'layer9', expected one of conv1," in refused()
 
 
+@pytest.mark.parametrize("mean", ["false", None, 1])
+def test_metadata_of_a_mean_that_is_neither_true_nor_false_are_refused(mean):
+    rewrite(lambda tensors, record: record.update(mean=mean))
+    assert f"mean: is {mean!r}, expected true or false" in refused()
+
+
 @pytest.mark.parametrize("change", [{"heads": 7}, {"heads": 0}, {"width": -8}, {"dropout": 2.0}])
 def test_metadata_of_a_decoder_that_cannot_be_is_refused(change):
     rewrite(lambda tensors, record: record["decoder"].update(change))

@@ -193,6 +193,8 @@ def _read_metadata(path: str | Path, texts: dict[str, str]) -> tuple[Metadata, b
             raise ValueError("heads do not divide the width")
         if metadata.start not in (*BLOCKS, END):
             raise ValueError(f"start: is {metadata.start!r}, expected one of {', '.join((*BLOCKS, END))}")
+        if not isinstance(metadata.mean, bool):
+            raise ValueError(f"mean: is {metadata.mean!r}, expected true or false")
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CaptionerError(f"{path}: not a captioner's model file ({error!r})") from None
     return metadata, examples, checksums

@@ -50,6 +50,26 @@ def change(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({}, "Then decoder and encoder were fine-tuned together, the encoder from layer4 on."),
+        ({"train_encoder": False}, "Then the decoder was fine-tuned alone."),
+        ({"objective": "cross-entropy", "next_word": 0.3}, "the encoder from layer4 on."),
+        ({"objective": "cider", "next_word": 0.0}, "the encoder from layer4 on, at the end on CIDEr."),
+        ({"objective": "cider", "next_word": 0.3}, "on, at the end on CIDEr and on the next word."),
+    ],
+)
+@pytest.mark.parametrize("mean", [False, True])
+def test_the_recipe_is_that_of_the_model(run, params, said, mean):
+    provenance = {"params": {f"finetune.{name}": value for name, value in params.items()}, "versions": {}}
+    captioner_file(run / "captioner.safetensors", provenance=provenance, mean=mean)
+    _, text = written(run)
+    assert said in text
+    assert ("Captions are of the mean of the features of a photo and of its mirror image." in text) == mean
+    assert json.loads((run / "config.json").read_text())["mean"] is mean
+
+
 def test_the_figures_are_those_of_the_metrics(run):
     scores = json.loads((run / "evaluate.json").read_text())
     for place, name in enumerate(("BLEU-4", "CIDEr")):

@@ -47,7 +47,7 @@ def rows():
         yield f"{n:02d}.jpg", "a dog", finetuned, worse, better
 
 
-def make_world(folder, attention=True):
+def make_world(folder, attention=True, mean=False):
     """Write what the stage reads into `folder`, return the arguments of `write_report`."""
     torch.manual_seed(0)
     vocabulary = Vocabulary(words=WORDS, max_length=6)
@@ -62,21 +62,20 @@ def make_world(folder, attention=True):
         ("captioner", Captioner(decoder, Encoder(), "layer4"), "layer4"),
     ):
         captioner.examples = some_examples(vocabulary)
-        save_model(
-            folder / f"{name}.safetensors", captioner, Metadata("e", start, IMAGE, shape, vocabulary, provenance)
-        )
+        metadata = Metadata("e", start, IMAGE, shape, vocabulary, provenance, mean)
+        save_model(folder / f"{name}.safetensors", captioner, metadata)
     table = list(rows())
     names = [row[0] for row in table]
     with new_store(
         folder / "b.h5",
-        views=[View(name) for name in names],
+        views=[View(name, flipped) for flipped in (False, True)[: 1 + mean] for name in names],
         shape=(4, 4, 256),
         dtype="float16",
         layer="layer4",
         encoder="e",
         **IMAGE,
     ) as store:
-        store.write(0, torch.rand(COUNT, 4, 4, 256))
+        store.write(0, torch.rand(COUNT * (1 + mean), 4, 4, 256))
     zipped(folder / "images.zip", {name: jpeg(40 + n, 40, (8 * n, 90, 90)) for n, name in enumerate(names)})
     with (folder / "test.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "frozen", "finetuned", "frozen CIDEr", "finetuned CIDEr"), *table])
@@ -166,15 +165,20 @@ def test_captions_are_escaped_and_nothing_is_loaded(html):
             assert picture.size == (int(photo["width"]), int(photo["height"]))
 
 
-def test_attention_in_the_page_is_the_decoders(world, html):
-    captioner, card = load_model(world[1]["model"])
-    store = FeatureStore(world[1]["boundary_store"])
-    packed = [attributes["data-attention"] for _, attributes in Tags(html).tags if "data-attention" in attributes]
+@pytest.mark.parametrize("mean", [False, True])
+def test_attention_in_the_page_is_the_decoders(tmp_path, mean):
+    given = make_world(tmp_path, mean=mean)
+    write_report(tmp_path / "report.html", **given)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("A caption is of the mean of the features of a photo and of its mirror image." in page) == mean
+    captioner, card = load_model(given["model"])
+    store = FeatureStore(given["boundary_store"])
+    packed = [attributes["data-attention"] for _, attributes in Tags(page).tags if "data-attention" in attributes]
     assert len(packed) == COUNT
     for (name, _, caption, _, _), text in zip(rows(), packed, strict=True):
         levels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(len(caption.split()), 4)
         with torch.inference_mode():
-            memory = captioner.encode(store.read([store.rows[name]]))
+            memory = captioner.encode(*(store.read([row]) for row in store.views[name]))
         read = torch.tensor([[card.vocabulary.encode(caption.split())[:-2]]])
         wanted = attention_weights(captioner.decoder, memory, read)[0, 0].numpy()
         assert np.abs((levels / 255) ** 2 - wanted).max() < 0.01, name

@@ -99,6 +99,7 @@ def write_card(
         share=records["finetune"]["interpolation"]["share"],
         dataset=dataset,
         tuned=tuned,
+        recipe=tuned.provenance["params"],
         examples=captioner.examples is not None,
         counts=_counts,
         learned_from=LEARNED_FROM.get(download["dataset"], PEOPLE),

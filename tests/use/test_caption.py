@@ -71,6 +71,14 @@ def test_a_model_of_the_mean_gives_a_photo_and_its_mirror_image_the_same_caption
         Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(other)
     assert PhotoCaptioner(alone)(paths) != PhotoCaptioner(alone)(mirrored)
     assert PhotoCaptioner(mean)(paths) == PhotoCaptioner(mean)(mirrored)
+    network, card = load_model(mean)
+    network.start = "conv1"
+    pixels = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths])
+    of_both = generate(
+        network, list(map(str, paths)), lambda at: [pixels[at], pixels[at].flip(2)], card.vocabulary, beam=4,
+        length_penalty=1.0, device=torch.device("cpu"),
+    )  # fmt: skip
+    assert PhotoCaptioner(mean)(paths, beam=4, consensus=0.0) == list(of_both.values())
 
 
 def test_the_defaults_are_those_of_params_yaml():

@@ -142,6 +142,40 @@ def test_flipped_views_are_rows_of_the_mirrored_photo(tmp_path, encoder, photos,
         assert_row(boundaries.read(at), encoder(seen, stop=boundary))
 
 
+@pytest.mark.parametrize(
+    ("flip", "mean", "mirrored"),
+    [(False, False, []), (True, False, ["a", "d"]), (False, True, ["b", "c"]), (True, True, ["a", "b", "c", "d"])],
+)
+def test_training_photos_are_mirrored_by_flip_and_the_others_by_mean(tmp_path, monkeypatch, flip, mean, mirrored):
+    class Reached(Exception):
+        """The views are known."""
+
+    def extract(photos, views, *rest, **settings):
+        assert views == [*map(View, "abcd"), *(View(name, True) for name in mirrored)]
+        raise Reached
+
+    monkeypatch.setattr(features, "extract", extract)
+    archive_of(tmp_path / "photos.zip", {})
+    (tmp_path / "images.csv").write_text("image,split\na,train\nb,dev\nc,test\nd,train\n")
+    torch.save(resnet18(weights=None).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(Reached):
+        features.compute_features(
+            images=tmp_path / "photos.zip",
+            listing=tmp_path / "images.csv",
+            weights=tmp_path / "weights.pth",
+            folder=tmp_path,
+            summary=tmp_path / "features.json",
+            provenance={},
+            boundary="layer4",
+            size=64,
+            fit="squash",
+            flip=flip,
+            mean=mean,
+            calibrated=False,
+            on_bad="error",
+        )
+
+
 @pytest.mark.parametrize("boundary", BLOCKS)
 def test_a_store_is_half_precision_and_pixels_are_bytes(tmp_path, encoder, photos, boundary):
     names = list(photos)[:2]

@@ -23,8 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import machine, significant
 from benchmarks.page import put, table
+from benchmarks.world import SIZE
 from captioner.base.errors import CaptionerError
 from captioner.base.files import read_json, write_json
+from captioner.base.params import read_values
 from captioner.captions.dataset import read_captions
 from captioner.captions.vocabulary import Vocabulary
 from captioner.model.consensus import Consensus
@@ -38,7 +40,6 @@ from captioner.vision.encoder import Encoder
 ROOT = Path(__file__).parent.parent
 RECORD, TIMES, PAGE = ROOT / "benchmarks/scale.json", ROOT / "benchmarks/results.json", ROOT / "docs/scale.md"
 CAPTIONS, VOCABULARY, PHOTOS = Path("data/captions.jsonl"), Path("data/vocabulary.json"), Path("data/raw/images")
-SIZE = 224  # pixels a side
 WIDTH = 512  # of a feature vector
 DATASETS = {  # training, dev and test images; the splits of Flickr30k and COCO are Karpathy's
     "Flickr8k": (6_000, 1_000, 1_000),
@@ -144,7 +145,7 @@ def needs(record: dict[str, Any], times: dict[str, Any], splits: tuple[int, int,
     """Return the needs of a dataset with these numbers of training, dev and test images, in bytes and seconds."""
     train, dev, test = splits
     images = sum(splits)
-    rows = images + train  # training photos have a mirrored view
+    rows = 2 * images  # a photo and its mirror image
     each = record["bytes an image"]
     seconds = {name: times[name]["ours"] for name in ("features", "train_epoch", "finetune_step", "beam_search")}
     stores = rows * (each["grid.h5"] + each["boundary.h5, layer4"])
@@ -208,9 +209,12 @@ def table_of(record: dict[str, Any], times: dict[str, Any]) -> str:
         f"A row of `grid.h5` has {each['grid.h5']:,} bytes, a row of `boundary.h5` {each['boundary.h5, layer4']:,}. At "
         f"the measured speed the stages read {' and '.join(rates)}. MD5 takes {record['MD5 bytes/s'] / 1e9:.2f} GB/s."
     )
+    default = read_values()["image"]["size"]
     assumed = (
-        f"Assumed: {PHOTO_BYTES / 1e3:.0f} kB a photo, and a GPU that sustains {GPU_RATE / 1e12:.0f} teraFLOP/s and "
-        f"never waits. Memory for captions was measured on {record['images']:,} training images."
+        f"Assumed: {PHOTO_BYTES / 1e3:.0f} kB a photo, {SIZE} px a side for the encoder, and a GPU that sustains "
+        f"{GPU_RATE / 1e12:.0f} teraFLOP/s and never waits. With the default of {default} px, stores and encoder take "
+        f"{(default / SIZE) ** 2:.3g} times as much. Memory for captions was measured on {record['images']:,} training "
+        "images."
     )
     chosen = record["choice"]
     alone, batched = (f"{1e3 * seconds:.2g} ms" for seconds in chosen["s a photo"].values())

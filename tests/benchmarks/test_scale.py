@@ -97,10 +97,10 @@ def test_needs_are_those_of_an_image_times_the_images():
     record = read_json(scale.RECORD)
     each = record["bytes an image"]
     result = scale.needs(record, TIMES, (700, 200, 100))
-    assert result["grid.h5"] == 1700 * each["grid.h5"]  # those of training twice, for the mirrored ones
+    assert result["grid.h5"] == 2000 * each["grid.h5"]  # each photo and its mirror image
     assert result["memory for CIDEr"] == 700 * each["n-grams of the references"]
     assert result["memory for captions"] == 1000 * each["captions as Python has them"] + 900 * each["ids, padded"]
-    assert (result["features"], result["training epoch"], result["test captions"]) == pytest.approx((17, 7, 1))
+    assert (result["features"], result["training epoch"], result["test captions"]) == pytest.approx((20, 7, 1))
     twice = scale.needs(record, TIMES, (1400, 400, 200))
     assert {key: twice[key] / result[key] for key in result if key != "report"} == pytest.approx(
         dict.fromkeys(set(result) - {"report"}, 2)

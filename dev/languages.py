@@ -44,6 +44,7 @@ PARAMS: dict[str, Any] = {
     "captions.min_count": 1,
     "image.size": SIZE,
     "views.flip": False,  # the captions say left
+    "views.mean": False,
     "encoder.weights": "imagenet",
     "decoder.width": 256,
     "decoder.heads": 4,

@@ -42,6 +42,8 @@ PARAMS: dict[str, Any] = {
     "dataset.name": "own",
     "own.captions": "dataset.json",
     "captions.min_count": 1,
+    "image.size": 224,
+    "views.mean": False,
     "train.batch": 16,
     "train.epochs": 15,
     "train.patience": 15,

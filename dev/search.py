@@ -56,7 +56,8 @@ def settings() -> Iterator[Setting]:
     for beam, weights in ((5, (CONSENSUS,)), (20, (2.0, CONSENSUS, 8.0)), (40, (CONSENSUS,))):
         for weight in weights:
             yield Setting(beam=beam, consensus=weight)
-    for neighbours, sharpness in ((NEIGHBOURS, 0.0), (15, SHARPNESS), (60, SHARPNESS), (NEIGHBOURS, 12.0), (60, 12.0)):
+    of_neighbours = ((NEIGHBOURS, 0.0), (NEIGHBOURS, 12.0), (NEIGHBOURS, 18.0), (15, SHARPNESS), (60, SHARPNESS))
+    for neighbours, sharpness in of_neighbours:
         yield Setting(neighbours=neighbours, sharpness=sharpness)
     for beam, weight in ((3, 0.0), (20, 0.0), (20, CONSENSUS)):
         yield Setting("frozen", beam=beam, consensus=weight)

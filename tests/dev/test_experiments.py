@@ -179,11 +179,11 @@ def test_what_is_there_is_not_run_again(tmp_path, monkeypatch, capsys):
     recorded = [(each["row"], each["seed"]) for each in read_json(tmp_path / "records.json")["flickr8k"]]
     assert sorted(recorded) == [("default", 42), ("default", 43), ("half the width", 43)]
     assert "| half the width | `decoder.width=256` | 50.0 |" in page.read_text()
-    assert call("no flipped views", "--until", "train") == [("no flipped views", 42)]
-    assert "| no flipped views | `views.flip=false` | 50.0 | 10.0 | - | - | 42 | 1.2 + - |" in page.read_text()
-    assert call("no flipped views", "default", "--until", "train") == []
-    assert call("no flipped views") == [("no flipped views", 42)]
-    assert "| no flipped views | finetuned | 70.0 |" in page.read_text()
+    assert call("photos of 224 px", "--until", "train") == [("photos of 224 px", 42)]
+    assert "| photos of 224 px | `image.size=224` | 50.0 | 10.0 | - | - | 42 | 1.2 + - |" in page.read_text()
+    assert call("photos of 224 px", "default", "--until", "train") == []
+    assert call("photos of 224 px") == [("photos of 224 px", 42)]
+    assert "| photos of 224 px | finetuned | 70.0 |" in page.read_text()
     with pytest.raises(SystemExit, match="no row is named 'x'; there are 'default'"):
         call("x")
 

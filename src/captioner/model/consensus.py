@@ -19,7 +19,7 @@ import numpy.typing as npt
 from captioner.scoring.cider import References
 
 NEIGHBOURS = 30
-SHARPNESS = 18.0  # a neighbour's weight is exp(SHARPNESS * cosine)
+SHARPNESS = 15.0  # a neighbour's weight is exp(SHARPNESS * cosine)
 PAD = 0  # the id that fills captions up
 CONSTANT = 1e-3  # a feature with a smaller share of the mean deviation is left out: it carries no information
 ROWS = 4096  # of features whose lengths are computed at once; bounds the memory

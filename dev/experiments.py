@@ -262,7 +262,7 @@ def known_record(records: list[dict[str, Any]], row: str, seed: int) -> dict[str
 
 
 def table_of(scale: str, records: list[dict[str, Any]]) -> str:
-    """Return the records as a table: for each change the mean and range over seeds, and the minutes."""
+    """Return the records as a table: for each change the mean and range over seeds, and the minutes of each seed."""
     rows, old = [], False
     names = [*ROWS[scale], *(each["row"] for each in records)]
     for name in dict.fromkeys(names):
@@ -277,8 +277,8 @@ def table_of(scale: str, records: list[dict[str, Any]]) -> str:
             for stage in TRAINED
             for score in ("CIDEr", "BLEU-4")
         ]
-        spent = [[each["minutes"][stage] for each in runs if stage in each["minutes"]] for stage in TRAINED]
-        minutes = [f"{statistics.mean(times):.1f}" if times else "-" for times in spent]
+        spent = [[f"{each['minutes'][stage]:.1f}" for each in runs if stage in each["minutes"]] for stage in TRAINED]
+        minutes = [", ".join(times) or "-" for times in spent]
         seeds = [", ".join(str(each["seed"]) for each in runs if stage in each["scores"]) for stage in TRAINED]
         of_both = " + ".join(dict.fromkeys(filter(None, seeds)))
         rows.append([name + (" *" if stale else ""), changes, *cells, of_both, " + ".join(minutes)])

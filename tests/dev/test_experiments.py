@@ -111,7 +111,7 @@ def test_seeds_are_shown_by_their_mean_and_range():
     ).splitlines()
     assert rows[2] == (
         "| default |  | 45.0 (40.0 to 50.0) | 10.0 (10.0 to 10.0) | 55.0 (50.0 to 60.0) | 20.0 (20.0 to 20.0) | 42, 43 "
-        "| 1.2 + 3.0 |"
+        "| 1.2 + 4.0, 2.0 |"
     )
     assert rows[3] == "| pooled features | `decoder.attention=false` | 30.0 | 10.0 | 40.0 | 20.0 | 42 | - + 1.0 |"
     assert "earlier" not in rows[-1]

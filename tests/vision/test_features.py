@@ -1,7 +1,9 @@
 """The features stage: what is cached is what the encoder computes, and a broken photo is not passed over in silence."""
 
 import copy
+import errno
 import io
+import os
 import random
 import shutil
 import zipfile
@@ -228,6 +230,26 @@ def test_a_broken_photo_can_be_skipped_and_is_told_of(tmp_path, encoder, photos,
 
 
 STORES = ("grid.h5", "boundary.h5")
+
+
+@pytest.mark.parametrize("failed", [0, 1], ids=["plain", "mirrored"])
+def test_a_photo_of_which_only_one_view_could_be_read_is_skipped(tmp_path, encoder, photos, failed):
+    names = list(photos)[:3]
+    archive = archive_of(tmp_path / "photos.zip", photos)
+    read, reads = archive.read, []
+
+    def flaky(name):
+        reads.append(name)
+        if name == names[1] and reads.count(name) - 1 == failed:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(name)
+
+    archive.read = flaky
+    views = [*map(View, names), *(View(name, True) for name in names)]
+    summary = run(tmp_path, archive, views, encoder, on_bad="skip")
+    assert (summary["images"], summary["flipped"], summary["skipped"]) == (2, 2, [names[1]])
+    for file in STORES:
+        assert FeatureStore(tmp_path / file).views == {names[0]: [0, 3], names[2]: [2, 5]}
 
 
 @pytest.mark.parametrize("boundary", ["layer4", "conv1"])

@@ -6,7 +6,7 @@ interruption. At the end one process joins them. The bytes of the stores do not 
 
 import logging
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -235,31 +235,38 @@ def join(views: Sequence[View], shards: Path, *, grid_path: str | Path, boundary
     than the first.
     """
     pairs = [_paths(shards, rows) for rows in shards_of(len(views))]
-    grid, skipped = _join([path for path, _ in pairs], views, grid_path)
-    boundary, _ = _join([path for _, path in pairs], views, boundary_path)
+    skipped = dict.fromkeys(_skipped([path for path, _ in pairs], views))
+    grid = _join([path for path, _ in pairs], views, skipped, grid_path)
+    boundary = _join([path for _, path in pairs], views, skipped, boundary_path)
     left = [view.flipped for view in views if view.image not in skipped]
     counts = {"images": left.count(False), "flipped": left.count(True)}
-    return {**counts, "skipped": skipped, "grid": grid, "boundary": boundary}
+    return {**counts, "skipped": list(skipped), "grid": grid, "boundary": boundary}
 
 
-def _join(shards: Sequence[Path], views: Sequence[View], path: str | Path) -> tuple[list[int], list[str]]:
-    """Write one store of all shards; return the shape of a row and the images that were left out."""
+def _skipped(shards: Sequence[Path], views: Sequence[View]) -> Iterator[str]:
+    """Yield the image of each row that was left out. A failing disk may have left out only one view of an image."""
+    at = 0
+    for shard in map(FeatureStore, shards):
+        there = {row for rows in shard.views.values() for row in rows}
+        yield from (views[at + row].image for row in range(shard.shape[0]) if row not in there)
+        at += shard.shape[0]
+
+
+def _join(shards: Sequence[Path], views: Sequence[View], skipped: Collection[str], path: str | Path) -> list[int]:
+    """Write one store of all shards without the images of `skipped`; return the shape of a row."""
     first = FeatureStore(shards[0])
     height, width, channels = first.shape[1:]
     dtype = str(first.read([0]).numpy().dtype)
     valid_for = {key: first.attributes[key] for key in ("layer", "encoder", "size", "fit")}
-    skipped: list[str] = []
     with new_store(path, views=views, shape=(height, width, channels), dtype=dtype, **valid_for) as joined:
         at = 0
         for shard in (FeatureStore(path, **valid_for) for path in shards):
-            rows = shard.read(range(shard.shape[0]))
-            for row in range(at, at + len(rows)):
-                if views[row].image not in shard.rows:
-                    joined.leave_out(row)
-                    skipped.append(views[row].image)
-            joined.write(at, rows)
-            at += len(rows)
-    return [height, width, channels], list(dict.fromkeys(skipped))
+            joined.write(at, shard.read(range(shard.shape[0])))
+            at += shard.shape[0]
+        for row, view in enumerate(views):
+            if view.image in skipped:
+                joined.leave_out(row)
+    return [height, width, channels]
 
 
 def _paths(shards: Path, rows: range) -> tuple[Path, Path]:

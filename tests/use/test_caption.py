@@ -181,6 +181,34 @@ def test_a_photo_that_is_named_twice_is_captioned_once(photos, monkeypatch):
     assert sorted(photos_found) == sorted(Path().glob("*.png"))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("**/*.png", ["a/1.png", "a/b/2.png", "c/[1].png"]),
+        ("./a/**", ["a/1.png", "a/b/2.png", "a/b/3.jpg"]),
+        ("**.png", []),
+        ("*/**.png", ["a/1.png", "c/[1].png"]),
+        ("a/.*/*.png", ["a/.hidden/4.png"]),
+        ("a/b/../*.png", ["a/b/../1.png"]),
+        ("c/[[]1].p?g", ["c/[1].png"]),
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_patterns_match_as_in_a_shell_and_end_where_links_are_loops(tmp_path, monkeypatch, pattern, found, absolute):
+    for name in ("a/1.png", "a/b/2.png", "a/b/3.jpg", "a/.hidden/4.png", "c/[1].png", "a/.5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a/up").symlink_to("..")
+    (tmp_path / "a/b/up").symlink_to("../..")
+    monkeypatch.chdir(tmp_path)
+    arguments, folder = [f"{tmp_path}/{pattern}" if absolute else pattern], tmp_path if absolute else Path()
+    if not found:
+        with pytest.raises(CaptionerError, match="no file matches it as a pattern"):
+            find_photos(arguments)
+    else:
+        assert find_photos(arguments) == [folder / name for name in found]
+
+
 def test_an_empty_argument_is_not_the_current_folder(photos, monkeypatch):
     monkeypatch.chdir(photos)
     with pytest.raises(CaptionerError, match="'': expected a photo, a folder or a pattern"):

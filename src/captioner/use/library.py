@@ -1,11 +1,12 @@
 """Photos in folders, and the caption files beside them. Importing this module is fast."""
 
-import glob
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from captioner.base.errors import CaptionerError
@@ -15,10 +16,11 @@ OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2
 
 
 def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Path]:
-    """Return the photos that the arguments name, in order and each once: files, folders and patterns of `glob`.
+    """Return the photos that the arguments name, in order and each once: files, folders and patterns as of a shell.
 
-    The photos of a folder are sorted by name. `recursive` adds the photos in its folders, except hidden ones. Raises
-    CaptionerError for an argument that names no photo.
+    The photos of a folder are sorted by name. `recursive` adds the photos in its folders, except hidden ones. In a
+    pattern `**` stands for any folders, but for hidden ones and links. Raises CaptionerError for an argument that names
+    no photo.
     """
     photos: list[Path] = []
     for argument in arguments:
@@ -30,7 +32,7 @@ def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Pat
         elif path.exists():
             here = [path]
         else:
-            here = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]
+            here = _matching(path)
         if not here and path.is_dir():
             deeper = " or its folders; hidden ones, and links to folders, are not read" if recursive else " itself"
             raise CaptionerError(f"{argument}: no photos in this folder{deeper}")
@@ -38,6 +40,21 @@ def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Pat
             raise CaptionerError(f"{argument}: no such photo or folder, and no file matches it as a pattern")
         photos += here
     return list(dict.fromkeys(photos))
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """Return the files that match a pattern, sorted by name; hidden names only where the pattern has the dot."""
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.parts if part != pattern.anchor]
+    if parts[-1] == "**":
+        parts.append("*")  # pathlib before Python 3.13 finds only folders by a last `**`
+    dotted = [part for part in parts if part.startswith(".")]
+
+    def hidden(name: str) -> bool:
+        return name.startswith(".") and not any(fnmatchcase(name, part) for part in dotted)
+
+    # not glob.glob, because its `**` follows links to folders, and two of them that lead upwards never end
+    found = Path(pattern.anchor).glob("/".join(parts))
+    return sorted({path for path in found if path.is_file() and not any(map(hidden, path.parts))})
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Path]:

@@ -25,7 +25,7 @@ from captioner.model.generate import generate
 from captioner.scoring.evaluation import score_all
 from captioner.scoring.scores import diversity, known_captions
 from captioner.scoring.words import ABSENT, AGREED
-from captioner.use.caption import BEAM, CONSENSUS
+from captioner.use.caption import BEAM, CONSENSUS, LENGTH_PENALTY
 from captioner.vision.store import FeatureStore
 
 PAGE = Path(__file__).parent.parent / "docs/experiments.md"
@@ -42,24 +42,28 @@ class Setting:
 
     model: str = "fine-tuned"
     beam: int = BEAM
-    penalty: float = 1.0
+    penalty: float = LENGTH_PENALTY
     consensus: float = CONSENSUS
     neighbours: int = NEIGHBOURS
     sharpness: float = SHARPNESS
 
 
 def settings() -> Iterator[Setting]:
-    """Yield the settings: the likeliest beams; consensus by beam and weight; consensus by neighbours and sharpness."""
-    for beam in (1, 3, 20):
+    """Yield the settings: the likeliest beams; then consensus by one option after the other, the default first."""
+    for beam in (1, 3, BEAM):
         yield Setting(beam=beam, consensus=0.0)
-    yield Setting(penalty=0.7, consensus=0.0)
-    for beam, weights in ((5, (CONSENSUS,)), (20, (2.0, CONSENSUS, 8.0)), (40, (CONSENSUS,))):
-        for weight in weights:
-            yield Setting(beam=beam, consensus=weight)
+    yield Setting(penalty=0.6, consensus=0.0)
+    yield Setting()
+    for beam in (5, 10, 40):
+        yield Setting(beam=beam)
+    for penalty in (0.6, 0.8):
+        yield Setting(penalty=penalty)
+    for weight in (2.0, 8.0):
+        yield Setting(consensus=weight)
     of_neighbours = ((NEIGHBOURS, 0.0), (NEIGHBOURS, 12.0), (NEIGHBOURS, 18.0), (15, SHARPNESS), (60, SHARPNESS))
     for neighbours, sharpness in of_neighbours:
         yield Setting(neighbours=neighbours, sharpness=sharpness)
-    for beam, weight in ((3, 0.0), (20, 0.0), (20, CONSENSUS)):
+    for beam, weight in ((3, 0.0), (BEAM, 0.0), (BEAM, CONSENSUS)):
         yield Setting("frozen", beam=beam, consensus=weight)
 
 

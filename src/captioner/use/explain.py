@@ -13,7 +13,7 @@ from PIL import Image
 from captioner.base.files import atomic_write
 from captioner.results.drawing import Fonts, Style
 from captioner.use.beams import Beams, attention_of, search_beams, similar_captions
-from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
+from captioner.use.caption import BEAM, CONSENSUS, LENGTH_PENALTY, PhotoCaptioner
 
 COLUMNS = 6
 CELL, PANEL, TITLE = 240, 233, 36  # pixels: from panel to panel, the side of a panel, the height of the word over it
@@ -37,7 +37,7 @@ def explain(
     picture: str | Path,
     *,
     beam: int = BEAM,
-    length_penalty: float = 1.0,
+    length_penalty: float = LENGTH_PENALTY,
     consensus: float = CONSENSUS,
 ) -> str:
     """Write a PNG about the caption of `photo` and return the caption.

@@ -28,7 +28,7 @@ from captioner.model.decoder import Decoder, Memory
 from captioner.model.search import beam_search
 from captioner.scoring import cider
 from captioner.sources import shapes
-from captioner.use.caption import BEAM, CONSENSUS, PhotoCaptioner
+from captioner.use.caption import BEAM, CONSENSUS, LENGTH_PENALTY, PhotoCaptioner
 from captioner.vision import photos
 
 CHECKED = 16  # drawings that model and export have to caption
@@ -192,7 +192,7 @@ def _write_texts(folder: Path, model: str, metadata: Metadata, *, with_examples:
     vocabulary = metadata.vocabulary
     settings = {
         "image": metadata.image,
-        "search": {"beam": BEAM, "length_penalty": 1.0, "consensus": CONSENSUS if with_examples else 0.0},
+        "search": {"beam": BEAM, "length_penalty": LENGTH_PENALTY, "consensus": CONSENSUS if with_examples else 0.0},
         "max_length": vocabulary.max_length,
         "tokens": [*SPECIAL, *vocabulary.words],
     }
@@ -223,12 +223,12 @@ def _check(describe: PhotoCaptioner, exported: Any, pixels: np.ndarray, model: s
     for kind, (beam, weight) in SEARCHES.items():
         if weight and not describe.consensus:
             continue
-        beams = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=1.0)
+        beams = beam_search(captioner.decoder, memory, beam=beam, max_length=longest, length_penalty=LENGTH_PENALTY)
         expected, _ = parts = [part.numpy() for part in beams]
         places = [0] * len(pixels)
         if describe.consensus:
             places = describe.consensus.choose(features.mean(1).numpy(), *parts, weight=weight)
-        tokens, scores, pooled = exported.search(pixels, beam=beam, length_penalty=1.0)
+        tokens, scores, pooled = exported.search(pixels, beam=beam, length_penalty=LENGTH_PENALTY)
         chosen = exported.choose(tokens, scores, pooled, weight=weight)
         same = [text == exported.words(ids[place]) for text, ids, place in zip(chosen, expected, places, strict=True)]
         if not all(same) or not np.allclose(scores, beams.scores.numpy(), rtol=0, atol=CLOSE):

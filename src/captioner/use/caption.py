@@ -165,10 +165,7 @@ class PhotoCaptioner:
         totals = scores
         known = self.consensus if options.consensus and self.has_examples else None
         if known is not None:
-            nearest = known.nearest(features.float().mean(1).cpu().numpy())
-            agreements = np.stack(
-                [known.agreement(beams, *near) for *near, beams in zip(*nearest, tokens, strict=True)]
-            )
+            agreements = known.agreements(tokens, *known.nearest(features.float().mean(1).cpu().numpy()))
             totals = total(scores, agreements, options.consensus)
         lengths = (tokens != PAD).sum(-1)  # [B, K]
         means = scores * lengths ** (options.length_penalty - 1)

@@ -301,6 +301,19 @@ def test_imagefolder_with_a_folder_a_split_and_one_name_in_several(tmp_path, kin
     assert summary["recognised"]["summary"].endswith("3 files, 6 photos, 6 captions, splits from folder names")
 
 
+def test_a_missing_photo_is_not_taken_from_the_folder_of_another_split(tmp_path):
+    names = {"train": ("0.jpg", "1.jpg", "2.jpg"), "validation": ("3.jpg", "4.jpg"), "test": ("5.jpg",)}
+    files = photos(*(f"{split}/{name}" for split, of_split in names.items() for name in of_split))
+    names["validation"] = ("3.jpg", "2.jpg")
+    for split, of_split in names.items():
+        files[f"{split}/metadata.csv"] = "file_name,text\n" + "".join(f"{name},{split}\n" for name in of_split)
+    message = refused(tmp_path / "stops", files, None)
+    assert "validation/metadata.csv, line 3: no photo 2.jpg in" in message
+    by_image, splits, _ = run(tmp_path / "skips", files, None, on_bad="skip")
+    assert by_image["train/2.jpg"] == ["train"]
+    assert [name for name, split in splits.items() if split == "dev"] == ["validation/3.jpg"]
+
+
 def test_imagefolder_with_numbered_captions(tmp_path):
     lines = [json.dumps({"file_name": name, "caption_0": "A dog", "caption_1": f"Dog {name}"}) for name in ABC]
     by_image, _, _ = run(tmp_path, ABC | {"metadata.jsonl": "\n".join(lines)}, "metadata.jsonl")

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.records import Tally
+from captioner.captions.formats.splits import split_of_folders
 from captioner.sources.archives import PHOTO_SUFFIXES, Archive, visible, without_suffix
 
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
@@ -37,14 +38,16 @@ class PhotoNames:
     def find(self, name: str, place: str, folder: str = "") -> str | None:
         """Return the name by which the archive finds the photo, None where no photo fits.
 
-        `folder` is the folder of the captions file: a name that is relative to it goes first. Without an archive the
-        name is returned as it is. Raises CaptionerError where several photos fit equally well.
+        `folder` is the folder of the captions file: a name that is relative to it goes first. A name without a folder
+        does not fit a photo in the folder of another split than `folder` is of. Without an archive the name is returned
+        as it is. Raises CaptionerError where several photos fit equally well.
         """
         if self.archive is None:
             return name
         key = name, folder
         if key not in self._known:
-            self._known[key] = self._find(name, place, folder)
+            found = self._find(name, place, folder)
+            self._known[key] = None if found and self._of_another_split(found, name, folder) else found
         return self._known[key]
 
     def claim(self, image: str, name: str, place: str) -> None:
@@ -93,6 +96,13 @@ class PhotoNames:
             return twin[1]
         numbered = _CAPTION_NUMBER.fullmatch(path)
         return self._find(numbered[1], place, folder) if numbered else self._loosely(path, place)
+
+    def _of_another_split(self, found: str, name: str, folder: str) -> bool:
+        assert self.archive is not None
+        if "/" in _plain(name):
+            return False
+        splits = {split_of_folders(f"{folder}/{name}"), split_of_folders(self.archive.find(found) or found)}
+        return len(splits - {""}) > 1
 
     def _loosely(self, name: str, place: str) -> str | None:
         if not self._index:

@@ -316,17 +316,18 @@ def sums(parts: list[dict]) -> dict:
 def table_of(results: dict) -> str:
     """Return the results as the text in DOCUMENT."""
     parts = results["parts"]
-    seeds = ", ".join(f"SEED={part['seed']}" for part in parts)
+    seeds = ", ".join(str(part["seed"]) for part in parts)
     results = sums(parts)
     rows = [["killed", *(each.name for each in SIGNALS)], ["---"] * 4]
     rows += [[name, *counts.values()] for name, counts in results["kills by stage"].items()]
     return "\n".join(
         [
-            f"`make fault-test` ({seeds}) killed {results['kills']} times: {results['kills of the stage alone']} times "
-            f"the stage's process alone, otherwise the whole process group of dvc. {results['pipelines']} pipelines "
-            f"needed {results['runs of dvc repro']} runs of `dvc repro`; {results['runs that went on after an epoch']} "
-            f"runs resumed after an epoch, {results['runs that had to be mended']} found a cut dvc.lock or an empty "
-            f"entry in DVC's run cache, which `make repro` mends. {results['outputs compared']} outputs were compared; "
+            f"`make fault-test` with the SEEDs {seeds} killed {results['kills']:,} times: "
+            f"{results['kills of the stage alone']} times the stage's process alone, otherwise the whole process group "
+            f"of dvc. {results['pipelines']} pipelines needed {results['runs of dvc repro']:,} runs of `dvc repro`; "
+            f"{results['runs that went on after an epoch']} runs resumed after an epoch, "
+            f"{results['runs that had to be mended']} found a cut dvc.lock or an empty entry in DVC's run cache, which "
+            f"`make repro` mends. {results['outputs compared']:,} outputs were compared; "
             f"mismatches: {results['mismatches']}, other faults: {results['other faults']}.",
             "",
             *(f"| {' | '.join(map(str, row))} |" for row in rows),

@@ -72,6 +72,21 @@ EQUIVALENT = {
         "torch.uint8 if self._dataset.dtype is np.uint8 else torch.float16",
     ): "float16 holds every byte exactly, and HDF5 converts it back.",
     (
+        "vision/store.py",
+        "ReplaceComparisonOperator_Lt_NotEq",
+        "lacks = next((image for image, of_image in rows.items() if len(of_image) != count), None)",
+    ): "An image has at most `count` rows here.",
+    (
+        "vision/store.py",
+        "NumberReplacer",
+        "def pooled(self, rows: Sequence[int] | np.ndarray, piece: int = 1023) -> Tensor:",
+    ): "The size of a piece changes no row.",
+    (
+        "vision/store.py",
+        "NumberReplacer",
+        'raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size / 999999999.0:.1f} GB", str(path))',
+    ): "The message has one decimal.",
+    (
         "scoring/cider.py",
         "NumberReplacer",
         "REFERENCES_AT_ONCE = 1025  # compared in one step; bounds the memory of a large batch",

@@ -106,7 +106,7 @@ def test_the_nearest_of_many_are_those_of_a_sort(count):
     assert near[4].tolist()[:41] == [17, *range(5000, 5040)][:count]
 
 
-@pytest.mark.parametrize("images", [64, 100, 193, 64 * 9, 64 * 30 + 63])
+@pytest.mark.parametrize("images", [64, 100, 193, 64 * 9, 64 * 30 + 63, 64 * 700 + 5])
 def test_the_nearest_are_those_of_a_sort_for_any_number_of_images_and_neighbours(images):
     generator = np.random.default_rng(images)
     consensus = of([["a"]] * images, generator.standard_normal((images, 3)))

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pandas as pd
@@ -152,6 +154,23 @@ def test_forced_again_gives_the_same_bytes(done):
     before = outputs(done.folder)
     assert done.repro("--force") == set(STAGES)
     assert outputs(done.folder) == before
+
+
+def test_a_second_repro_at_the_same_time_is_refused_and_changes_nothing(done):
+    before, locks, model = outputs(done.folder), done.folder / ".dvc/tmp/rwlock", "models/decoder.safetensors"
+    done.change(train__lr=0.003)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(done.repro, "train")
+        while not first.done() and not (locks.exists() and '"write"' in locks.read_text()):
+            time.sleep(0.05)
+        second = done.dvc("repro", check=False)
+        assert re.search(r"ERROR: .*(is busy|[Uu]nable to acquire lock)", second)
+        assert first.result() == {"train"}
+    assert outputs(done.folder)[model] == digest(done.folder / model) != before[model]
+    assert done.repro("train") == set()
+    done.change()
+    assert done.repro() == set()
+    assert outputs(done.folder) == before == {path: digest(done.folder / path) for path in before}
 
 
 def test_search_params_rerun_what_is_generated_and_reverting_takes_it_from_the_cache(done):

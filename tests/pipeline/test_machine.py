@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import zipfile
@@ -22,21 +21,11 @@ from captioner.sources.download import obtain
 from captioner.sources.shapes import write_archives
 from captioner.sources.weights import provide_weights
 from captioner.vision.store import FeatureStore, View, new_store
+from tests.support.disk import full_disk
 from tests.support.workspaces import ROOT
 from tests.support.worlds import zipped
 
 ROOM = 5000  # bytes a file may grow to on the full disk
-
-
-@contextmanager
-def full_disk():
-    """Limit files to ROOM bytes. Writing fails in the middle, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def store(path, size):
@@ -73,7 +62,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path, kind, old)
     if old:
         WRITERS[kind](path, 10)
     before = content(tmp_path)
-    with full_disk(), pytest.raises(Exception, match=r"File too large|unable to"):
+    with full_disk(ROOM), pytest.raises(OSError, match=r"File too large|unable to"):
         WRITERS[kind](path, 20_000)
     assert content(tmp_path) == before
     assert [each.name for each in tmp_path.iterdir()] == list(before)  # and no folder remains
@@ -84,14 +73,14 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path, kind, old)
 def test_a_full_disk_keeps_the_state_of_the_last_epoch(tmp_path):
     resume = Resume("train", {}, tmp_path)
     resume.save({"records": [1], "weights": torch.ones(9)})
-    with full_disk(), pytest.raises(RuntimeError):
+    with full_disk(ROOM), pytest.raises(RuntimeError):
         resume.save({"records": [1, 2], "weights": torch.ones(9999)})
     assert list(tmp_path.iterdir()) == [resume.path]
     assert resume.load()["records"] == [1]
 
 
 def test_a_full_disk_leaves_no_weights(tmp_path):
-    with full_disk(), pytest.raises(RuntimeError):
+    with full_disk(ROOM), pytest.raises(RuntimeError):
         provide_weights("random", 1, tmp_path / "raw" / "resnet18.pth")
     assert list((tmp_path / "raw").iterdir()) == []
 
@@ -104,7 +93,7 @@ def test_a_full_disk_during_a_download_is_told_and_with_room_it_ends_well(tmp_pa
     monkeypatch.setenv("CAPTIONER_MIRROR", str(mirror))
     monkeypatch.chdir(tmp_path)
     goal = tmp_path / "raw" / "resnet18.pth"
-    with full_disk(), pytest.raises(CaptionerError, match=r"resnet18\.pth: .*File too large.*\(space, rights\)"):
+    with full_disk(ROOM), pytest.raises(CaptionerError, match=r"resnet18\.pth: .*File too large.*\(space, rights\)"):
         obtain("resnet18.pth", goal)
     assert not goal.exists()
     obtain("resnet18.pth", goal)
@@ -205,3 +194,20 @@ def test_make_clean_clears_the_states_and_leaves_data_and_models(tmp_path):
         write_text(tmp_path / path, "")
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Makefile", "models"]
+
+
+def test_a_clone_has_unix_line_ends_where_git_is_set_to_others(tmp_path):
+    def git(*arguments, cwd=tmp_path):
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        subprocess.run(["git", *identity, *arguments], cwd=cwd, check=True, capture_output=True)
+
+    git("init", "one")
+    one = tmp_path / "one"
+    shutil.copy(ROOT / ".gitattributes", one)
+    contents = {"stage.py": b"import os\nimport sys\n", "metrics.json": b'{"a": 1}\n', "picture.png": b"\x89PNG\r\n\n"}
+    for name, written in contents.items():
+        (one / name).write_bytes(written)
+    git("add", "--all", cwd=one)
+    git("commit", "--message", "Files", cwd=one)
+    git("-c", "core.autocrlf=true", "-c", "core.eol=crlf", "clone", "one", "other")
+    assert {name: (tmp_path / "other" / name).read_bytes() for name in contents} == contents

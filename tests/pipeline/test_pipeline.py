@@ -26,6 +26,7 @@ from captioner.model.generate import generate
 from captioner.vision.encoder import load_encoder
 from captioner.vision.store import FeatureStore
 from tests.pipeline.faults import Kill, incomplete, outputs, quotas, repro
+from tests.support.disk import full_disk
 from tests.support.workspaces import ROOT
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -171,6 +172,17 @@ def test_a_second_repro_at_the_same_time_is_refused_and_changes_nothing(done):
     done.change()
     assert done.repro() == set()
     assert outputs(done.folder) == before == {path: digest(done.folder / path) for path in before}
+
+
+def test_a_full_disk_leaves_no_wrong_output_and_the_run_goes_on(done, make):
+    workspace = make()
+    for room, stage in ((1_000_000, "weights"), (60_000_000, "finetune")):
+        with full_disk(room):
+            printed = workspace.dvc("repro", check=False)
+        assert re.search(rf"failed to reproduce '{stage}'", printed), printed
+        assert incomplete(workspace.folder, done.folder) == []
+    workspace.repro()
+    assert outputs(workspace.folder) == outputs(done.folder)
 
 
 def test_search_params_rerun_what_is_generated_and_reverting_takes_it_from_the_cache(done):

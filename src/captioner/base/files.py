@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FULL = 64 << 10  # bytes; a disk with less room is full
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of the system when a file cannot grow
 
 
 @contextmanager
@@ -36,10 +37,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError:
+        raise
     except Exception as error:  # torch, h5py and safetensors have errors of their own for it
-        if isinstance(error, OSError) or shutil.disk_usage(folder).free > FULL:
+        # safetensors has freed the room by now, so its message tells the cause
+        causes = [number for number in NO_ROOM if os.strerror(number) in str(error)]
+        if shutil.disk_usage(folder).free <= FULL:
+            causes.append(errno.ENOSPC)
+        if not causes:
             raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise OSError(causes[0], os.strerror(causes[0]), str(path)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -126,6 +126,17 @@ def test_a_device_that_cannot_be_is_refused(monkeypatch, wanted):
         select_device()
 
 
+def test_a_device_that_torch_was_built_without_is_refused_in_one_sentence(monkeypatch):
+    def ones(*size, device):
+        raise NotImplementedError("Could not run 'aten::empty.memory_format'. This could be because of\nmore lines")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setenv("CAPTIONER_DEVICE", "mps")
+    with pytest.raises(CaptionerError) as caught:
+        select_device()
+    assert str(caught.value) == "CAPTIONER_DEVICE: mps cannot be used here (this torch lacks it); set it to cpu"
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "\N{SUPERSCRIPT TWO}"])
 def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, value):
     monkeypatch.setenv("CAPTIONER_WORKERS", value)

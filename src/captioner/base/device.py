@@ -6,6 +6,7 @@ Environment variables set them, because they do not define the results and DVC s
     CAPTIONER_PROCESSES how many processes compute together (default: 1)
     CAPTIONER_PRECISION auto (default): features and training steps in mixed precision where that is faster;
                         float32: never
+    CAPTIONER_GRAPHS    auto (default): words are drawn with CUDA graphs where they work; off: never
 """
 
 import logging
@@ -44,7 +45,7 @@ def select_device(device: str | None = None) -> torch.device:
     try:
         chosen = torch.ones(1, device=name).device  # a GPU that is too old for this torch fails here
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = "this torch lacks it" if isinstance(error, NotImplementedError) else str(error).splitlines()[0]
         if setting == "auto" and not local:
             log.warning("%s cannot be used here (%s); computing on the CPU", name, reason)
             return torch.device("cpu")

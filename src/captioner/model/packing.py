@@ -45,12 +45,13 @@ def pack(lengths: Tensor, padded: int, *, few_shapes: bool = True) -> Packed:
     packed_by, tokens_by = (PACKED_BY, TOKENS_BY) if few_shapes else (1, 1)
     falling, order = lengths.flatten().sort(descending=True, stable=True)
     steps = torch.arange(int(falling[0])).unsqueeze(1)  # [L, 1]
-    sizes = (falling > steps).sum(1)
-    sizes = (-(sizes // -packed_by) * packed_by).clamp(max=len(order))
-    lacking = int(-sizes.sum() % tokens_by)
-    for step in range(1, len(sizes)):
-        more = min(int(sizes[step - 1] - sizes[step]), lacking // packed_by * packed_by)
-        sizes[step] += more
+    going = (falling > steps).sum(1)
+    each = (-(going // -packed_by) * packed_by).clamp(max=len(order)).tolist()
+    lacking = -sum(each) % tokens_by
+    for step in range(1, len(each)):
+        more = min(each[step - 1] - each[step], lacking // packed_by * packed_by)
+        each[step] += more
         lacking -= more
+    sizes = torch.tensor(each)
     taken = torch.arange(len(order)) < sizes.unsqueeze(1)  # [L, B*K]
-    return Packed((order * padded + steps)[taken], order[: sizes[0]], sizes)
+    return Packed((order * padded + steps)[taken], order[: each[0]], sizes)

@@ -7,18 +7,20 @@ sizes of params.yaml the module records launches with their bytes and floating-p
 model and small photos (`small_steps_on`) it records the host's own time between them: the CPU also computes in the
 GPU's place, and that disturbs the times of a large model. The pretended GPU is made of Python, so `overhead` measures
 what it adds to a launch, and this is subtracted. Then the module simulates the sequence on each GPU of GPUS. The host
-continues after a launch. The GPU computes one launch after the other. At a wait the host stops until the GPU is done.
+continues after a launch. The GPU computes one launch after the other, and the operations of a CUDA graph without the
+host. At a wait the host stops until the GPU is done.
 GPUS, LAUNCH and WAIT have the assumptions.
 
 gpu_estimate.json: {"steps": {"next word, batch 32": {"launches", "waits", "LSTM time steps", "host ms" (between the
 launches), "TFLOP", "GB", "GPUs": {name: {"step ms", "busy ms", "busy share"}}}}, "assumed": {...}, "measured": {...},
-"machine"}.
+"machine"}. A CUDA graph is one launch.
 """
 
 import argparse
 import ctypes
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +30,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_leaves
 
 from benchmarks.measure import machine, significant
 from benchmarks.page import put, table
@@ -46,14 +47,16 @@ from captioner.training.objectives import NextWord, Objective
 from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
 from captioner.vision.encoder import END, WIDTH, Encoder
-from tests.support.pretended_gpu import DEVICE, GPUTensor, PretendedGPU, pretended_gpu
+from tests.support.pretended_gpu import DEVICE, Launch, PretendedGPU, pretended_gpu
 
 ROOT = Path(__file__).parent.parent
 RECORD, PAGE = ROOT / "benchmarks/gpu_estimate.json", ROOT / "docs/gpu.md"
 BATCHES = (32, 128)  # images
 CALIBRATION = 4  # images of a step in which there is hardly anything to compute
 DECODER = "self-critical, decoder"
-STEPS = 5  # after one warm-up step; the one with the least time of the host counts
+SEED = 1  # of each step
+STEPS = 24  # of the small model, after a warm-up step; the one with the least time of the host counts
+SIZED = 3  # steps of the model of params.yaml, after a warm-up step
 WORDS, CAPTIONS, LENGTHS = 3000, 5, (8, 16)  # about Flickr8k's vocabulary, captions an image, words of a caption
 FEW_WORDS = 100  # a small vocabulary, in which the end of a caption is still seldom drawn
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of <malloc.h>
@@ -86,6 +89,7 @@ class Event(NamedTuple):
     bytes: int = 0
     lower: bool = False  # a product in less than float32
     steps: int = 0  # time steps of an LSTM
+    launched_by_gpu: bool = False  # in a graph, after its first operation
 
 
 class Recorder(PretendedGPU):
@@ -108,8 +112,15 @@ class Recorder(PretendedGPU):
             return super().run(func, args, kwargs)
         self._until_now()
         result = super().run(func, args, kwargs)
-        if any(isinstance(part, GPUTensor) for part in tree_leaves((args, kwargs, result))):
-            self._since = time.perf_counter()
+        self._since = time.perf_counter()
+        return result
+
+    def run_on_host(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run an operation of the CPU. Its time counts, and not that of `run` around it."""
+        began = time.perf_counter()
+        result = super().run_on_host(func, args, kwargs)
+        if not self._computing:
+            self._host += time.perf_counter() - began
         return result
 
     @contextmanager
@@ -126,13 +137,16 @@ class Recorder(PretendedGPU):
         now = time.perf_counter()
         self._host, self._since = self._host + now - self._since, now
 
-    def launched(self, operation: str, tensors: Sequence[Tensor], flops: Callable[[], int], steps: int = 1) -> None:
+    def launched(self, launched: Launch) -> None:
         """Record a launch."""
-        super().launched(operation, tensors, flops, steps)
-        moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        lower = any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in tensors)
-        recurrent = steps if "rnn" in operation else 0
-        self._keep(Event(self._host, flops=flops(), bytes=moved, lower=lower, steps=recurrent))
+        super().launched(launched)
+        self._keep(event_of(launched, self._host))
+
+    def replayed(self, launches: Sequence[Launch]) -> None:
+        """Record the launch of a graph: the host launches the first operation, and the GPU continues by itself."""
+        super().replayed(launches)
+        for number, launched in enumerate(launches):
+            self._keep(event_of(launched, self._host, launched_by_gpu=number > 0))
 
     def waited(self, operation: str) -> None:
         """Record a wait."""
@@ -142,6 +156,18 @@ class Recorder(PretendedGPU):
     def _keep(self, event: Event) -> None:
         self.events.append(event)
         self._host = 0.0
+
+
+def event_of(launched: Launch, host: float, *, launched_by_gpu: bool = False) -> Event:
+    """Return a launch as an event, after `host` seconds of the host."""
+    return Event(
+        host,
+        flops=launched.flops(),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in launched.tensors),
+        lower=any(tensor.dtype in (torch.bfloat16, torch.float16) for tensor in launched.tensors),
+        steps=launched.steps if "rnn" in launched.operation else 0,
+        launched_by_gpu=launched_by_gpu,
+    )
 
 
 def keep_freed_memory() -> None:
@@ -156,10 +182,11 @@ def overhead(values: dict[str, Any]) -> float:
     """Return the seconds of the host that the pretended GPU itself adds to a launch.
 
     A self-critical step of a small decoder, without an encoder, runs on the pretended GPU and on the CPU. The CPU has
-    hardly anything to compute in it. So what takes longer on the pretended GPU is its own time.
+    hardly anything to compute in it. So what takes longer on the pretended GPU is its own time. Both draw words without
+    graphs, which the CPU does not have.
     """
-    with pretended_gpu(recorder := Recorder()):
-        recorded = _events(recorder, small_steps_on(DECODER, CALIBRATION, values, DEVICE))
+    with patch.dict(os.environ, CAPTIONER_GRAPHS="off"), pretended_gpu(recorder := Recorder()):
+        recorded = _events(recorder, small_steps_on(DECODER, CALIBRATION, values, DEVICE), STEPS)
     times = []
     with patch("captioner.model.lstm.run_packed", _run_by_torch):
         steps = small_steps_on(DECODER, CALIBRATION, values, torch.device("cpu"))
@@ -203,7 +230,7 @@ def play(events: Sequence[Event], gpu: GPU) -> tuple[float, float]:
         if event.waits:
             host = max(host, free) + WAIT
         else:
-            host += LAUNCH
+            host += 0.0 if event.launched_by_gpu else LAUNCH
             took = busy_time(event, gpu)
             free = max(host, free) + took
             busy += took
@@ -243,12 +270,17 @@ def steps_of(
     clip: float,
     crop: float,
 ) -> Iterator[None]:
-    """Take a training step for each batch, as `captioner.training.loop.train_one_epoch` does; yield after each."""
+    """Take a training step for each batch, as `captioner.training.loop.train_one_epoch` does; yield after each.
+
+    Each step has the same random numbers. So all windows have one size, and the first step records all graphs.
+    """
     captioner.to(device).train()
+    torch.manual_seed(SEED)
     groups = parameter_groups([captioner], name="all", lr=1e-4, weight_decay=0.01)
     optimizer = torch.optim.AdamW([{**group, "lr": group["peak_lr"]} for group in groups], fused=True)
     trained = [parameter for group in groups for parameter in group["params"]]
-    for images in training.batches(torch.arange(len(training)), batch, device, crop=crop, prefetch=True):
+    order = torch.arange(len(training)).repeat(STEPS)
+    for images in training.batches(order, batch, device, crop=crop, prefetch=True):
         assert images is not None
         optimizer.zero_grad(set_to_none=True)
         with mixed_precision(device):
@@ -257,6 +289,7 @@ def steps_of(
         nn.utils.clip_grad_norm_(trained, clip)
         optimizer.step()
         yield
+        torch.manual_seed(SEED)
 
 
 def steps_on(kind: str, batch: int, values: dict[str, Any], device: torch.device, *, words: int) -> Iterator[None]:
@@ -277,7 +310,7 @@ def steps_on(kind: str, batch: int, values: dict[str, Any], device: torch.device
         with torch.no_grad():
             rows = encoder(torch.zeros(1, *[values["image"]["size"]] * 2, 3), stop=start).shape[1:]
         captioner = Captioner(decoder, encoder, start)
-    training = training_images(batch * (STEPS + 1), vocabulary, rows)
+    training = training_images(2 * batch, vocabulary, rows)
     next_word = NextWord(**{name: section[name] for name in ("label_smoothing", "scheduled_sampling")})
     objective: Objective = next_word
     if kind != "next word":
@@ -299,11 +332,11 @@ def small_steps_on(kind: str, batch: int, values: dict[str, Any], device: torch.
     return steps_on(kind, batch, values, device, words=FEW_WORDS)
 
 
-def _events(recorder: Recorder, steps: Iterator[None]) -> list[list[Event]]:
-    """Return what the recorder records in each of STEPS steps, after one more."""
+def _events(recorder: Recorder, steps: Iterator[None], count: int) -> list[list[Event]]:
+    """Return what the recorder records in each of `count` steps, after one more."""
     next(steps)
     recorded = []
-    for _ in range(STEPS):
+    for _ in range(count):
         recorder.reset()
         next(steps)
         recorded.append(recorder.events.copy())
@@ -325,22 +358,18 @@ def measure(kind: str, batch: int, values: dict[str, Any], extra: float) -> dict
     Raises CaptionerError if in every step the small model has other launches or waits than the model of `values`.
     """
     with pretended_gpu(recorder := Recorder()):
-        timed = _events(recorder, small_steps_on(kind, batch, values, DEVICE))
-        full = _events(recorder, steps_on(kind, batch, values, DEVICE, words=WORDS))
-    of_both = list(zip(full, timed, strict=True))
+        timed = _events(recorder, small_steps_on(kind, batch, values, DEVICE), STEPS)
+        full = _events(recorder, steps_on(kind, batch, values, DEVICE, words=WORDS), SIZED)
     # a step launches a copy less if one of its drawn captions has the greatest length
-    same = [step for step, (one, other) in enumerate(of_both) if _order(one) == _order(other)]
-    if not same:
-        counts = [(len(one), len(other)) for one, other in of_both]
-        raise CaptionerError(f"{kind}: launches and waits of the model and of the small one in each step: {counts}")
-    fastest = min(same, key=lambda step: _host(timed[step]))
-    events = [
-        event._replace(host=max(0.0, other.host - extra))
-        for event, other in zip(full[fastest], timed[fastest], strict=True)
-    ]
+    pairs = [(one, other) for one in full for other in timed if _order(one) == _order(other)]
+    if not pairs:
+        counts = [sorted({len(step) for step in steps}) for steps in (full, timed)]
+        raise CaptionerError(f"{kind}: launches and waits of a step of the model and of the small one: {counts}")
+    sized, fastest = min(pairs, key=lambda pair: _host(pair[1]))
+    events = [event._replace(host=max(0.0, other.host - extra)) for event, other in zip(sized, fastest, strict=True)]
     launches = [event for event in events if not event.waits]
     figures = {
-        "launches": len(launches),
+        "launches": sum(not event.launched_by_gpu for event in launches),
         "waits": len(events) - len(launches),
         "LSTM time steps": sum(event.steps for event in launches),
         "host ms": 1e3 * _host(events),

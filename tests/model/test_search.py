@@ -224,7 +224,7 @@ def test_the_captions_drawn_do_not_depend_on_how_often_their_end_is_looked_for(m
 
     wanted = [drawn(seed) for seed in range(6)]
     assert len({tokens.shape[-1] for tokens in wanted}) > 2
-    monkeypatch.setattr(search, "_look_every", lambda device: every)
+    monkeypatch.setattr(search, "_words_between_looks", lambda device: every)
     for seed, tokens in enumerate(wanted):
         assert torch.equal(drawn(seed), tokens)
 

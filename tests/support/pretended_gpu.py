@@ -9,6 +9,8 @@ It finds what fails or waits on a GPU, on a machine without one:
 - Each dispatched operation that computes something is counted as a launch. Views and empty tensors launch nothing.
 - cuDNN's LSTM is one launch. It refuses a backward pass after a forward pass in eval mode, and warns about weights that
   are not in one piece of memory.
+- A CUDA graph records operations with the tensors that they read and write. To replay them is one launch. A wait while
+  it records raises RuntimeError, as on CUDA.
 
 The numbers are the CPU's. Speed means nothing. Waits inside CUDA's own operations are not seen.
 
@@ -16,15 +18,18 @@ torch's C++ takes these tensors for CPU tensors with CUDA's dispatch keys, so au
 decides in C++ by the device is done here instead: autocast, dropout, the LSTM, its cell, tensors of Python's numbers.
 """
 
+import functools
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -50,6 +55,7 @@ FLOAT32 = {
 }  # fmt: skip
 WIDEST = {"cat", "stack", "addcmul", "addcdiv", "scatter_add", "index_put"}
 _active: list["PretendedGPU"] = []
+_autocasts: "WeakSet[_Autocast]" = WeakSet()
 
 
 class GPUTensor(Tensor):
@@ -126,6 +132,8 @@ class PretendedGPU(TorchDispatchMode):
         self.waits: Counter[tuple[str, str]] = Counter()
         self.launches: Counter[str] = Counter()
         self.lstm_steps = 0
+        self.recording: PretendedGraph | None = None
+        self.stream = "default"
 
     def reset(self) -> None:
         """Count from 0 again."""
@@ -133,13 +141,25 @@ class PretendedGPU(TorchDispatchMode):
         self.launches.clear()
         self.lstm_steps = 0
 
-    def launched(self, operation: str, tensors: Sequence[Tensor], flops: Callable[[], int], steps: int = 1) -> None:
-        """Count a launch.
+    def launch(self, launched: "Launch") -> None:
+        """Count a launch, or record it in the graph."""
+        if self.recording is None:
+            self.launched(launched)
+        else:
+            self.recording.launches.append(launched)
 
-        `tensors` are what it reads and writes, on the CPU. `flops` returns its number of floating-point operations.
-        `steps` are the time steps that it computes one after the other.
-        """
-        self.launches[operation] += 1
+    def launched(self, launched: "Launch") -> None:
+        """Count a launch."""
+        self.launches[launched.operation] += 1
+
+    def replayed(self, launches: "Sequence[Launch]") -> None:
+        """Count the launch of a graph that recorded these."""
+        self.launches["graph"] += 1
+
+    def computed(self, compute: Callable[[], Any], result: Any) -> None:
+        """Record in the graph, if there is one, that `compute` gave `result`; both are of tensors on the CPU."""
+        if self.recording is not None:
+            self.recording.operations.append((compute, result))
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -148,6 +168,8 @@ class PretendedGPU(TorchDispatchMode):
 
     def waited(self, operation: str) -> None:
         """Count a wait, at the innermost line of the project outside of this file."""
+        if self.recording is not None:
+            raise RuntimeError(f"{operation}: operation not permitted when stream is capturing")
         frame, place = sys._getframe(1), "elsewhere"
         while frame is not None:
             file = frame.f_code.co_filename
@@ -169,7 +191,7 @@ class PretendedGPU(TorchDispatchMode):
         on_gpu = [tensor for tensor in tensors if isinstance(tensor, GPUTensor)]
         device = next((part for part in tree_leaves((args, kwargs)) if isinstance(part, torch.device)), None)
         if not on_gpu and (device is None or device.type != "cuda"):
-            return func(*args, **kwargs)
+            return self.run_on_host(func, args, kwargs)
         with self:  # inference mode hands over operations that are made of others
             decomposed = func.decompose(*args, **kwargs)
         if decomposed is not NotImplemented:
@@ -179,12 +201,15 @@ class PretendedGPU(TorchDispatchMode):
         self._check(name, args, tensors)
         if device is not None:
             kwargs = kwargs | {"device": torch.device("cpu")}
-        result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        compute = functools.partial(func, *tree_map(_held, args), **tree_map(_held, kwargs))
+        result = compute()
+        if name not in FREE and not _is_view(func):
+            self.computed(compute, result)
         moved = [_held(tensor) for tensor in tensors] + [
             part for part in tree_leaves(result) if isinstance(part, Tensor)
         ]
         if name not in FREE and not _is_view(func) and (result is None or len(moved) > len(tensors)):
-            self.launched(name, moved, lambda: _flops(func, tree_map(_held, args), result))
+            self.launch(Launch(name, moved, lambda: _flops(func, tree_map(_held, args), result)))
         known = {id(tensor.held): tensor for tensor in on_gpu}  # the result of an operation in place is its argument
 
         def wrapped(part: Any) -> Any:
@@ -193,6 +218,10 @@ class PretendedGPU(TorchDispatchMode):
             return known[id(part)] if id(part) in known else GPUTensor(part)
 
         return tree_map(wrapped, result)
+
+    def run_on_host(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Run an operation of the CPU on tensors of the CPU."""
+        return func(*args, **kwargs)
 
     def _check(self, name: str, args: Any, tensors: list[Tensor]) -> None:
         """Raise where devices mix; count where the operation waits."""
@@ -217,12 +246,61 @@ class PretendedGPU(TorchDispatchMode):
         non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
         if to != source.device and not (non_blocking and (to.type == "cpu" or getattr(source, "pinned", False))):
             self.waited(f"copy to {to.type}")
-        self.launched(name, [_held(source)] * 2, lambda: 0)
+        self.launch(Launch(name, [_held(source)] * 2))
         if into is not None:
-            _held(into).copy_(_held(source))
+            self.computed(functools.partial(_held(into).copy_, _held(source)), _held(into).copy_(_held(source)))
             return into
         options = {key: value for key, value in kwargs.items() if key not in ("device", "non_blocking", "pin_memory")}
-        return GPUTensor(func(_held(source), **options))
+        compute = functools.partial(func, _held(source), **options)
+        self.computed(compute, copied := compute())
+        return GPUTensor(copied)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch: `tensors` are what it reads and writes, on the CPU; `flops` returns its floating-point operations;
+    `steps` are the time steps that it computes one after the other."""
+
+    operation: str
+    tensors: Sequence[Tensor]
+    flops: Callable[[], int] = lambda: 0
+    steps: int = 1
+
+
+class PretendedGraph:
+    """torch.cuda.CUDAGraph: `operations` have what computes each again, and the result, whose memory it takes."""
+
+    def __init__(self) -> None:
+        self.operations: list[tuple[Callable[[], Any], Any]] = []
+        self.launches: list[Launch] = []
+
+    def pool(self) -> tuple[int, int]:
+        return (0, 1)
+
+    def replay(self) -> None:
+        gpu = gpu_in_use()
+        with gpu.computing():
+            gpu.replayed(self.launches)
+            for compute, result in self.operations:
+                for into, new in zip(tree_leaves(result), tree_leaves(compute()), strict=True):
+                    if new is not into:
+                        into.copy_(new)
+
+
+@contextmanager
+def _recording(graph: PretendedGraph, pool: Any = None, capture_error_mode: str = "global") -> Iterator[None]:
+    """Do what torch.cuda.graph does. CUDA computes nothing meanwhile, so random numbers are given back."""
+    gpu, random = gpu_in_use(), torch.get_rng_state()
+    gpu.recording, gpu.stream = graph, "of the recording"
+    try:
+        yield
+    except RuntimeError:  # torch ends a failed recording with another error, on its own stream
+        raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+    else:
+        gpu.stream = "default"
+    finally:
+        gpu.recording = None
+        torch.set_rng_state(random)
 
 
 def gpu_in_use() -> PretendedGPU:
@@ -274,12 +352,14 @@ class _Autocast(TorchFunctionMode):
         super().__init__()
         self.dtype, self.enabled = dtype, enabled
         self._weights: dict[int, Tensor] = {}  # converted, by the id of the weight
+        _autocasts.add(self)
 
     def _converted(self, part: Tensor, dtype: torch.dtype) -> Tensor:
         if not (part.is_leaf and part.requires_grad and dtype == self.dtype):
             return part.to(dtype)
         if id(part) not in self._weights:
-            self._weights[id(part)] = part.to(dtype)
+            with torch.enable_grad():
+                self._weights[id(part)] = part.to(dtype)
         return self._weights[id(part)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -299,6 +379,11 @@ class _Autocast(TorchFunctionMode):
         dtype = self.dtype if name in LOWER or (name in WIDEST and narrow) else torch.float32
         wrong = {id(part) for part in floats if part.dtype != dtype}
         return tree_map(lambda part: self._converted(part, dtype) if id(part) in wrong else part, (args, kwargs))
+
+
+def _clear_autocast_cache() -> None:
+    for autocast in _autocasts:
+        autocast._weights.clear()
 
 
 def _autocast_instead_of(original: Callable) -> Callable:
@@ -341,10 +426,11 @@ def _cell_instead_of(original: Callable) -> Callable:
         x, h, c, into, again, *biases = (_held(part) for part in parts)
         with gpu_in_use().computing():
             new = original(x, (h, c), into, again, *biases)
+        gpu_in_use().computed(functools.partial(original, x, (h, c), into, again, *biases), new)
         for state, weight in ((x, into), (h, again)):
             flops = 2 * len(state) * weight.numel()
-            gpu_in_use().launched("addmm", [state, weight], lambda flops=flops: flops)
-        gpu_in_use().launched("_thnn_fused_lstm_cell", [c, *new, *[c] * 8], lambda: 0)  # and both gates, [n, 4W]
+            gpu_in_use().launch(Launch("addmm", [state, weight], lambda flops=flops: flops))
+        gpu_in_use().launch(Launch("_thnn_fused_lstm_cell", [c, *new, *[c] * 8]))  # and both gates, [n, 4W]
         return tuple(map(GPUTensor, new))
 
     return lstm_cell
@@ -355,7 +441,7 @@ class _ToHost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, source: GPUTensor, dtype: torch.dtype, non_blocking: bool) -> Tensor:
-        gpu_in_use().launched("_to_copy", [source.held] * 2, lambda: 0)
+        gpu_in_use().launch(Launch("_to_copy", [source.held] * 2))
         if not non_blocking:
             gpu_in_use().waited("copy to cpu")
         with gpu_in_use().computing():
@@ -380,7 +466,7 @@ class _CuDNN(torch.autograd.Function):
         ctx.train, ctx.steps = train, steps
         gpu = gpu_in_use()
         gpu.lstm_steps += steps
-        gpu.launched("_cudnn_rnn", [*ctx.inputs, *ctx.outputs], lambda: _lstm_flops(ctx.inputs), steps)
+        gpu.launch(Launch("_cudnn_rnn", [*ctx.inputs, *ctx.outputs], lambda: _lstm_flops(ctx.inputs), steps))
         return tuple(GPUTensor(part.detach()) for part in ctx.outputs)
 
     @staticmethod
@@ -388,7 +474,7 @@ class _CuDNN(torch.autograd.Function):
         if not ctx.train:
             raise RuntimeError("cudnn RNN backward can only be called in training mode")
         moved = [*ctx.inputs, *ctx.inputs, *ctx.outputs, *ctx.outputs]
-        gpu_in_use().launched("_cudnn_rnn_backward", moved, lambda: 2 * _lstm_flops(ctx.inputs), ctx.steps)
+        gpu_in_use().launch(Launch("_cudnn_rnn_backward", moved, lambda: 2 * _lstm_flops(ctx.inputs), ctx.steps))
         used = [(output, grad.held) for output, grad in zip(ctx.outputs, grads, strict=True) if grad is not None]
         with gpu_in_use().computing():
             gradients = torch.autograd.grad([output for output, _ in used], ctx.inputs, [grad for _, grad in used])
@@ -473,10 +559,17 @@ def pretended_gpu(gpu: PretendedGPU | None = None) -> Iterator[PretendedGPU]:
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
         for place, name, value in (
+            (torch.cuda, "CUDAGraph", PretendedGraph),
+            (torch.cuda, "graph", _recording),
+            (torch.cuda, "current_stream", lambda *_: gpu.stream),
+            (torch.cuda, "set_stream", lambda stream: setattr(gpu, "stream", stream)),
+            (torch.cuda, "get_rng_state", lambda *_: torch.get_rng_state()),
+            (torch.cuda, "set_rng_state", lambda state, *_: torch.set_rng_state(state)),
             (torch.accelerator, "current_stream", lambda *_: stream),
             (Tensor, "pin_memory", _pinned),
             (torch, "tensor", _tensor_instead_of(torch.tensor)),
             (torch, "as_tensor", _tensor_instead_of(torch.as_tensor)),
+            (torch, "clear_autocast_cache", _clear_autocast_cache),
             (torch, "autocast", _autocast_instead_of(torch.autocast)),
             (torch, "lstm_cell", _cell_instead_of(torch.lstm_cell)),
             (functions, "lstm", _lstm_instead_of(functions.lstm)),

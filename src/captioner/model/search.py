@@ -3,6 +3,7 @@
 Dimensions: B images, K beams or samples, V words, T the most words of a caption.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
-from captioner.model.decoder import Decoder, Memory
+from captioner.model.decoder import Decoder, Memory, State
 
 NEVER = (PAD, BOS, UNK)  # generated
 LOOK_EVERY = 4  # words drawn between checks whether all captions have ended; each check waits for a GPU
@@ -96,29 +97,55 @@ def _spread(values: Tensor, places: Tensor, shape: torch.Size, fill: float) -> T
     return every.index_copy_(0, places, values).view(*shape, *values.shape[1:])
 
 
-@torch.no_grad()
-def sample(decoder: Decoder, memory: Memory, *, samples: int, max_length: int) -> Tensor:
-    """Draw captions [B, K, T] int64 (words, then `<eos>`, then `<pad>`), each with its probability, from torch's
-    generator. `<pad>`, `<bos>` and `<unk>` are never drawn. T is the length of the longest, at most `max_length`."""
-    device = memory.start[0].device
-    last = torch.full((memory.start[0].shape[0], samples), BOS, device=device)
-    finished = torch.zeros_like(last, dtype=torch.bool)
-    tokens: list[Tensor] = []
-    state = memory.states(samples)  # each [B*K, W]
-    every = _look_every(device)
-    for step in range(1, max_length + 1):
+class Drawing(NamedTuple):
+    """K captions of each image that are being drawn."""
+
+    memory: Memory
+    state: State  # each [B*K, W], after the words before the last
+    last: Tensor  # [B, K] int64, the last words
+    finished: Tensor  # [B, K] bool
+
+
+DrawWords = Callable[[Decoder, Drawing, int], tuple[Drawing, Tensor]]
+
+
+def draw_words(decoder: Decoder, drawing: Drawing, count: int) -> tuple[Drawing, Tensor]:
+    """Draw `count` more words of each caption; return the drawing after them, and the words [B, K, count] int64."""
+    memory, state, last, finished = drawing
+    words: list[Tensor] = []
+    for _ in range(count):
         hidden, state = decoder.step(memory, last.flatten(), state)
         logits = decoder.logits(hidden).view(*last.shape, -1)  # [B, K, V]
-        last = draw(logits, forbidden(logits.shape[-1], device)).masked_fill(finished, PAD)  # [B, K]
-        tokens.append(last)
-        finished |= last == EOS
-        if step % every == 0 and finished.all():
+        last = draw(logits, forbidden(logits.shape[-1], logits.device)).masked_fill(finished, PAD)  # [B, K]
+        words.append(last)
+        finished = finished | (last == EOS)
+    return Drawing(memory, state, last, finished), torch.stack(words, dim=-1)
+
+
+@torch.no_grad()
+def sample(
+    decoder: Decoder, memory: Memory, *, samples: int, max_length: int, draw_words: DrawWords = draw_words
+) -> Tensor:
+    """Draw captions [B, K, T] int64 (words, then `<eos>`, then `<pad>`), each with its probability, from torch's
+    generator. `<pad>`, `<bos>` and `<unk>` are never drawn. T is the length of the longest, at most `max_length`.
+
+    The argument `draw_words` must do what the function `draw_words` of this module does.
+    """
+    device = memory.start[0].device
+    last = torch.full((memory.start[0].shape[0], samples), BOS, device=device)
+    drawing = Drawing(memory, memory.states(samples), last, torch.zeros_like(last, dtype=torch.bool))
+    each = _words_between_looks(device)
+    drawn: list[Tensor] = []
+    for start in range(0, max_length, each):
+        if start and drawing.finished.all():
             break
-    drawn = torch.stack(tokens, dim=-1)
-    return drawn if every == 1 else drawn[..., : int((drawn != PAD).any(0).any(0).sum())]
+        drawing, words = draw_words(decoder, drawing, each)
+        drawn.append(words)
+    tokens = torch.cat(drawn, dim=-1)[..., :max_length]
+    return tokens if each == 1 else tokens[..., : int((tokens != PAD).any(0).any(0).sum())]
 
 
-def _look_every(device: torch.device) -> int:
+def _words_between_looks(device: torch.device) -> int:
     return 1 if device.type == "cpu" else LOOK_EVERY
 
 

@@ -99,7 +99,7 @@ class CaptionSet:
         rows = self.views[:, 0] if view is None else self.views.gather(1, view.unsqueeze(1)).squeeze(1)
         shares = map(share, order.split(size))
         read = functools.partial(self._read_batch, rows, device)
-        for batch in _read_ahead(read, shares) if prefetch else map(read, shares):
+        for batch in _read_ahead(read, shares, device) if prefetch else map(read, shares):
             yield batch and batch.to(device, crop)
 
     def _read_batch(self, rows: Tensor, device: torch.device, chosen: Tensor) -> "Batch | None":
@@ -160,9 +160,13 @@ def random_window(rows: Tensor, least: float) -> Tensor:
     return rows[torch.arange(len(rows), device=rows.device)[:, None, None], down[:, :, None], across[:, None, :]]
 
 
-def _read_ahead(read: Callable[[Tensor], Batch | None], shares: Iterable[Tensor]) -> Iterator[Batch | None]:
+def _read_ahead(
+    read: Callable[[Tensor], Batch | None], shares: Iterable[Tensor], device: torch.device
+) -> Iterator[Batch | None]:
     """Yield `read(share)` of each share; a thread is one share ahead."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
+    # a thread's current GPU is the first one, unless it is set
+    use = functools.partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+    with ThreadPoolExecutor(max_workers=1, initializer=use) as thread:
         parts = iter(shares)
         pending = deque(thread.submit(read, part) for part in itertools.islice(parts, 1))
         while pending:

@@ -16,6 +16,7 @@ from captioner.base.device import prefers_few_shapes, to_device
 from captioner.base.distributed import Mean
 from captioner.captions.vocabulary import BOS, PAD, Vocabulary
 from captioner.model.captioner import Captioner
+from captioner.model.graphs import WordGraphs
 from captioner.model.packing import pack
 from captioner.model.search import forbidden, sample
 from captioner.training.batches import Batch
@@ -44,6 +45,7 @@ class SelfCritical:
         self._reward = Reward(references, vocabulary)
         self._vocabulary, self._samples = vocabulary, samples
         self._next_word, self._weight = next_word, weight
+        self._draw_words = WordGraphs()
 
     def __call__(self, captioner: Captioner, batch: Batch) -> tuple[Mean, Mean]:
         """Return minus the mean over all sampled words of advantage times log-probability, and the measure.
@@ -55,7 +57,13 @@ class SelfCritical:
         captioner.eval()
         with torch.no_grad():
             memory = captioner.decoder.encode(features)
-        tokens = sample(captioner.decoder, memory, samples=self._samples, max_length=self._vocabulary.max_length)
+        tokens = sample(
+            captioner.decoder,
+            memory,
+            samples=self._samples,
+            max_length=self._vocabulary.max_length,
+            draw_words=self._draw_words,
+        )
         captioner.train()
         drawn = tokens.cpu()  # once: it waits for the device
         inputs = torch.cat((torch.full_like(tokens[:, :, :1], BOS), tokens[:, :, :-1]), dim=-1)
@@ -69,6 +77,7 @@ class SelfCritical:
         targets = tokens.flatten()[packed.places]
         log_p = logits.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
         log_p = log_p.masked_fill(targets == PAD, 0.0)
+        smoothed = self._next_word.losses(captioner, batch, memory)[0] if self._weight else None
 
         # computed here, because a GPU computes the probabilities in the meantime
         rewards = torch.from_numpy(self._reward(batch.images, drawn.numpy())).float()  # [B, K]
@@ -77,7 +86,6 @@ class SelfCritical:
         words = int(lengths.sum())
         gained = to_device(advantages.flatten(), tokens.device)[packed.places] * log_p
         loss = -gained.sum()
-        if self._weight:
-            smoothed, _ = self._next_word.losses(captioner, batch, memory)
+        if smoothed is not None:
             loss = loss + self._weight * batch.words * smoothed
         return Mean(loss / words, words), Mean(rewards.mean(), rewards.numel())

@@ -98,7 +98,7 @@ class Recorder(PretendedGPU):
     def __init__(self) -> None:
         super().__init__()
         self.events: list[Event] = []
-        self._host, self._since, self._computing = 0.0, time.perf_counter(), False
+        self._host, self._since, self._computing, self._pretending = 0.0, time.perf_counter(), False, False
 
     def reset(self) -> None:
         """Count from 0 again."""
@@ -133,9 +133,21 @@ class Recorder(PretendedGPU):
         finally:
             self._computing, self._since = before, time.perf_counter()
 
+    @contextmanager
+    def pretending(self) -> Iterator[None]:
+        """Leave out the time in which Python does what torch's C++ does on a GPU."""
+        self._until_now()
+        before, self._pretending = self._pretending, True
+        try:
+            yield
+        finally:
+            self._pretending, self._since = before, time.perf_counter()
+
     def _until_now(self) -> None:
         now = time.perf_counter()
-        self._host, self._since = self._host + now - self._since, now
+        if not (self._computing or self._pretending):
+            self._host += now - self._since
+        self._since = now
 
     def launched(self, launched: Launch) -> None:
         """Record a launch."""
@@ -279,7 +291,7 @@ def steps_of(
     groups = parameter_groups([captioner], name="all", lr=1e-4, weight_decay=0.01)
     optimizer = torch.optim.AdamW([{**group, "lr": group["peak_lr"]} for group in groups], fused=True)
     trained = [parameter for group in groups for parameter in group["params"]]
-    order = torch.arange(len(training)).repeat(STEPS)
+    order = torch.arange(len(training)).repeat(max(STEPS, SIZED))
     for images in training.batches(order, batch, device, crop=crop, prefetch=True):
         assert images is not None
         optimizer.zero_grad(set_to_none=True)

@@ -20,7 +20,7 @@ from benchmarks.gpu_estimate import (
     table_of,
 )
 from captioner.model.search import LOOK_EVERY
-from tests.support.pretended_gpu import DEVICE, pretended_gpu
+from tests.support.pretended_gpu import DEVICE, PretendedGPU, pretended_gpu
 
 SLOW = GPU(lower=1e12, float32=1e11, memory=1e9, shortest=1e-6, lstm_step=0.0)
 VALUES = {
@@ -54,6 +54,50 @@ def test_a_gpu_is_busy_while_the_host_is_ahead_and_idle_after_a_wait():
     thinking = Event(2.0, bytes=10**9)  # after 2 s of the host's own
     assert play([second, thinking], SLOW)[0] == pytest.approx(3 + 2 * LAUNCH)
     assert play([second, Event(0.0, waits=True), thinking], SLOW)[0] == pytest.approx(4 + 2 * LAUNCH + WAIT)
+
+
+def test_the_host_launches_only_the_first_operation_of_a_graph():
+    first, second = Event(0.0, bytes=10**9), Event(0.0, bytes=10**9, launched_by_gpu=True)
+    assert play([first, second], SLOW)[0] == pytest.approx(2 + LAUNCH)
+    with pretended_gpu(recorder := Recorder()):
+        x, graph = torch.ones(3, device=DEVICE), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = (x + 1) * 2
+        recorder.reset()
+        graph.replay()
+        replayed = recorder.events.copy()
+        assert y.tolist() == [4, 4, 4]
+    assert [event.launched_by_gpu for event in replayed] == [False, True]
+    assert replayed[1].host == 0
+
+
+def test_only_the_hosts_own_time_is_recorded(monkeypatch):
+    clock = [0.0]
+
+    def took(seconds):
+        clock[0] += seconds
+
+    monkeypatch.setattr(gpu_estimate.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(PretendedGPU, "run_on_host", lambda self, func, args, _: took(4.0) or func(*args))
+    on_cpu = torch.ones(3)
+    with pretended_gpu(recorder := Recorder()):
+        x = torch.ones(3, device=DEVICE)
+        recorder.reset()
+        took(1.0)
+        with recorder.pretending():
+            took(10.0)
+            with recorder.computing():
+                took(20.0)
+                torch.neg(on_cpu)
+        with recorder.computing():
+            took(30.0)
+            with recorder.pretending():
+                took(40.0)
+        took(2.0)
+        torch.neg(on_cpu)
+        torch.neg(x)
+    (event,) = recorder.events
+    assert event.host == 1.0 + 2.0 + 4.0
 
 
 def test_launches_are_kept_with_their_operations_and_bytes():

@@ -166,6 +166,11 @@ class PretendedGPU(TorchDispatchMode):
         """Hold what the CPU computes in the GPU's place, beside `run`."""
         yield
 
+    @contextmanager
+    def pretending(self) -> Iterator[None]:
+        """Hold what Python does in place of torch's C++; operations in it count."""
+        yield
+
     def waited(self, operation: str) -> None:
         """Count a wait, at the innermost line of the project outside of this file."""
         if self.recording is not None:
@@ -365,7 +370,8 @@ class _Autocast(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         if self.enabled and name in LOWER | FLOAT32 | WIDEST:
-            args, kwargs = self._cast(name, args, kwargs)
+            with gpu_in_use().pretending():
+                args, kwargs = self._cast(name, args, kwargs)
         with torch._C.DisableTorchFunction():  # the context around this one does not count
             return func(*args, **kwargs)
 

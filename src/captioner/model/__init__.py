@@ -5,6 +5,7 @@
 - `standardise`: mean and deviation of image features
 - `captioner`: encoder blocks and decoder in one model, and the model file
 - `search`: beam search, and drawing captions at random
+- `graphs`: drawing words with CUDA graphs
 - `generate`: from images to captions, by beam search
 - `settings`: the params of the search
 - `consensus`: the choice among beams by captions of similar training images

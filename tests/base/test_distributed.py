@@ -49,7 +49,7 @@ class Drawn(SelfCritical):
     """Self-critical training on captions that depend on the image's name only."""
 
     def __call__(self, captioner, batch):
-        def sample(*_, samples, max_length):
+        def sample(*_, samples, max_length, draw_words):
             tokens = torch.full((len(batch.images), samples, max_length), PAD)
             for at, image in enumerate(batch.images):
                 generator = torch.Generator().manual_seed(int(image.removesuffix(".jpg")))

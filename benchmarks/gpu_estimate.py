@@ -21,7 +21,7 @@ import ctypes
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +98,8 @@ class Recorder(PretendedGPU):
     def __init__(self) -> None:
         super().__init__()
         self.events: list[Event] = []
-        self._host, self._since, self._computing, self._pretending = 0.0, time.perf_counter(), False, False
+        self._host, self._since = 0.0, time.perf_counter()
+        self._clock_stopped, self._computing = False, False
 
     def reset(self) -> None:
         """Count from 0 again."""
@@ -123,29 +124,29 @@ class Recorder(PretendedGPU):
             self._host += time.perf_counter() - began
         return result
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Leave out the time in which the CPU computes in place of the GPU."""
-        self._until_now()
-        before, self._computing = self._computing, True
-        try:
-            yield
-        finally:
-            self._computing, self._since = before, time.perf_counter()
+    def computing(self) -> AbstractContextManager[None]:
+        """Leave out the time in which the CPU computes in place of the GPU, and its operations."""
+        return self._stopped(computing=True)
+
+    def pretending(self) -> AbstractContextManager[None]:
+        """Leave out the time in which Python does what torch's C++ does on a GPU."""
+        return self._stopped(computing=False)
 
     @contextmanager
-    def pretending(self) -> Iterator[None]:
-        """Leave out the time in which Python does what torch's C++ does on a GPU."""
+    def _stopped(self, *, computing: bool) -> Iterator[None]:
+        """Stop the host's clock."""
         self._until_now()
-        before, self._pretending = self._pretending, True
+        before = self._clock_stopped, self._computing
+        self._clock_stopped, self._computing = True, computing or self._computing
         try:
             yield
         finally:
-            self._pretending, self._since = before, time.perf_counter()
+            self._clock_stopped, self._computing = before
+            self._since = time.perf_counter()
 
     def _until_now(self) -> None:
         now = time.perf_counter()
-        if not (self._computing or self._pretending):
+        if not self._clock_stopped:
             self._host += now - self._since
         self._since = now
 

@@ -23,7 +23,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The temporary file has the same name (some formats put the name into the bytes) in a folder beside `path`. It is
     synced and renamed, so a reader sees the old file or the new one. After an exception the old file stays and nothing
     else remains. The next run removes the temporary files of a killed run. Only one process at a time may write a path.
-    A full disk raises OSError, whatever error the writing library raises.
+    A full disk raises OSError that names the file, whatever error the writing library raises.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except OSError:
-        raise
-    except Exception as error:  # torch, h5py and safetensors have errors of their own for it
-        # safetensors has freed the room by now, so its message tells the cause
+    except Exception as error:  # h5py, safetensors and torch have errors of their own for a full disk
         causes = [number for number in NO_ROOM if os.strerror(number) in str(error)]
-        if shutil.disk_usage(folder).free <= FULL:
+        if not isinstance(error, OSError) and shutil.disk_usage(folder).free <= FULL:  # torch's tells no cause
             causes.append(errno.ENOSPC)
         if not causes:
             raise

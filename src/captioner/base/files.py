@@ -41,7 +41,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         causes = [number for number in NO_ROOM if os.strerror(number) in str(error)]
         if not isinstance(error, OSError) and shutil.disk_usage(folder).free <= FULL:  # torch's tells no cause
             causes.append(errno.ENOSPC)
-        if not causes:
+        if not causes or getattr(error, "filename", None) == str(path):  # the error names the file already
             raise
         raise OSError(causes[0], os.strerror(causes[0]), str(path)) from error
     finally:

@@ -21,7 +21,7 @@ from captioner.captions.text import (
 from captioner.captions.tokens import caption_text, learnt_tokens, plain_text, scored_tokens, separate
 
 LANGUAGES = ("en", "de", "fr", "tr", "zh", "ar", "hi")
-RESTLESS = "aIZı1_ .,'’-·\"!?()&@#/<>İḰ़्ा\u200c\u200d\u200b️ﾞㇰ々ーカｶ犬é́̈ك́ـש׳״־🐕🏽👩🔥🇩🇪①½。、।،؟٫٣՞Ա"
+RESTLESS = "aIZı1_ .,'’-·\"!?()&@#/<>İḰ़्ा\u200c\u200d\u200b️ﾞㇰ々ーカｶ犬é́̈ك́ـש׳״־🐕🏽👩🔥🇩🇪①½‘ʻʼＡ３。、।،؟٫٣՞Ա"
 RESTLESS += "\u00ad\u2060\u180e\u0e01\u0e32\U000e0067🏴"
 TEXT = st.one_of(st.text(max_size=30), st.text(alphabet=RESTLESS, max_size=12))
 SENTENCES = {
@@ -136,7 +136,11 @@ WORDS = {
     ("ko", "개가 눈 속에서 뛴다."): "개가 눈 속에서 뛴다",
     ("th", "สุนัข\u200bวิ่ง บน หญ้า"): "สุนัข วิ่ง บน หญ้า",
     ("hy", "ինչպե՞ս է։"): "ինչպես է",
-    ("uk", "м'ята м’ята"): "м'ята м'ята",
+    ("uk", "м'ята м’ята мʼята"): "м'ята м'ята м'ята",
+    ("uz", "o‘yin o'yin oʻyin ‘it’ ʼa"): "o'yin o'yin o'yin it ʼa",
+    ("en", "donʼt"): "do n't",
+    ("ja", "Ｔシャツの３人"): "t シ ャ ツ の 3 人",
+    ("en", "ａ Ｄｏｇ"): "a dog",
     ("de", "a & b 50% <unk> #eins"): "a b 50 <unk> eins",
     ("en", "a & b 50% #one (red) !!"): "a & b 50 % #one -lrb- red -rrb- !!",
     ("en", "so\u00adft zero\ufeffwidth a\u200bb"): "soft zerowidth a b",

@@ -31,6 +31,7 @@ _ASCII = str.maketrans(
     {
         "‘": "'",  # noqa: RUF001
         "’": "'",  # noqa: RUF001
+        "ʼ": "'",  # noqa: RUF001
         "“": '"',
         "”": '"',
         "«": '"',
@@ -116,7 +117,7 @@ def separate(text: str) -> list[str]:
 
 
 def to_ascii(text: str) -> str:
-    """Return `text` normalised, with typographic signs replaced as Java's tokeniser replaces them."""
+    """Return `text` normalised, with typographic signs replaced as by Java's tokeniser, and U+02BC by `'`."""
     return normalise(text).translate(_ASCII)
 
 

@@ -3,7 +3,8 @@
 This module knows characters, not languages or files. It imports the standard library only, because an exported
 captioner has a copy of it.
 
-`normalise` gives the form that all other code expects: NFC, no invisible characters, single spaces. It removes
+`normalise` gives the form that all other code expects: NFC, no invisible characters, single spaces. Fullwidth Latin
+letters and digits, as in `Ｔシャツ`, become those of ASCII. It removes
 - soft hyphens, byte order marks, bidi controls, word joiners, fillers, variation selectors of letters, and the Arabic
   tatweel, which only widens a word;
 - zero-width joiners and non-joiners, except where a script needs them (Arabic and Persian, Syriac, the Indic scripts,
@@ -18,6 +19,7 @@ such characters; halfwidth voiced sound marks are marks. `join_tokens` writes th
 """
 
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -32,6 +34,7 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u0640\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
+_FULLWIDTH = {ord(char) + 0xFEE0: char for char in string.ascii_letters + string.digits}
 _JOINING = re.compile(  # the scripts in which joiners and their like change what is read
     "[\u0620-\u063f\u0641-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u17ff\u1800-\u18af\u1cd0-\u1cff\ua8e0-\ua8ff"
     "\ua9e0-\ua9ff\uaa60-\uaa7f\ufb50-\ufdff\ufe70-\ufefc\U00010a00-\U00010a5f\U00011000-\U00011fff]"
@@ -54,13 +57,13 @@ _DICTIONARY = re.compile(  # a letter, with its marks, of Thai, Lao, Khmer or Bu
 
 
 def normalise(text: str) -> str:
-    """Return `text` in NFC, without invisible characters, with single spaces (see the module's docstring).
+    """Return `text` in NFC, without invisible or fullwidth characters, with single spaces (see the module's docstring).
 
     Control characters become spaces. Half of a surrogate pair, which JSON may hold, becomes `?`. The result does not
     change when it is normalised again.
     """
     if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()
+        text = text.encode("utf-8", "replace").decode().translate(_FULLWIDTH)
         while True:  # a removed character may have stood between two that compose, or that decide about a joiner
             before, text = text, unicodedata.normalize("NFC", _INVISIBLE.sub(_visible, text))
             if text == before:

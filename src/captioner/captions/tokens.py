@@ -5,7 +5,7 @@ English (`en`) has the tokens of `captioner.captions.ptb`, as the published scor
 - inside a word stay the apostrophe and the hyphen (`l'homme`, `Türkiye'nin`, `T-Shirt`), the middle dot of Catalan, the
   Hebrew geresh, gershayim and maqaf, a double quote between Hebrew letters, and `.`, `,`, `:`, `/` and their Arabic
   likes between digits. A geresh also ends a Hebrew word. The typographic apostrophe becomes `'`, and the typographic
-  hyphens become `-`;
+  hyphens become `-`. Inside a word U+2018, U+02BB and U+02BC become `'` too, which Uzbek and Ukrainian texts have;
 - Armenian accents (`՛`, `՜`, `՞`), which stand on a letter inside a word, go without a trace;
 - Han, Hiragana and Katakana are tokens by character (`captioner.captions.text`);
 - every other sign is punctuation or a symbol; an emoji with its modifiers is one. It separates words. Scores drop it,
@@ -67,7 +67,9 @@ def plain_text(text: str, language: str = ENGLISH) -> str:
     """Return `text` as `separate` reads it: normalised, with the signs replaced that have an equal in ASCII."""
     if text.isascii():
         return text
-    return ptb.to_ascii(text) if language == ENGLISH else normalise(text).translate(_PLAIN)
+    if language == ENGLISH:
+        return ptb.to_ascii(text)
+    return _inner_apostrophe().sub("'", normalise(text).translate(_PLAIN))
 
 
 def scored_tokens(text: str, language: str = ENGLISH) -> list[str]:
@@ -91,6 +93,11 @@ def learnt_tokens(tokens: list[str], *, language: str, lowercase: bool, punctuat
         for token in tokens
         if punctuation or token.isalnum() or any(map(str.isalnum, token))
     ]
+
+
+@cache
+def _inner_apostrophe() -> re.Pattern[str]:
+    return re.compile(rf"(?<=[\w{marks()}])[\u2018\u02bb\u02bc](?=\w)")
 
 
 @cache

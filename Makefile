@@ -1,4 +1,5 @@
-# What there is to do here; `make help` says it. Every command sets up what it needs.
+# The commands of this project; `make help` lists them. Each installs the environment first. `bench` and `bench-plain`
+# also need the outputs of `dvc repro`.
 PYTHON ?= python3
 BIN := .venv/bin
 export DVC_NO_ANALYTICS := 1
@@ -26,7 +27,7 @@ $(BIN)/.done: pyproject.toml constraints.txt
 demo: $(BIN)/.done ## run the whole pipeline on the built-in dataset, in .demo
 	$(BIN)/python -m demo.run
 
-test: $(BIN)/.done ## run all tests, and list the branches of src/ that they do not cover
+test: $(BIN)/.done ## run all tests, and list the lines and branches of src/ that they do not cover
 	$(BIN)/python -m pytest --cov
 
 KILLS ?= 50

@@ -315,7 +315,7 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
         (changed(1, split="half"), "c.json: images[1]: split is 'half', expected one of train"),
         (changed(1, split=None), "COCO_val2014_000000060623.jpg has no split, though others have"),
         (changed(1, sentences=None), "c.json: images[1].sentences: missing; expected a list"),
-        (changed(1, sentences=["A girl"]), 'c.json: images[1].sentences[0]: is "A girl", expected an object with raw'),
+        (changed(1, sentences=[7]), "c.json: images[1].sentences[0]: is 7, expected an object with raw"),
         (changed(1, sentences=[{"sentid": 1}]), "c.json: images[1].sentences[0]: neither raw nor tokens"),
         (changed(1, sentences=[{"raw": 5}]), "c.json: images[1].sentences[0].raw: is 5, expected text"),
         (changed(1, sentences=[]), "c.json: no caption for val2014/COCO_val2014_000000060623.jpg of the dev split"),

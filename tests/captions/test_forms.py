@@ -1,6 +1,7 @@
 """Every form of the table of `captioner.captions.formats`, on small files of their true shape."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -663,3 +664,201 @@ def test_a_number_of_too_many_digits_is_no_json(tmp_path):
 def test_fewer_than_three_images_name_the_first_fault(tmp_path):
     texts = "image,caption\na.jpg,A\nb.jpg,B\nx9.jpg,C\n"
     assert "c.csv, line 4: no photo x9.jpg" in refused(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+
+
+def test_a_numbered_photo_that_is_missing_is_not_taken_from_another_name(tmp_path):
+    names = photos(*(f"{at}.jpg" for at in range(1, 7)), "IMG_0007.jpg", "0008.jpg")
+    texts = "image,caption\n" + "".join(f"{at}.jpg,A {at}\n" for at in range(1, 9)) + "IMG_0007.jpg,Another\n"
+    by_image, _, _ = run(tmp_path, names | {"c.csv": texts}, "c.csv", on_bad="skip")
+    assert by_image["IMG_0007.jpg"] == ["Another"]
+    assert by_image["0008.jpg"] == ["A 8"]
+
+
+def test_a_missing_photo_is_not_taken_from_another_folder_that_the_photos_have(tmp_path):
+    files = photos("dogs/1.jpg", "dogs/2.jpg", "cats/2.jpg", "cats/3.jpg")
+    texts = "image,caption\ncats/1.jpg,A cat\ndogs/1.jpg,A dog\ndogs/2.jpg,B\ncats/2.jpg,C\ncats/3.jpg,D\n"
+    message = refused(tmp_path / "stops", files | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 2: no photo cats/1.jpg in" in message
+    by_image, _, _ = run(tmp_path / "skips", files | {"c.csv": texts}, "c.csv", on_bad="skip")
+    assert by_image["dogs/1.jpg"] == ["A dog"]
+
+
+def test_the_split_in_the_name_of_a_captions_file_decides_between_two_photos(tmp_path):
+    files = photos("train/1.jpg", "val/1.jpg", "train/A.JPG", "val/a.jpg", "test/2.jpg")
+    for split, names in {"train": ("1.jpg", "A.jpg"), "val": ("1.jpg", "A"), "test": ("2.jpg",)}.items():
+        files[f"{split}.csv"] = "image,caption\n" + "".join(f"{name},{split}\n" for name in names)
+    by_image, splits, _ = run(tmp_path, files, ["train.csv", "val.csv", "test.csv"])
+    wanted = {"train/1.jpg": ["train"], "train/A.JPG": ["train"], "val/1.jpg": ["val"], "val/a.jpg": ["val"]}
+    assert by_image == wanted | {"2.jpg": ["test"]}
+    assert sorted(splits.values()) == ["dev", "dev", "test", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "captions"),
+    [
+        ("image,caption,caption_2,caption_3", "{},one,two,three", ["one", "two", "three"]),
+        ("image,caption,caption.1,caption.2", "{},one,two,three", ["one", "two", "three"]),
+        ("filename,raw,raw_1,raw_2", "{},one,two,three", ["one", "two", "three"]),
+        ("image,caption,text_1,text_2", "{},one,two,three", ["one"]),
+        ("image_id,image_file,caption", "3,{},one", ["one"]),
+        ("image_id,img_name,caption", "3,{},one", ["one"]),
+    ],
+)
+def test_which_columns_are_the_photo_and_its_captions(tmp_path, header, row, captions):
+    texts = "\n".join([header, *map(row.format, ABC)])
+    by_image, _, _ = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert by_image == dict.fromkeys(ABC, captions)
+
+
+@pytest.mark.parametrize("other", ["comment", "text"])
+def test_a_list_of_captions_beside_another_text_is_asked_about(tmp_path, other):
+    texts = json.dumps([{"image": name, "captions": ["A dog"], other: "ok"} for name in ABC])
+    message = refused(tmp_path / "asks", ABC | {"c.json": texts}, "c.json")
+    assert f"the columns {other} and captions could both be the caption; set own.columns.caption" in message
+    chosen = Columns(caption="captions")
+    assert run(tmp_path / "told", ABC | {"c.json": texts}, "c.json", columns=chosen)[0]["a.jpg"] == ["A dog"]
+
+
+def decomposed(name):
+    return unicodedata.normalize("NFD", name)
+
+
+@pytest.mark.parametrize("there", [unicodedata.normalize, lambda form, name: name])
+def test_names_with_accents_fit_however_they_are_spelt(tmp_path, there):
+    names = ("Café.jpg", "Züge/Été.jpg", "강아지.jpg")
+    files = {there("NFD", name): name for name in names}
+    texts = {decomposed(name.rpartition(".")[0] + ".txt"): f"A {name}" for name in names}
+    by_image, _, _ = run(tmp_path / "sidecars", files | texts, None)
+    assert sorted(by_image.values()) == [[f"A {name}"] for name in sorted(names)]
+    metadata = {
+        decomposed(f"{folder}/metadata.csv"): f"file_name,text\n1.jpg,{folder}\n" for folder in ("Café", "Été", "z")
+    }
+    files = {there("NFD", f"{folder}/1.jpg"): folder for folder in ("Café", "Été", "z")}
+    by_image, _, _ = run(tmp_path / "folders", files | metadata, None)
+    assert by_image == {f"{folder}/1.jpg": [folder] for folder in ("Café", "Été", "z")}
+    table = "image,caption\né.jpg,A\n" + decomposed("é.jpg") + ",B\nb.jpg,B\nc.jpg,C\n"
+    files = photos(there("NFD", "é.jpg"), "b.jpg", "c.jpg") | {decomposed("légendes.csv"): table}
+    assert run(tmp_path / "table", files, "légendes.csv")[0]["é.jpg"] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("files", "captions"),
+    [
+        ("captions_{}.csv", ("train", "eval", "holdout")),
+        ("{}/captions.csv", ("trainset", "valset", "testdata")),
+    ],
+)
+def test_more_names_of_splits(tmp_path, files, captions):
+    names = [files.format(split) for split in captions]
+    tables = {name: f"image,caption\n{image},A\n" for name, image in zip(names, ABC, strict=True)}
+    _, splits, _ = run(tmp_path, ABC | tables, names)
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+
+
+def test_a_captions_file_without_a_split_beside_one_with_a_split_is_refused(tmp_path):
+    tables = {"train.csv": "image,caption\na.jpg,A\nb.jpg,B\n", "more.csv": "image,caption\nc.jpg,C\n"}
+    message = refused(tmp_path, ABC | tables, ["train.csv", "more.csv"])
+    assert "more.csv: its name says no split, though those of other files do" in message
+
+
+def test_official_lists_in_lower_case_set_the_splits(tmp_path):
+    lists = {f"flickr_8k.{split}images.txt": f"{letter}.jpg\n" for split, letter in zip(SPLITS, "abc", strict=True)}
+    _, splits, _ = run(tmp_path, ABC | lists | {"c.csv": rows("image,caption", ",")}, "c.csv")
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+
+
+def test_json_sidecars_may_have_a_split(tmp_path):
+    files = {
+        f"{letter}.json": json.dumps({"caption": "A dog", "split": split})
+        for letter, split in zip("abc", ("train", "val", "test"), strict=True)
+    }
+    assert run(tmp_path, ABC | files, None)[1] == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+
+
+def test_sidecars_may_keep_the_suffix_of_the_photo(tmp_path):
+    by_image, _, _ = run(tmp_path, ABC | {f"{name}.txt": f"A {name}" for name in ABC}, None)
+    assert by_image == {name: [f"A {name}"] for name in ABC}
+
+
+@pytest.mark.parametrize("header", ["", "image,caption\r"])
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_line_ends_of_old_macs(tmp_path, header, delimiter):
+    texts = (header + "a.jpg,A dog\rb.jpg,B\rc.jpg,C\r").replace(",", delimiter)
+    assert run(tmp_path, ABC | {"c.txt": texts}, "c.txt")[0] == {"a.jpg": ["A dog"], "b.jpg": ["B"], "c.jpg": ["C"]}
+
+
+def test_a_carriage_return_in_the_first_line_is_no_traceback(tmp_path):
+    by_image, _, _ = run(tmp_path, ABC | {"c.txt": "a.jpg,A dog\r runs\nb.jpg,B\nc.jpg,C\n"}, "c.txt")
+    assert by_image["a.jpg"] == ["A dog runs"]
+
+
+def test_rows_that_a_quote_swallows_are_noticed_by_ids_too(tmp_path):
+    texts = 'id\tcaption\n1\tA wall\n1\t"Stop\n2\tA dog\n3\tA sign saying go"\n2\tB\n3\tC\n'
+    message = refused(tmp_path, photos("1.jpg", "2.jpg", "3.jpg") | {"c.tsv": texts}, "c.tsv", columns=Columns("id"))
+    assert "c.tsv, line 3: a quote opens in this line and closes in line 5, and line 4 looks like a row" in message
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        "IMG_1, copy.jpg\tA dog\nb.jpg\tB\nc.jpg\tC\n",
+        '"IMG_1, copy.jpg"\t"A dog"\n"b.jpg"\t"B"\n"c.jpg"\t"C"\n',
+        'image\tcaption\n"""IMG_1, copy.jpg"""\tA dog\nb.jpg\tB\nc.jpg\tC\n',
+        'image, caption\n"IMG_1, copy.jpg", "A dog"\nb.jpg, B\nc.jpg, C\n',
+        'image,caption,notes,more\n"IMG_1, copy.jpg",A dog,x,y\nb.jpg,B\nc.jpg,C,z\n',
+    ],
+)
+def test_names_with_commas_and_quotes_and_rows_with_blanks_or_fewer_cells(tmp_path, texts):
+    by_image, _, _ = run(tmp_path, photos("IMG_1, copy.jpg", "b.jpg", "c.jpg") | {"c.txt": texts}, "c.txt")
+    assert by_image == {"IMG_1, copy.jpg": ["A dog"], "b.jpg": ["B"], "c.jpg": ["C"]}
+
+
+def test_a_name_with_a_comma_is_not_cut_at_a_photos_suffix(tmp_path):
+    texts = "IMG_1.jpg, copy.jpg\tA tower\nb.jpg\tB\nc.jpg\tC\n"
+    files = photos("IMG_1.jpg", "IMG_1.jpg, copy.jpg", "b.jpg", "c.jpg") | {"c.txt": texts}
+    by_image, _, _ = run(tmp_path, files, "c.txt", on_bad="skip")
+    assert by_image["IMG_1.jpg, copy.jpg"] == ["A tower"]
+
+
+ROWS = [{"image": name, "caption": "A dog"} for name in ABC]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"train": ROWS[:1], "val": ROWS[1:2], "test": ROWS[2:]},
+        {"airplane": [row | {"split": split} for row, split in zip(ROWS, ("train", "val", "test"), strict=True)]},
+        {
+            "images": [
+                {"filename": name, "sentences": ["A dog"], "split": split}
+                for name, split in zip(ABC, ("train", "val", "test"), strict=True)
+            ]
+        },
+    ],
+)
+def test_more_forms_of_json_with_splits(tmp_path, content):
+    by_image, splits, _ = run(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert by_image == {name: ["A dog"] for name in ABC}
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+
+
+@pytest.mark.parametrize("key", ["file_name", "filename"])
+def test_coco_with_ids_as_text_and_as_numbers(tmp_path, key):
+    content = {
+        "images": [{"id": str(at), key: name} for at, name in enumerate(ABC)],
+        "annotations": [{"image_id": at, "caption": f"A {name}"} for at, name in enumerate(ABC)],
+    }
+    by_image, _, _ = run(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert by_image == {name: [f"A {name}"] for name in ABC}
+
+
+def test_json_lines_of_one_row(tmp_path):
+    files = {f"{split}.jsonl": json.dumps(row) for split, row in zip(("train", "val", "test"), ROWS, strict=True)}
+    _, splits, _ = run(tmp_path, ABC | files, list(files))
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+
+
+def test_a_table_by_columns_in_json_is_refused_with_advice(tmp_path):
+    content = {"image": {"0": "a.jpg"}, "caption": {"0": "A"}}
+    message = refused(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert "save the table row by row, in pandas with orient='records', lines=True" in message

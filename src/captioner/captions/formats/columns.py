@@ -10,11 +10,15 @@ from captioner.captions.formats.records import Columns
 IMAGE = ("image", "file", "filename", "file_name", "path", "photo")
 CAPTION = ("caption", "text", "sentence", "description", "comment")
 # taken where no column has a name of those above; the first one that is there
-OTHER_IMAGE = ("image_name", "filepath", "file_path", "image_path", "img", "image_id")
+OTHER_IMAGE = (
+    *("image_name", "image_file", "image_filename", "image_file_name", "filepath", "file_path", "image_path"),
+    *("img", "img_name", "img_file", "img_path", "photo_name", "photo_path", "picture", "image_id"),
+)
 OTHER_CAPTION = ("caption_str", "captions", "sentences", "raw", "texts", "comments")
 SPLIT = ("split", "set_name")
 
-_NUMBERED = re.compile(rf"(?:{'|'.join(CAPTION)})[ _-]?\d+")
+_LISTS = ("captions", "sentences", "texts", "comments")  # of OTHER_CAPTION; with a column of CAPTION either is meant
+_NUMBERED = re.compile(rf"({'|'.join((*CAPTION, 'raw'))})[ _.-]?\d+")
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,9 @@ def choose(header: Sequence[str], columns: Columns, place: str) -> Chosen:
     Raises CaptionerError where a column is missing, and where two could be meant.
     """
     image = _one(header, columns.image, "image", IMAGE, OTHER_IMAGE, place)
-    numbered = tuple(name for name in header if _NUMBERED.fullmatch(plain(name)))
-    has_plain = any(plain(name) in CAPTION for name in header)
-    if numbered and not has_plain and columns.caption is None:
-        captions = numbered
-    else:
-        captions = (_one(header, columns.caption, "caption", CAPTION, OTHER_CAPTION, place),)
+    captions = () if columns.caption else _numbered(header)
+    if not captions:
+        captions = (_one(header, columns.caption, "caption", CAPTION, OTHER_CAPTION, place, either=_LISTS),)
     split: str | None = None
     if columns.split is not None:
         split = _one(header, columns.split, "split", SPLIT, (), place)
@@ -60,9 +61,32 @@ def choose(header: Sequence[str], columns: Columns, place: str) -> Chosen:
     return Chosen(image, captions, split, tuple(name for name in header if name not in used and name.strip()))
 
 
+def _numbered(header: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns `caption_1`, `caption_2` ..., with the one that has no number if there is one.
+
+    Returns nothing where a column of another name has the caption.
+    """
+    numbered = [match[1] for name in header if (match := _NUMBERED.fullmatch(plain(name)))]
+    without = [plain(name) for name in header if plain(name) in (*CAPTION, *OTHER_CAPTION)]
+    if not numbered or not set(without) <= set(numbered):
+        return ()
+    return tuple(name for name in header if plain(name) in without or _NUMBERED.fullmatch(plain(name)))
+
+
 def _one(
-    header: Sequence[str], chosen: str | None, role: str, first: Sequence[str], other: Sequence[str], place: str
+    header: Sequence[str],
+    chosen: str | None,
+    role: str,
+    first: Sequence[str],
+    other: Sequence[str],
+    place: str,
+    either: Sequence[str] = (),
 ) -> str:
+    """Return the column with a name of `first`, or else the one whose name comes first in `other`.
+
+    Raises CaptionerError where none has one, where several have a name of `first`, and where one has a name of `first`
+    and another has one of `either`.
+    """
     if chosen is not None:
         matches = [name for name in header if plain(name) == plain(chosen)]
         if len(matches) != 1:
@@ -71,6 +95,8 @@ def _one(
             )
         return matches[0]
     matches = [name for name in header if plain(name) in first]
+    if matches:
+        matches += [name for name in header if plain(name) in either]
     if len(matches) > 1:
         raise CaptionerError(
             f"{place}: the columns {' and '.join(matches)} could both be the {role}; set own.columns.{role} in "

@@ -3,6 +3,7 @@
 A file has the first form whose marks it has. Its name only affects the name of the form in the summary.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from captioner.captions.formats.json_files import (
     read_coco,
     read_json_lines,
     read_karpathy,
+    read_lists_of_rows,
     read_mapping,
     read_rows,
 )
@@ -61,7 +63,17 @@ class Head:
         first = self.file.content.lstrip().partition("\n")[0].strip()
         if several and first.endswith("}"):
             return True
-        return first.endswith("}") and first == self.file.content.strip() and bool(re.match(r'\{\s*"file_name"', first))
+        return len(first) < 10_000 and first == self.file.content.strip() and fits(self.flat_keys)
+
+    @cached_property
+    def flat_keys(self) -> list[str]:
+        """The keys of the first line, if it is an object whose first value is text or a number; else []."""
+        try:
+            row = json.loads(self.first)
+        except (ValueError, RecursionError):
+            return []
+        flat = isinstance(row, dict) and isinstance(next(iter(row.values()), None), str | int)
+        return list(row) if flat else []
 
     def has_list(self, key: str) -> bool:
         """Tell whether some object of the file has a list under this key."""
@@ -70,6 +82,11 @@ class Head:
     def has_key(self, key: str) -> bool:
         """Tell whether some object of the file has this key."""
         return self.is_json and bool(re.search(rf'"{key}"\s*:', self.file.content))
+
+    @property
+    def lists_rows(self) -> bool:
+        """Tell whether the file begins with an object whose first value is a list of objects."""
+        return bool(re.match(r'\{\s*"(?:[^"\\]|\\.)*"\s*:\s*\[\s*\{', self.start))
 
     @cached_property
     def first_key(self) -> str:
@@ -100,6 +117,7 @@ FORMS = (
         lambda head: head.first_key.lower().endswith(PHOTO_SUFFIXES) or head.first_key.isdecimal(),
         read_mapping,
     ),
+    Form("lists of JSON captions", lambda head: head.lists_rows, read_lists_of_rows),
     Form(".token captions", lambda head: not head.is_json and is_token_line(head.first), read_token_lines),
     Form("Flickr30k CSV captions", lambda head: "sentids" in head.header, read_table, all_named=True),
     Form("Flickr30k captions", lambda head: "comment_number" in head.header, read_table, all_named=True),
@@ -143,7 +161,8 @@ def recognise(file: TextFile, named_columns: Iterable[str | None] = ()) -> Form:
 def _what(file: TextFile, head: Head) -> str:
     if head.is_json:
         keys = sorted({key for key, _, _ in walk(file)})  # raises where it is not JSON
-        return f"{file.shown}: JSON with the keys {shown(keys)}; expected captions"
+        advice = "; save the table row by row, in pandas with orient='records', lines=True" if fits(keys) else ""
+        return f"{file.shown}: JSON with the keys {shown(keys)}; expected captions{advice}"
     if head.start.startswith("<"):
         return f"{file.shown}: begins with {visible(head.first[:60])}, as a web page does; download the file again"
     first = head.first

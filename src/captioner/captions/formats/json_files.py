@@ -1,12 +1,14 @@
 """The forms of JSON: COCO's, Karpathy's, rows, JSON Lines, and an object from names to captions."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.columns import Chosen, choose
 from captioner.captions.formats.json_stream import json_lines, walk
 from captioner.captions.formats.records import Columns, Record, Tally, TextFile, as_json, name_of, value_of
+from captioner.captions.formats.splits import split_in
 from captioner.captions.formats.text import captions_of_cell, lines
 
 _MARKED = {
@@ -49,6 +51,8 @@ def read_karpathy(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Re
 
 
 def _sentence(sentence: Any, place: str) -> str:
+    if isinstance(sentence, str):
+        return sentence
     raw = value_of(sentence, "raw", str, place, "")
     if not raw.strip() and "tokens" in sentence:
         return " ".join(map(str, value_of(sentence, "tokens", list, place)))
@@ -68,16 +72,18 @@ def _refuse_columns(file: TextFile, columns: Columns) -> None:
 def read_coco(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each image of a file of COCO's form that has captions."""
     _refuse_columns(file, columns)
-    names: dict[Any, tuple[str, str]] = {}  # by id
-    splits: dict[Any, str] = {}
-    captions: dict[Any, list[str]] = {}  # by id
-    places: dict[Any, str] = {}
+    names: dict[str, tuple[str, str]] = {}  # all by id
+    splits: dict[str, str] = {}
+    captions: dict[str, list[str]] = {}
+    places: dict[str, str] = {}
     for key, at, entry in walk(file):
         if at is None or key not in ("images", "annotations"):
             continue
         place = f"{file.shown}: {key}[{at}]"
         if key == "images":
-            image, name = _id(entry, "id", place), name_of(value_of(entry, "file_name", str, place), place)
+            image = _id(entry, "id", place)
+            key = "filename" if "file_name" not in entry and "filename" in entry else "file_name"
+            name = name_of(value_of(entry, key, str, place), place)
             if image in names and names[image][0] != name:
                 other, where = names[image]
                 raise CaptionerError(f"{place}: id {image} is that of {other} already ({where}); expected another id")
@@ -105,13 +111,14 @@ def read_coco(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record
             tally.left_out["images that the captions file lists without captions"] += 1
 
 
-def _id(entry: Any, key: str, place: str) -> int | str:
+def _id(entry: Any, key: str, place: str) -> str:
+    """Return an id as text: some files have numbers in one list and text in the other."""
     if not isinstance(entry, dict):
         raise CaptionerError(f"{place}: is {as_json(entry)}, expected an object with {key}")
     value = entry.get(key)
     if not isinstance(value, int | str):
         raise CaptionerError(f"{place}.{key}: is {as_json(value)}, expected a number or text")
-    return value
+    return str(value)
 
 
 def read_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
@@ -122,6 +129,17 @@ def read_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record
         if at is not None and key in ("", "data", "annotations")
     )
     yield from _records(rows, tally, columns)
+
+
+def read_lists_of_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
+    """Yield a record for each row of an object of lists, such as `{"train": [...], "val": [...]}`.
+
+    The key of a list is the split of its rows, if it is the name of one and the row has no split.
+    """
+    rows = ((key, f"{file.shown}: {key[:80]}[{at}]", entry) for key, at, entry in walk(file) if at is not None)
+    for key, place, entry in rows:
+        for record in _records(iter([(place, entry)]), tally, columns):
+            yield record if record.split else replace(record, split=key if split_in(key) else "")
 
 
 def read_json_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:

@@ -12,8 +12,11 @@ from captioner.sources.archives import PHOTO_SUFFIXES, visible
 
 # 1.jpg#0<TAB>text, 1.jpg#0,text, 1.jpg#zhc#0 text; the name has a suffix, so that a caption with a # is none
 _TOKEN = re.compile(r"(\S[^\t#]*?)#(?:[a-z]{2,4}#)?(\d+)[ ]*([\t, ])[ ]*(.*)", re.DOTALL)
+_PHOTO_AND_TAB = re.compile(
+    rf"\s*\"?([^\t]*?(?:{'|'.join(map(re.escape, PHOTO_SUFFIXES))}))\"?\s*\t\s*(.*)", re.DOTALL | re.IGNORECASE
+)
 _PHOTO = re.compile(
-    rf"\s*([^\t,;|]*?(?:{'|'.join(map(re.escape, PHOTO_SUFFIXES))}))\"?\s*[\t,;|]\s*(.*)", re.DOTALL | re.IGNORECASE
+    rf"\s*\"?([^\t,;|]*?(?:{'|'.join(map(re.escape, PHOTO_SUFFIXES))}))\"?\s*[\t,;|]\s*(.*)", re.DOTALL | re.IGNORECASE
 )
 _NAMED = re.compile(r"(\S{1,255})[ ]*\t\s*(.*)", re.DOTALL)
 _NAME_AND_REST = re.compile(r"[^\t,;|]*([\t,;|])(.*)", re.DOTALL)
@@ -26,7 +29,7 @@ def is_token_line(line: str) -> bool:
 
 def is_named_line(line: str) -> bool:
     """Tell whether a line is a name and a caption behind a tab, or behind any delimiter where the name has a suffix."""
-    return bool(_PHOTO.fullmatch(line) or _NAMED.fullmatch(line))
+    return any(form.fullmatch(line) for form in (_PHOTO_AND_TAB, _PHOTO, _NAMED))
 
 
 def read_token_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
@@ -45,7 +48,7 @@ def read_named_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator
             f"{file.shown}, line {first[0]}: {visible(first[1][:80])} has more than a name and a caption; write a line "
             "above it that names the columns, such as image;number;caption"
         )
-    yield from _read(file, tally, (_PHOTO, _NAMED), "name<TAB>caption")
+    yield from _read(file, tally, (_PHOTO_AND_TAB, _PHOTO, _NAMED), "name<TAB>caption")
 
 
 def _read(file: TextFile, tally: Tally, forms: tuple[re.Pattern[str], ...], expected: str) -> Iterator[Record]:
@@ -64,7 +67,7 @@ def _has_third_cell(line: str) -> bool:
     match = _NAME_AND_REST.fullmatch(line[:10_000])  # csv refuses long fields
     if match is None:
         return False
-    cells = next(csv.reader([match[2]], delimiter=match[1], skipinitialspace=True), [])
+    cells = next(csv.reader([match[2].replace("\r", " ")], delimiter=match[1], skipinitialspace=True), [])
     if match[1] == ",":  # commas stand in captions, too
         return len(cells) > 1 and (cells[0].strip().isdecimal() or cells[-1].strip().casefold() in SPLIT_NAMES)
     return any(cell.strip() for cell in cells[1:])

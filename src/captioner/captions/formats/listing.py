@@ -2,6 +2,7 @@
 
 import json
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -111,8 +112,14 @@ def _contents(texts: Archive | Files) -> _Contents | None:
         return _Contents(manifest["captions"], manifest["sidecars"], manifest["splits"])
     if isinstance(texts, Archive) and texts.find(CAPTION_FILES["raw"]) is not None:
         return None
-    lists = [name for name in names if name.endswith(tuple(SPLIT_FILES.values()))]
+    lists = [name for name in names if _split_listed_in(name)]
     return _Contents([name for name in names if name not in lists], [], lists)
+
+
+def _split_listed_in(name: str) -> str:
+    """Return the split whose photos a file lists by its name (`Flickr_8k.trainImages.txt`), "" for other files."""
+    ends = {split: end.casefold() for split, end in SPLIT_FILES.items()}
+    return next((split for split, end in ends.items() if name.casefold().endswith(end)), "")
 
 
 def _official(texts: Archive | Files, photos: Archive | None, form: str) -> Listing:
@@ -170,12 +177,12 @@ class _Reading:
         return self.result
 
     def _file(self, name: str) -> TextFile:
-        return TextFile(name, name, decode(self.texts.read(name), name))
+        return TextFile(unicodedata.normalize("NFC", name), name, decode(self.texts.read(name), name))
 
     def _add(self, record: Record, file: TextFile | None) -> None:
         place = record.place
         named = record.image
-        image = self.names.find(named, place, file.folder) if file else self.names.beside(named)
+        image = self.names.find(named, place, file.name) if file else self.names.beside(named)
         if image is None:
             self._add_missing(record)
             return
@@ -254,7 +261,7 @@ class _Reading:
 
     def _listed(self) -> str:
         """Use the splits of the lists beside the captions."""
-        lists = {split: name for name in self.contents.splits for split in SPLITS if name.endswith(SPLIT_FILES[split])}
+        lists = {split: name for name in self.contents.splits if (split := _split_listed_in(name))}
         if "train" in lists:
             for split, entries in read_split_lists(self.texts, lists).items():
                 self._take(split, entries)
@@ -300,16 +307,17 @@ class _Reading:
         by_name = {file: split_in(file.rpartition("/")[2]) for file in files}
         by_folder = {file: split_of_folders(file) for file in files}
         for splits, origin in ((by_name, "splits from file names"), (by_folder, "splits from folder names")):
-            if len(set(splits.values()) - {""}) > 1:
-                without = next((file for file, split in splits.items() if not split), None)
-                if without is not None:
-                    raise CaptionerError(
-                        f"{visible(without)}: its name says no split, though those of other files do; expected a split "
-                        "in the name of each file or of its folder, or in a column"
-                    )
+            if len(set(splits.values())) > 1 and "" not in splits.values():
                 for known in self.images.values():
                     known.split = splits[known.file]
                 return origin
+        for splits in (by_name, by_folder):
+            without = next((file for file, split in splits.items() if not split), None)
+            if without is not None and any(splits.values()):
+                raise CaptionerError(
+                    f"{visible(without)}: its name says no split, though those of other files do; expected a split "
+                    "in the name of each file or of its folder, or in a column"
+                )
         return ""
 
     def _named_by_folders(self) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.records import Tally
-from captioner.captions.formats.splits import split_of_folders
+from captioner.captions.formats.splits import split_in, split_of_folders
 from captioner.sources.archives import PHOTO_SUFFIXES, Archive, visible, without_suffix
 
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
@@ -21,9 +21,10 @@ class PhotoNames:
     """Finds photos by the names that captions give them.
 
     A name is a photo's path in its archive or any end of that path, as `Archive.find` says. The number of a caption may
-    follow it (`1.jpg#0`). Where that finds nothing,
-    a name also fits a photo when they differ in case, folder, suffix, Windows backslashes, percent-encoding or COCO's
-    `COCO_val2014_` in front, and a number fits the photo of that number. This holds where exactly one photo fits.
+    follow it (`1.jpg#0`). Where that finds nothing, a name also fits a photo when they differ in case, folder, suffix,
+    Windows backslashes, percent-encoding or COCO's `COCO_val2014_` in front. An id (`7`) fits the photo whose name ends
+    with that number, a name with a suffix (`7.jpg`) only one that is that number (`007.jpg`). This holds where exactly
+    one photo fits. If photos lie in the folder that a name gives, the photo must lie there, too.
     """
 
     def __init__(self, photos: Archive | None, tally: Tally):
@@ -32,21 +33,24 @@ class PhotoNames:
         self._photos = frozenset(photos.photos()) if photos else frozenset()
         self._known: dict[tuple[str, str], str | None] = {}
         self._index: dict[str, list[str]] = {}
+        self._folders: set[str] = set()
         self._stems: dict[str, str] = {}
         self._claims: dict[str, tuple[str, str]] = {}
 
-    def find(self, name: str, place: str, folder: str = "") -> str | None:
+    def find(self, name: str, place: str, file: str = "") -> str | None:
         """Return the name by which the archive finds the photo, None where no photo fits.
 
-        `folder` is the folder of the captions file: a name that is relative to it goes first. A name without a folder
-        does not fit a photo in the folder of another split than `folder` is of. Without an archive the name is returned
-        as it is. Raises CaptionerError where several photos fit equally well.
+        `file` is the path of the captions file. A name that is relative to its folder goes first. A name without a
+        folder does not fit a photo in the folder of another split than that folder is of. If several photos fit, the
+        one in a folder of the file's split is meant. Without an archive the name is returned as it is. Raises
+        CaptionerError where several photos fit equally well.
         """
         if self.archive is None:
             return name
-        key = name, folder
+        key = name, file
         if key not in self._known:
-            found = self._find(name, place, folder)
+            folder = file.rpartition("/")[0]
+            found = self._find(name, place, folder, split_in(file.rpartition("/")[2]) or split_of_folders(file))
             self._known[key] = None if found and self._of_another_split(found, name, folder) else found
         return self._known[key]
 
@@ -63,12 +67,13 @@ class PhotoNames:
             )
 
     def beside(self, stem: str) -> str | None:
-        """Return the path of the photo whose path without its suffix is `stem`, None where there is none."""
+        """Return the path of the photo whose path, with or without its suffix, is `stem`, None where there is none."""
         if self.archive is None:
             return stem
         if not self._stems:
-            self._stems = {without_suffix(path).casefold(): path for path in sorted(self._photos)}
-        return self._stems.get(stem.casefold())
+            self._stems = {_spelt(path): path for path in sorted(self._photos)}
+            self._stems |= {_spelt(without_suffix(path)): path for path in sorted(self._photos)}
+        return self._stems.get(_spelt(stem))
 
     def nearest(self, name: str) -> str:
         """Return a part of a sentence that names the photos with the most similar names."""
@@ -80,22 +85,25 @@ class PhotoNames:
         """Return the paths of two photos."""
         return sorted(self._photos)[:2]
 
-    def _find(self, name: str, place: str, folder: str) -> str | None:
+    def _find(self, name: str, place: str, folder: str, split: str) -> str | None:
         assert self.archive is not None
-        if folder and f"{folder}/{name}" in self._photos:
-            return f"{folder}/{name}"
-        path = str(PurePosixPath(name))
+        path = unicodedata.normalize("NFC", str(PurePosixPath(name)))
+        if folder and f"{folder}/{path}" in self._photos:
+            return f"{folder}/{path}"
         try:
             if self.archive.find(path) in self._photos:
                 return path
         except CaptionerError as error:
+            matches = _of_split(split, [photo for photo in sorted(self._photos) if photo.endswith(f"/{path}")])
+            if len(matches) == 1:
+                return matches[0]
             raise CaptionerError(f"{place}: {error}") from None
         twin = _DUPLICATE_SUFFIX.fullmatch(path)
         if twin and self.archive.find(twin[1]) in self._photos:
             self._tally.repaired["names with a duplicate's suffix"] += 1
             return twin[1]
         numbered = _CAPTION_NUMBER.fullmatch(path)
-        return self._find(numbered[1], place, folder) if numbered else self._loosely(path, place)
+        return self._find(numbered[1], place, folder, split) if numbered else self._loosely(path, place, split)
 
     def _of_another_split(self, found: str, name: str, folder: str) -> bool:
         assert self.archive is not None
@@ -104,14 +112,20 @@ class PhotoNames:
         splits = {split_of_folders(f"{folder}/{name}"), split_of_folders(self.archive.find(found) or found)}
         return len(splits - {""}) > 1
 
-    def _loosely(self, name: str, place: str) -> str | None:
+    def _loosely(self, name: str, place: str, split: str) -> str | None:
         if not self._index:
             self._index = _index_of(self._photos)
+            self._folders = set(map(_folder_of, map(_plain, self._photos)))
         plain = _plain(name)
+        folder = _folder_of(plain)
         for key in _keys(plain):
             matches = self._index.get(key, [])
+            if folder and folder in self._folders:
+                matches = [path for path in matches if _folder_of(_plain(path)) == folder]
             if len(matches) > 1:
                 matches = _of_same_folder(plain, matches)
+            if len(matches) > 1:
+                matches = _of_split(split, matches) or matches
             if len(matches) > 1:
                 raise CaptionerError(
                     f"{place}: {visible(name)} may be {matches[0]} or {matches[1]}; name it with its folder, or rename "
@@ -126,6 +140,21 @@ class PhotoNames:
 def _plain(name: str) -> str:
     """Return a name with slashes, without percent-encoding, in one case and one spelling."""
     return unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold().strip()
+
+
+def _spelt(path: str) -> str:
+    """Return a path in one case and one spelling."""
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def _folder_of(plain: str) -> str:
+    """Return the name of the innermost folder, "" where there is none."""
+    return plain.rpartition("/")[0].rpartition("/")[2]
+
+
+def _of_split(split: str, photos: list[str]) -> list[str]:
+    """Return those photos that lie in a folder of this split."""
+    return [path for path in photos if split and split_of_folders(path) == split]
 
 
 def _differ(one: str, other: str) -> bool:
@@ -151,12 +180,15 @@ def _keys(plain: str) -> list[str]:
     if _COCO_2014.match(stem):
         keys.append(f"{_COCO_2014.sub('', stem)}.")
     if stem.isdecimal():
-        keys.append(f"#{int(stem[:30])}")
+        number = int(stem[:30])
+        keys.append(f"={number}")
+        if stem == end:
+            keys.append(f"#{number}")
     return keys
 
 
 def _index_of(photos: frozenset[str]) -> dict[str, list[str]]:
-    """Return photos by end of path, by `stem.` and by `#number`."""
+    """Return photos by end of path, by `stem.`, by `=number` (the whole stem) and by `#number` (the stem's end)."""
     index: defaultdict[str, list[str]] = defaultdict(list)
     for path in sorted(photos):
         end = _plain(path).rpartition("/")[2]
@@ -165,6 +197,8 @@ def _index_of(photos: frozenset[str]) -> dict[str, list[str]]:
         number = re.search(r"(?:^|[^0-9])([0-9]{1,30})$", stem)
         if number:
             keys.add(f"#{int(number[1])}")
+            if number[1] == stem:
+                keys.add(f"={int(stem)}")
         for key in keys:
             index[key].append(path)
     return index

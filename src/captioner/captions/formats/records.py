@@ -18,11 +18,6 @@ class TextFile:
     shown: str  # its name in messages
     content: str
 
-    @property
-    def folder(self) -> str:
-        """The folder of the file, "" for the topmost."""
-        return self.name.rpartition("/")[0]
-
 
 @dataclass(frozen=True)
 class Record:
@@ -91,6 +86,8 @@ def name_of(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise CaptionerError(f"{place}: is {as_json(value)}, expected text: the name of a photo")
     name = value.strip()
+    if len(name) > 1 and name[0] == name[-1] == '"':  # Windows copies paths with quotes
+        name = name[1:-1].strip()
     if not name.strip("/\\. "):
         raise CaptionerError(f"{place}: no image ({visible(value)}); expected the name of a photo")
     return name

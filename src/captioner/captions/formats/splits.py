@@ -18,12 +18,16 @@ SPLIT_NAMES = {
     "val": "dev",
     "valid": "dev",
     "validation": "dev",
+    "eval": "dev",
+    "evaluation": "dev",
     "test": "test",
     "testing": "test",
+    "holdout": "test",
 }
 SPLIT_FILES = {split: f"Flickr_8k.{split}Images.txt" for split in SPLITS}
 
 _WORD = re.compile(r"[A-Za-z]+")
+_OF_DATA = re.compile(r"(?<=.)(?:set|data|images|photos|captions)$")  # trainset, testdata
 
 
 def split_of(name: str, place: str) -> str:
@@ -34,6 +38,7 @@ def split_of(name: str, place: str) -> str:
     word = name.strip().casefold().rstrip("0123456789-_ ")
     if not name.strip():
         return ""
+    word = _OF_DATA.sub("", word).rstrip("-_ ")
     if word not in SPLIT_NAMES:
         raise CaptionerError(f"{place}: split is {name[:40]!r}, expected one of {', '.join(SPLIT_NAMES)}")
     return SPLIT_NAMES[word]
@@ -44,6 +49,7 @@ def split_in(name: str) -> str:
     words = {word.casefold() for word in _WORD.findall(name)}
     # trainImages, valCaptions: words that are written together
     words |= {word.casefold() for word in re.findall(r"[A-Z]?[a-z]+", name)}
+    words |= {_OF_DATA.sub("", word) for word in words}
     splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
     return splits.pop() if len(splits) == 1 else ""
 

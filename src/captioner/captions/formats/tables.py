@@ -43,9 +43,10 @@ def read_table(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Recor
     tally.ignored_columns += [name.strip() for name in chosen.ignored if name.strip() not in tally.ignored_columns]
     at_image, at_split = header.index(chosen.image), header.index(chosen.split) if chosen.split else None
     at_captions = [header.index(name) for name in chosen.captions]
+    needed = 1 + max(at_image, at_captions[0], at_split or 0)
     for begin, row in rows:
         place = f"{file.shown}, line {begin}"
-        row = _repaired(row, header, tally)
+        row = _repaired(row, header, needed, tally)
         if len(row) != len(header):
             raise CaptionerError(
                 f"{place}: {len(row)} fields, expected {len(header)} ({', '.join(header)}); put a caption with "
@@ -60,8 +61,11 @@ def read_table(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Recor
         yield Record(name_of(row[at_image], place), captions, place, "" if at_split is None else row[at_split].strip())
 
 
-def _repaired(row: list[str], header: list[str], tally: Tally) -> list[str]:
-    """Return a row without empty cells that exceed the header, and with the bar that one row of Flickr30k lacks."""
+def _repaired(row: list[str], header: list[str], needed: int, tally: Tally) -> list[str]:
+    """Return a row without empty cells that exceed the header, and with the bar that one row of Flickr30k lacks.
+
+    Spreadsheets leave out empty cells at the end of a row. They come back, unless one of the first `needed` lacks.
+    """
     while len(row) > len(header) and not row[-1].strip():
         row = row[:-1]
     if len(row) == 2 and [name.strip() for name in header] == ["image_name", "comment_number", "comment"]:
@@ -69,6 +73,9 @@ def _repaired(row: list[str], header: list[str], tally: Tally) -> list[str]:
         if lost:
             tally.repaired["rows without their second bar"] += 1
             return [row[0], lost[1], lost[2]]
+    if needed <= len(row) < len(header):
+        tally.repaired["rows without their last cells"] += 1
+        row = row + [""] * (len(header) - len(row))
     return row
 
 
@@ -98,7 +105,8 @@ def _rows(file: TextFile, columns: Columns) -> Iterator[tuple[int, list[str]]]:
     first = next((line for line in file.content.splitlines() if line.strip()), "")
     delimiter = delimiter_of(first) or widest_delimiter(first)
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    blanks = f"{delimiter} " in first  # image, caption: the header has blanks behind its delimiters, as the rows have
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=blanks)
     header: list[str] | None = None
     image_at = 0
     while True:
@@ -138,10 +146,17 @@ def _check_swallowed(  # the record as text and as cells, and where the names of
     """Raise CaptionerError where a line inside a cell of a record looks like a row of its own."""
     for line in (line for cell in row if "\n" in cell for line in cell.splitlines()):
         cells = line.split(delimiter)
-        if len(cells) >= width and cells[image_at].strip(' "\r\n').lower().endswith(PHOTO_SUFFIXES):
+        if len(cells) >= width and _may_be_name(cells[image_at].strip(' "\r\n'), row[image_at], delimiter):
             offset = next((at for at, text in enumerate(lines) if line in text), 0)
             raise CaptionerError(
                 f"{file.shown}, line {begin}: a quote opens in this line and closes in line {begin + len(lines) - 1}, "
                 f"and line {begin + offset} looks like a row; "
                 'write a quote inside a caption twice (""), and put the whole caption into quotes'
             )
+
+
+def _may_be_name(cell: str, name: str, delimiter: str) -> bool:
+    """Return whether the first cell of a line is a photo's name as `name`, which the record has, is one."""
+    if delimiter == "\t" or cell.lower().endswith(PHOTO_SUFFIXES):
+        return True
+    return cell.isdecimal() and name.strip().isdecimal()

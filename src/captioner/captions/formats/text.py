@@ -35,9 +35,10 @@ _KERAS = re.compile(r"\b(?:startseq|endseq)\b")
 def decode(data: bytes, shown: str) -> str:
     """Return the text of a file in UTF-8, with a byte order mark or without, or in UTF-16 with one.
 
-    The line `sep=;` that Excel writes first becomes blank.
+    The line `sep=;` that Excel writes first becomes blank. The line ends of old Macs (CR) become those of Unix.
     """
-    return _EXCEL.sub("", _decode(data, shown))
+    text = _EXCEL.sub("", _decode(data, shown))
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def _decode(data: bytes, shown: str) -> str:

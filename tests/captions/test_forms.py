@@ -355,6 +355,18 @@ def test_webdatasets_tars(tmp_path, kind):
     assert summary["recognised"]["summary"] == "sidecar captions: 4 files, 4 photos, 4 captions, splits drawn"
 
 
+@pytest.mark.parametrize("name", ["{}-000.tar", "{}/000.tar", "{}.zip"])
+def test_the_names_of_archives_set_the_splits(tmp_path, name):
+    for split, letter in zip(("train", "val", "test"), "abc", strict=True):
+        path = tmp_path / "mine" / name.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        members = {f"{letter}.jpg": b"photo", f"{letter}.txt": b"A dog"}
+        tarred(path, members) if path.suffix == ".tar" else zipped(path, members)
+    _, splits, summary = run(tmp_path, {}, None)
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+    assert summary["recognised"]["summary"].endswith("splits from folder names")
+
+
 def test_own_columns_decides_between_two(tmp_path):
     texts = "image,filename,caption,text\n" + "".join(f"no,{name},no,A dog\n" for name in ABC)
     message = refused(tmp_path / "error", ABC | {"c.csv": texts}, "c.csv")
@@ -617,7 +629,7 @@ def test_splits_that_some_folders_or_files_lack_are_refused(tmp_path):
     files = photos("train/1.jpg", "test/2.jpg", "more/3.jpg")
     texts = "image,caption\n1.jpg,A\n2.jpg,B\n3.jpg,C\n"
     message = refused(tmp_path / "folders", files | {"c.csv": texts}, "c.csv")
-    assert "c.csv, line 4: the photo 3.jpg is in no folder of a split, though others are" in message
+    assert "c.csv, line 4: the photo 3.jpg is in no folder or archive of a split, though others are" in message
     files = ABC | {
         f"{name}.csv": f"image,caption\n{at}.jpg,A\n" for name, at in zip(("train", "test", "x"), "abc", strict=True)
     }

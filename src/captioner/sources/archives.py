@@ -66,7 +66,7 @@ class Archive:
                 other = self._members[str(name)][0].filename
                 raise CaptionerError(
                     f"{path}: holds a file {name}, {'twice' if other == str(path) else f'and so does {other}'}; "
-                    "expected one file of a path"
+                    "expected one file of a path; put the files of each archive into a folder of its own"
                 )
             self._members[str(name)] = archive, member
 
@@ -98,6 +98,11 @@ class Archive:
                 f"{self.path}: {name} may be {several[0]} or {several[1]}; name it with its folder, or rename one"
             )
         return path
+
+    def part_of(self, path: str) -> str:
+        """Return the path of the zip that has the file `path`, relative to the folder of all; "" for a single zip."""
+        part = Path(str(self._members[path][0].filename))
+        return "" if part == self.path else part.relative_to(self.path).as_posix()
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes; its checksum is verified."""
@@ -145,8 +150,8 @@ def zips_in(folder: Path) -> list[Path]:
 
 
 def is_junk(path: PurePosixPath) -> bool:
-    """Tell whether a file is one that macOS adds, or hidden."""
-    return "__MACOSX" in path.parts or path.name.startswith(".")
+    """Tell whether a file is one that macOS adds, or is hidden or in a hidden folder."""
+    return "__MACOSX" in path.parts or any(part.startswith(".") and part != ".." for part in path.parts)
 
 
 def add_stored(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

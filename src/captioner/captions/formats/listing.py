@@ -326,8 +326,8 @@ class _Reading:
             without = next((image for image, split in split_of.items() if not split), None)
             if without is not None:
                 raise CaptionerError(
-                    f"{self.images[without].place}: the photo {visible(without)} is in no folder of a split, though "
-                    "others are; move it into one, or give all splits in a column"
+                    f"{self.images[without].place}: the photo {visible(without)} is in no folder or archive of a "
+                    "split, though others are; move it into one, or give all splits in a column"
                 )
             for image, split in split_of.items():
                 self.images[image].split = split
@@ -335,7 +335,9 @@ class _Reading:
         return ""
 
     def _path(self, image: str) -> str:
-        return (self.photos.find(image) if self.photos else None) or image
+        """Return the path of a photo, with that of its archive in front."""
+        path = self.photos.find(image) if self.photos else None
+        return f"{self.photos.part_of(path)}/{path}" if self.photos and path else image
 
     def _draw_the_missing(self, *, dev: float, test: float, seed: int) -> str:
         """Draw a dev and a test split out of train where the captions give none."""

@@ -3,7 +3,8 @@
 It is in `.resume/`, which Git and DVC ignore: DVC deletes a stage's outputs before it runs. The file's name holds a
 fingerprint of everything that dvc.yaml declares for the stage (the bytes of its inputs and code, the values of its
 params), of torch's version and of the precision. So a run never resumes from a state that other inputs, code or params
-made. The numbers of threads and processes are not part of it: they change rounding only.
+made. The device and the numbers of threads and processes are not part of it. So a run may go on with others; it then
+ends with other bytes, because they change the rounding, and the number of processes also what is drawn at random.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
 """Train the decoder and the last blocks of the encoder together, from the stored boundary on."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -106,7 +107,7 @@ def finetune(
             objective,
             settings=settings,
             epochs=epochs,
-            seed=seed,
+            seed=_seed_of_part(name, seed),
             start_is_candidate=True,
             device=device,
             resume=Resume(name, provenance),
@@ -173,6 +174,11 @@ def _objectives(
     return next_word, next_word
 
 
+def _seed_of_part(name: str, seed: int) -> int:
+    """Return a seed for each part. With one seed all parts would draw the same views of the photos in each epoch."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
+
+
 def _groups(captioner: Captioner, settings: FinetuneSettings, *, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: the unfrozen blocks if they are trained, and the decoder."""
     decoder = parameter_groups([captioner.decoder], name="decoder", lr=lr, weight_decay=settings.weight_decay)
@@ -217,8 +223,9 @@ def interpolate(
 
     Fine-tuning fits the training photos more closely than others. So weights between its start and its end can caption
     other photos better than the last ones (WiSE-FT, Wortsman et al. 2022). Nearer to the start the captions have more
-    different words. So this takes the smallest of the SHARES whose dev CIDEr is at most LEVEL below the best. `measure`
-    returns the captioner's scores, including "CIDEr". Returns this share in percent and the scores of all shares.
+    different words. So this takes the smallest of the SHARES whose dev CIDEr is at most LEVEL below the best. If CIDEr is
+    0 for all, as it is for a single dev image, the weights stay. `measure` returns the captioner's scores, including
+    "CIDEr". Returns this share in percent and the scores of all shares.
     """
     trained = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
 
@@ -232,6 +239,6 @@ def interpolate(
         scores[share] = measure()
         log.info("%d %% of the way from the first weights: dev CIDEr %.4f", share, scores[share]["CIDEr"])
     best = max(score["CIDEr"] for score in scores.values())
-    share = next(share for share in SHARES if scores[share]["CIDEr"] >= best - LEVEL)
+    share = next(share for share in SHARES if scores[share]["CIDEr"] >= best - LEVEL) if best else SHARES[-1]
     move(share)
     return share, scores

@@ -1020,6 +1020,22 @@ def test_a_dev_split_of_one_image_fine_tunes(world, tmp_path):
     write_text(tmp_path / "captions.jsonl", "".join(json.dumps(vars(item)) + "\n" for item in items))
     finetune_on(world, tmp_path, "layer4", captions=tmp_path / "captions.jsonl")
     assert len(curve_of(tmp_path / "finetune.csv")) == 2
+    assert read_json(tmp_path / "finetune.json")["interpolation"]["share"] == 100  # CIDEr of one image is 0
+    (tmp_path / "captioner.safetensors").unlink()
+
+
+def test_each_part_has_its_own_randomness(world, tmp_path, monkeypatch):
+    seeds = []
+    fit = finetune_stage.fit
+
+    def seen(*arguments, seed, **settings):
+        seeds.append(seed)
+        return fit(*arguments, seed=seed, **settings)
+
+    monkeypatch.setattr(finetune_stage, "fit", seen)
+    for seed in (1, 2):
+        finetune_on(world, tmp_path, "layer4", seed=seed, objective="cider", adapt_epochs=1, epochs=1)
+    assert len({1, 2, *seeds}) == 6
     (tmp_path / "captioner.safetensors").unlink()
 
 

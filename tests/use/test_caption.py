@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -215,13 +216,13 @@ def test_an_empty_argument_is_not_the_current_folder(photos, monkeypatch):
         find_photos([""])
 
 
-def test_a_folder_that_cannot_be_read_is_named(photos, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_read_is_named(model, photos, monkeypatch, capsys):
     def walk(folder, onerror):
         onerror(PermissionError(13, "Permission denied", f"{folder}/locked"))
         return [(str(folder), [], ["00.png"])]
 
     monkeypatch.setattr("captioner.use.library.os.walk", walk)
-    assert find_photos([str(photos)]) == [photos / "00.png"]
+    assert main(["caption", str(photos), "--model", str(model), "--beam", "1"]) == 1
     assert f"{photos}/locked: left out, cannot be read (Permission denied)" in capsys.readouterr().err
 
 
@@ -388,6 +389,27 @@ def test_a_link_to_a_folder_above_is_no_endless_library(library):
     except OSError:
         pytest.skip("no links here")
     assert find_photos([str(library)]) == [library / name for name in PHOTOS]
+
+
+@pytest.mark.parametrize(("argument", "read"), [("", 4), ("*.jpg", 1), ("away.jpg", 0)])
+def test_a_link_to_a_photo_that_is_not_there_is_an_error(model, library, capsys, argument, read):
+    try:
+        (library / "away.jpg").symlink_to("annex/away.jpg")
+    except OSError:
+        pytest.skip("no links here")
+    assert main(["caption", str(library / argument), "--model", str(model), "--beam", "1"]) == 1
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == read
+    assert f"error: {library / 'away.jpg'}: cannot be read (No such file or directory)" in printed.err
+
+
+@pytest.mark.parametrize("option", ["--skip-existing", "--force"])
+def test_a_pattern_may_name_the_caption_files_of_an_earlier_run(model, photos, capsys, option):
+    command = ["caption", str(photos / "0*"), "--model", str(model), "--beam", "1", "--write", "caption"]
+    assert main(command) == 0
+    assert main(command) == 1
+    assert "00.caption: exists, and 9 more" in capsys.readouterr().err
+    assert main([*command, option]) == 0
 
 
 @pytest.mark.parametrize("suffix", ["txt", "caption"])
@@ -564,6 +586,16 @@ def test_photos_are_read_no_further_ahead_than_two_batches(model, photos):
     assert len(taken) <= 5 + 2 * 2 + 2
 
 
+def test_the_python_of_the_docs_reports_a_photo_that_cannot_be_read(model, photos, monkeypatch, capsys):
+    monkeypatch.chdir(photos)
+    shutil.copy("00.png", "dog.jpg")
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/captioning.md").read_text(encoding="utf-8"), re.S)[1]
+    exec(code.replace("models/captioner.safetensors", str(model)).replace('["dog.jpg"]', '["none.jpg", "dog.jpg"]'))
+    _, none, dog = capsys.readouterr().out.splitlines()
+    assert none == "none.jpg: cannot be read (No such file or directory)"
+    assert dog.startswith("dog.jpg [('")
+
+
 # the command
 
 
@@ -632,6 +664,21 @@ def test_completion_is_a_script_of_the_shell(shell, part, capsys, tmp_path):
     if shutil.which(shell):
         (tmp_path / "script").write_text(script)
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is full")
+@pytest.mark.parametrize("printed", [10, 100_000])  # less and more than a buffer
+def test_a_full_disk_is_an_error_that_names_stdout(printed):
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    code = (
+        "import sys\nfrom captioner.use import cli\nfrom captioner.use.commands import completion\n"
+        f"completion.run = lambda options: print('x' * {printed}, flush=True)\n"
+        "sys.exit(cli.main(['completion', 'bash']))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, env=env)
+    assert done.returncode == 1
+    assert done.stderr == b"error: stdout: cannot be written (No space left on device)\n"
 
 
 @pytest.mark.slow

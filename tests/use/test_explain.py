@@ -145,6 +145,16 @@ def test_a_name_that_is_not_utf_8_is_explained(models, photo, tmp_path):
     assert (tmp_path / "out.png").exists()
 
 
+def test_a_picture_of_another_photo_is_not_written_over(models, photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dog-explained.png").write_bytes(b"of album1/dog.png")
+    command = ["explain", str(photo), "--model", str(models[True]), "--beam", "1"]
+    assert main(command) == 1
+    assert "error: dog-explained.png: exists; give a name with --out" in capsys.readouterr().err
+    assert (tmp_path / "dog-explained.png").read_bytes() == b"of album1/dog.png"
+    assert main([*command, "--out", "dog-explained.png"]) == 0
+
+
 def test_what_cannot_be_done_is_said_and_writes_nothing(models, photo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"no photo")
@@ -159,6 +169,7 @@ def test_what_cannot_be_done_is_said_and_writes_nothing(models, photo, tmp_path,
         (["dog.png", "--model", str(decoder)], "a decoder of stored features"),
         (["dog.png", "--out", "dog.png", *model], "dog.png: is the photo itself"),
         (["dog.png", "--out", "dog.jpg", *model], "dog.jpg: the picture is a PNG"),
+        (["dog.png", "--length-penalty", "400", *model], "length_penalty: is 400.0, expected at most 10"),
         (["dog.png", "--out", "file/dog.png", *model], "file"),
     ):
         assert main(["explain", *arguments]) == 1

@@ -1,5 +1,6 @@
 """`captioner export`: the ONNX folder says what the model says, without PyTorch, or is not written."""
 
+import errno
 import json
 import os
 import runpy
@@ -85,7 +86,7 @@ def test_the_folder_says_what_it_is(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "caption.py", "captioner.json", "cider.py", "consensus.py", "encode.onnx",
-        "examples.npz", "photos.py", "step.onnx", "text.py",
+        "examples.npz", "photos.py", "step.onnx", "streams.py", "text.py",
     }  # fmt: skip
     settings = json.loads((folder / "captioner.json").read_text())
     assert settings["tokens"][4:] == list(WORDS.words)
@@ -176,6 +177,23 @@ def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, capsys):
     assert [(path.name, path.read_text()) for path in (tmp_path / "mine").iterdir()] == [("README.md", "mine")]
 
 
+def test_the_folder_may_be_a_mount_point(exported, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def replace_within(source, target):
+        if tmp_path / "mnt" not in source.parents:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        replace(source, target)
+
+    model, folder = exported
+    monkeypatch.setattr(captioner.use.export, "_write", lambda path, *given: shutil.copy(folder / path.name, path))
+    monkeypatch.setattr(os, "replace", replace_within)
+    (tmp_path / "mnt/.part-mnt-killed").mkdir(parents=True)
+    assert main(["export", "--model", str(model), "--out", str(tmp_path / "mnt")]) == 0
+    left = {path.name for path in (tmp_path / "mnt").iterdir()} - {path.name for path in folder.iterdir()}
+    assert left == {".part-mnt-killed"}
+
+
 def test_what_cannot_be_exported_is_said(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     decoder = captioner_file(tmp_path / "decoder.safetensors", encoder=False)
@@ -219,6 +237,20 @@ def test_a_reader_of_the_program_that_goes_away_is_no_error(exported, photos):
     done = caption_folder(exported[1], *photos, stdout=writing, stderr=subprocess.PIPE)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="has no device that is full")
+def test_a_full_disk_is_an_error_that_names_stdout(exported, photos):
+    with open("/dev/full", "w") as full:
+        done = caption_folder(exported[1], photos[0], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"error: stdout: cannot be written (No space left on device)\n"
+
+
+def test_a_closed_stdout_takes_everything(exported, photos):
+    command = ["sh", "-c", 'exec "$0" "$@" >&-', sys.executable, exported[1] / "caption.py", photos[0]]
+    done = subprocess.run(command, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_program_prints_what_an_ascii_stdout_can_show(exported, photos, tmp_path):

@@ -262,17 +262,36 @@ def test_a_file_of_images_that_cannot_be_written_loses_no_scores(two, capsys, tm
     assert f"--each {tmp_path}: cannot be written" in printed.err
 
 
+def test_names_that_are_not_utf_8_are_read_and_written(tmp_path):
+    name = "caf\udce9.jpg"
+    (tmp_path / "references.json").write_text(json.dumps({name: ["a dog"], "b.jpg": ["a cat"]}))
+    predictions = tmp_path / "predictions.txt"
+    predictions.write_bytes("b.jpg\ta café\n".encode() + b"caf\xe9.jpg\ta dog\n")
+    assert read_predictions(predictions) == {"b.jpg": "a café", name: "a dog"}
+    assert run(tmp_path / "references.json", predictions, "--each", tmp_path / "each.csv") == 0
+    assert [line.split(",")[0] for line in (tmp_path / "each.csv").read_text().splitlines()] == [
+        "image", "caf\\udce9.jpg", "b.jpg",
+    ]  # fmt: skip
+    predictions.write_bytes(b"a.jpg\ta dog\nb.jpg\ta caf\xe9\n")
+    with pytest.raises(CaptionerError, match=r"line 2: not UTF-8; save the file as UTF-8"):
+        read_predictions(predictions)
+
+
+def test_a_folder_of_predictions_is_named(tmp_path):
+    with pytest.raises(CaptionerError, match=r"is a folder; expected a file\. `captioner caption` without --write"):
+        read_predictions(tmp_path)
+
+
 def test_photos_whose_names_begin_like_json_are_read(tmp_path):
     path = tmp_path / "captions.txt"
     path.write_text("[2020] trip/1.jpg\ta dog\n{x}.jpg\ta cat\n")
     assert read_predictions(path) == {"[2020] trip/1.jpg": "a dog", "{x}.jpg": "a cat"}
 
 
-def test_lines_that_end_in_a_carriage_return_alone_are_an_error(tmp_path):
+def test_lines_may_end_in_a_carriage_return_alone(tmp_path):
     path = tmp_path / "old.csv"
     path.write_bytes(b"image,caption\r1.jpg,a dog\r")
-    with pytest.raises(CaptionerError, match=r"old\.csv"):
-        read_predictions(path)
+    assert read_predictions(path) == {"1.jpg": "a dog"}
 
 
 def test_missing_images_are_named_or_left_out(files, capsys):
@@ -317,6 +336,32 @@ def test_ids_of_a_coco_file_go_before_numbers_in_names():
     assert match(names, {"7": "seven", "8": "eight"}).captions == {"photo_7.jpg": "seven", "photo_8.jpg": "eight"}
 
 
+def test_an_id_or_name_of_an_image_without_references_is_no_other_image():
+    ids = {"1": "img_0.jpg", "2": "img_1.jpg", "3": "img_2.jpg", "4": "b/img_0.png"}
+    matched = match(["img_0.jpg", "img_2.jpg"], {"1": "one", "2": "two", "b/img_0.png": "four"}, ids)
+    assert (matched.captions, matched.unknown) == ({"img_0.jpg": "one"}, ["2", "b/img_0.png"])
+
+
+@pytest.mark.parametrize("others", [[], ["train/1.jpg"]])
+def test_the_same_name_goes_before_a_similar_one(others):
+    matched = match(["test/1.jpg"], {"train/1.jpg": "x", "test/1.jpg": "y"}, others=others)
+    assert (matched.captions, matched.unknown) == ({"test/1.jpg": "y"}, ["train/1.jpg"])
+
+
+def test_captions_of_one_split_are_not_scored_as_those_of_another(tmp_path, capsys):
+    references, predictions = tmp_path / "references.csv", tmp_path / "predictions.csv"
+    rows = [(f"{split}/{n}.jpg", split, f"a {split} dog {n}") for split in ("train", "test") for n in (1, 2)]
+    references.write_text(table([("image", "split", "caption"), *rows]))
+    predictions.write_text(table([("image", "caption"), *((image, text) for image, _, text in rows)]))
+    result = record(capsys, references, predictions, "--split", "test", "--allow-missing")
+    assert (result["images"], result["predictions"][0]["scores"]["BLEU-4"]) == (2, pytest.approx(1))
+    predictions.write_text(table([("image", "caption"), *((image, text) for image, _, text in rows[:2])]))
+    assert run(references, predictions, "--split", "test", "--allow-missing") == 1
+    assert "no image has both references and predictions" in capsys.readouterr().err
+    predictions.write_text(table([("image", "caption"), ("1.jpg", "a dog"), ("2.jpg", "a dog")]))
+    assert record(capsys, references, predictions, "--split", "test")["images"] == 2
+
+
 def test_references_may_have_numbers_and_predictions_names():
     assert match(["391895"], {"COCO_val2014_000000391895.jpg": "a dog"}).captions == {"391895": "a dog"}
     assert match(["a_12.jpg"], {"b_12.jpg": "a dog"}).unknown == ["b_12.jpg"]
@@ -348,6 +393,8 @@ def test_names_that_fit_two_images_are_an_error():
         ('{"image": "a", "caption": "b"}\n{"image": ', "line 2: not JSON"),
         ("image,caption\na.jpg,one,two\n", "line 2: 3 fields, expected 2"),
         ("a dog runs\n", "line 1: a dog runs is not of a known form"),
+        ("a.jpg\ta dog\na.jpg\ta cat\n", "line 2: a.jpg has a caption already .*line 1"),
+        ("a.jpg\ta dog\t-1\t0.5\na.jpg\ta cat\n", "line 2: a.jpg has a caption already"),
         ("a.jpg\ta dog\nb.jpg a cat\n", "line 2: b.jpg a cat is not of a known form"),
     ],
 )

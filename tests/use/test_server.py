@@ -107,6 +107,19 @@ def test_score_and_probability_do_not_depend_on_the_length_penalty(models, lengt
         assert beam["probability"] == pytest.approx(plain[beam["caption"]]["probability"], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "option", [{"beam": 0}, {"length_penalty": 400}, {"consensus": float("nan")}, {"consensus": float("inf")}], ids=str
+)
+def test_an_option_out_of_range_is_named(models, option):
+    with pytest.raises(CaptionerError, match=rf"{next(iter(option))}: is .*, expected"):
+        describe_photo(models["attention"], noise(), **option)
+
+
+def test_the_command_refuses_an_option_out_of_range_before_it_listens(capsys):
+    assert main(["serve", "--model", "none.safetensors", "--length-penalty", "400"]) == 1
+    assert "error: length_penalty: is 400.0, expected at most 10" in capsys.readouterr().err
+
+
 def test_the_tokens_are_the_caption_and_each_has_a_grid_that_sums_to_one(models):
     result = describe_photo(models["attention"], noise(), beam=4)
     assert "".join(result["tokens"]) == result["caption"]

@@ -24,20 +24,27 @@ class Matched(NamedTuple):
     unknown: list[str]  # names in the predictions without a reference
 
 
-def match(references: Iterable[str], predictions: Mapping[str, str], ids: Mapping[str, str] | None = None) -> Matched:
+def match(
+    references: Iterable[str],
+    predictions: Mapping[str, str],
+    ids: Mapping[str, str] | None = None,
+    others: Iterable[str] = (),
+) -> Matched:
     """Return predictions, a caption by the image's name, under the names of `references`.
 
     The same name goes first, then an id in `ids` (an image's name by id). Else names are equal without their case,
     folder, suffix or COCO's `COCO_val2014_`. A name that is a number fits a name that ends in that number. Of several
-    that fit, those with the same folders are meant. Raises CaptionerError where two images fit equally well, and where
-    two predictions are of one image.
+    that fit, those with the same folders are meant. A prediction of one of the `others`, images that exist but are not
+    asked for, is unknown. So is one whose name is not the same, if another prediction has that image's name or id.
+    Raises CaptionerError where two images fit equally well, and where two predictions are of one image.
     """
-    names = _Names(references, ids or {})
+    names = _Names(references, ids or {}, others)
+    named = {names.exact[name] for name in predictions if name in names.exact}
     name_of: dict[str, str] = {}  # the name in the predictions, by image
     unknown = []
     for name in predictions:
         image = names.find(name)
-        if image is None:
+        if image is None or (image in named and name not in names.exact):
             unknown.append(name)
         elif image in name_of:
             raise CaptionerError(
@@ -68,35 +75,35 @@ class _Name(NamedTuple):
 class _Names:
     """Finds images by the names in the predictions."""
 
-    def __init__(self, images: Iterable[str], ids: Mapping[str, str]):
+    def __init__(self, images: Iterable[str], ids: Mapping[str, str], others: Iterable[str]):
         self.images = dict.fromkeys(images)
-        self._ids = ids
-        self._parts = {image: _parts(image) for image in self.images}
+        known = dict.fromkeys([*self.images, *others, *ids.values()])
+        self.exact = {**ids, **{image: image for image in known}}  # the image by its id or name
+        self._parts = {image: _parts(image) for image in known}
         self._index: defaultdict[tuple[str, str | int | None], list[str]] = defaultdict(list)
         for image, name in self._parts.items():
             for key in ("end", "stem", "number"):
                 self._index[key, getattr(name, key)].append(image)
 
     def find(self, name: str) -> str | None:
-        if name in self.images:
-            return name
-        if self._ids.get(name) in self.images:
-            return self._ids[name]
+        """Return the one of `images` that `name` means, None if it means no image or another one."""
+        if name in self.exact:
+            return self.exact[name] if self.exact[name] in self.images else None
         parts = _parts(name)
         for key in ("end", "stem", "number"):
             value = getattr(parts, key)
             matches = [] if value is None else self._index.get((key, value), [])
             if key == "number" and not parts.is_number:
                 matches = [image for image in matches if self._parts[image].is_number]
-            if len(matches) > 1:
-                matches = self._of_same_folder(parts, matches)
+            if not matches:
+                continue
+            matches = [image for image in self._of_same_folder(parts, matches) if image in self.images]
             if len(matches) > 1:
                 raise CaptionerError(
                     f"{visible(name)}: may be the image {visible(matches[0])} or {visible(matches[1])}; write the name "
                     "as the references have it"
                 )
-            if matches:
-                return matches[0]
+            return matches[0] if matches else None
         return None
 
     def _of_same_folder(self, name: _Name, images: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from captioner.sources.archives import Files, visible
 
 _IMAGE, _CAPTION = (*IMAGE, *OTHER_IMAGE), (*CAPTION, *OTHER_CAPTION)
 _JSON = re.compile(r'\s*(?:\[\s*[{\]]|\{\s*["}])')  # not the name of a photo such as [2020]/1.jpg
+_PATHS = re.compile(rb"^[^\0\t\n]+(?=\t)", re.MULTILINE)
 _FORMS = (
     'JSON as [{"image_id": ..., "caption": ...}], JSON lines, a table with the columns image and caption, or lines of '
     "path, tab, caption"
@@ -45,18 +47,17 @@ def read_predictions(path: str | Path, column: str | None = None) -> dict[str, s
 
     `column` names the column or key of the captions. Of several captions in the lines of `captioner caption --top` the
     first is taken, which is the best. Raises CaptionerError that names the line or key where the file is of another
-    form, and where an image has two captions otherwise.
+    form, and where an image has two captions otherwise, or that names a path that is a folder or cannot be read.
     """
+    if Path(path).is_dir():
+        raise CaptionerError(f"{path}: is a folder; expected a file. `captioner caption` without --write prints one")
     shown_path = str(path)
-    file = TextFile(shown_path, shown_path, decode(Files([path]).read(shown_path), shown_path))
+    file = TextFile(shown_path, shown_path, _text(Files([path]).read(shown_path), shown_path))
     captions: dict[str, str] = {}
     places: dict[str, str] = {}
-    rows, ranked = _read(file, column)
-    for name, text, place in rows:
+    for name, text, place in _read(file, column):
         image = name_of(name, place)
         if image in captions:
-            if ranked:
-                continue
             raise CaptionerError(f"{place}: {visible(image)} has a caption already ({places[image]}); expected one")
         captions[image], places[image] = caption_text(_one(text, place), place, Tally()), place
     if not captions:
@@ -64,27 +65,37 @@ def read_predictions(path: str | Path, column: str | None = None) -> dict[str, s
     return captions
 
 
-def _read(file: TextFile, column: str | None) -> tuple[Found, bool]:
-    """Return the predictions, and whether the lines of one image are ranked, the best first."""
+def _text(data: bytes, shown: str) -> str:
+    """Decode a file. Paths before a tab may have bytes that are not UTF-8, because `captioner caption` prints those."""
+    try:
+        return decode(data, shown)
+    except CaptionerError:
+        with suppress(CaptionerError):
+            decode(_PATHS.sub(b"", data), shown)
+            return data.decode("utf-8-sig", "surrogateescape")
+        raise
+
+
+def _read(file: TextFile, column: str | None) -> Found:
     start = file.content.lstrip()[:1] if _JSON.match(file.content) else ""
     if start == "[":
-        return _rows(((f"{file.shown}: [{at}]", row) for _, at, row in walk(file)), column), False
+        return _rows(((f"{file.shown}: [{at}]", row) for _, at, row in walk(file)), column)
     if start == "{":
         try:
             first = json.loads(file.content.lstrip().partition("\n")[0])
         except (ValueError, RecursionError):
             first = None  # the beginning of an object over several lines
         if isinstance(first, dict) and (_key(first, _IMAGE) or "\n" in file.content.strip()):
-            return _rows(json_lines(file, lines(file.content, file.shown)), column), False
-        return _object(file, column), False
+            return _rows(json_lines(file, lines(file.content, file.shown)), column)
+        return _object(file, column)
     delimiter = _delimiter(next((line for _, line in lines(file.content, file.shown)), ""), column)
     if delimiter is not None:
-        return _table(file, delimiter, column), False
+        return _table(file, delimiter, column)
     if column is not None:
         raise CaptionerError(
             f"{file.shown}: has no columns to look for {column} in; expected a table with a header, or JSON"
         )
-    return _tab_lines(file), True
+    return _tab_lines(file)
 
 
 def _delimiter(line: str, column: str | None) -> str | None:
@@ -145,11 +156,16 @@ def _table(file: TextFile, delimiter: str, column: str | None) -> Found:
 
 
 def _tab_lines(file: TextFile) -> Found:
+    ranked = set()  # the images of `--top`, whose first line has the best caption
     for number, line in lines(file.content, file.shown):
         place = f"{file.shown}, line {number}"
         cells = line.split("\t")
         if len(cells) not in (2, 4):
             raise CaptionerError(f"{place}: {visible(line[:60])} is not of a known form; expected {_FORMS}")
+        if len(cells) == 4:
+            if cells[0] in ranked:
+                continue
+            ranked.add(cells[0])
         yield cells[0], cells[1], place
 
 

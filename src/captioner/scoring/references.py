@@ -12,7 +12,7 @@ from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import SPLITS
 from captioner.captions.formats import CAPTION_FILES, SPLIT_FILES, read_listing
 from captioner.captions.formats.json_stream import walk
-from captioner.captions.formats.records import TextFile
+from captioner.captions.formats.records import TextFile, name_of
 from captioner.captions.formats.text import decode
 from captioner.sources.archives import MANIFEST, Archive, Files, is_junk
 from captioner.sources.own_data import METADATA
@@ -25,6 +25,7 @@ class References(NamedTuple):
 
     captions: dict[str, list[str]]  # by the image's name, as the file has it
     ids: dict[str, str]  # the image's name by its id, where a file of COCO's form gives ids
+    images: list[str]  # all that have captions, of every split
     has_splits: bool
     faults: list[str]  # what was left out because it is wrong, such as a line of another form: how many, the first
 
@@ -52,7 +53,7 @@ def read_reference_files(path: str | Path, split: str | None = None) -> Referenc
             raise CaptionerError(f"{path}: no image of the split {split}; the splits in it: {there}")
         captions = {image: captions[image] for image in images if image in captions}
     ids = _ids(path) if isinstance(texts, Files) and path.is_file() else {}
-    return References(captions, ids, any(listing.splits.values()), faults)
+    return References(captions, ids, list(listing.captions), any(listing.splits.values()), faults)
 
 
 class _Folder(Files):
@@ -100,7 +101,7 @@ def _ids(path: Path) -> dict[str, str]:
     if file.content.lstrip()[:1] != "{" or '"annotations"' not in file.content or '"file_name"' not in file.content:
         return {}
     return {
-        str(entry["id"]): entry["file_name"].strip()
+        str(entry["id"]): name_of(entry["file_name"], f"{path}: {key}[{at}]")
         for key, at, entry in walk(file)
         if key == "images" and at is not None and isinstance(entry, dict) and {"id", "file_name"} <= entry.keys()
     }

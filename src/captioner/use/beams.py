@@ -16,6 +16,7 @@ from captioner.model.consensus import total
 from captioner.model.decoder import Memory
 from captioner.model.search import beam_search
 from captioner.use.caption import PhotoCaptioner
+from captioner.use.options import Search
 
 
 class Beams(NamedTuple):
@@ -49,20 +50,24 @@ def search_beams(
     length_penalty: float,
     consensus: float,
 ) -> Beams:
-    """Search for captions of one photo, by its `features` [1, P, D] and the decoder's `memory` of them."""
+    """Search for captions of one photo, by its `features` [1, P, D] and the decoder's `memory` of them.
+
+    Raises CaptionerError for an option that is out of range.
+    """
+    options = Search(beam=beam, length_penalty=length_penalty, consensus=consensus)
     result = beam_search(
         describe.captioner.decoder,
         memory,
-        beam=beam,
+        beam=options.beam,
         max_length=describe.card.vocabulary.max_length,
-        length_penalty=length_penalty,
+        length_penalty=options.length_penalty,
     )
     words, scores = (part[0].cpu().numpy() for part in result)  # [K, T], [K]
     agreement, near, shares, totals = None, np.empty(0, np.int64), np.empty(0), scores
     if known := describe.consensus:
         (near,), (shares,) = known.nearest(features.float().mean(1).cpu().numpy())  # [R] each
         agreement = known.agreement(words, near, shares)
-        totals = total(scores, agreement, consensus)
+        totals = total(scores, agreement, options.consensus)
     # With a short vocabulary there are fewer captions than beams.
     order = [int(place) for place in np.argsort(-totals, kind="stable") if scores[place] > -math.inf]
     return Beams(words, scores, totals, order, agreement, near, shares)

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from captioner.base.errors import CaptionerError
+from captioner.base.files import NO_ROOM
 from captioner.base.streams import tolerant_streams
 
 
@@ -64,14 +65,26 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
+        _drop_stdout()
         return 128 + signal.SIGPIPE
     except (CaptionerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_stdout()
+        message = str(error)
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:  # of a print
+            message = f"stdout: cannot be written ({error.strerror})"
+        print(f"error: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _drop_stdout() -> None:
+    """Let stdout take and lose what it could not write. Otherwise Python would complain as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

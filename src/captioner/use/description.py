@@ -55,7 +55,7 @@ def describe_photo(
     notes      sentences about what this model lacks
 
     With `preview`, `photo.preview` is the model's input as a `data:` address of a JPEG file. Raises CaptionerError if
-    the photo cannot be read.
+    the photo cannot be read or an option is out of range.
     """
     try:
         pixels = load_photo(data, **describe.card.image)

@@ -46,7 +46,8 @@ def explain(
     where the decoder looked when it chose the word (the mean over the attention heads). The place of the largest weight
     is as bright as the photo. Below are the beams, the chosen one first, and the captions of similar training images. A
     `consensus` of 0 chooses the likeliest caption. The picture says if the model has no attention or no training
-    captions, and if the machine has no font for a script. Raises CaptionerError if the photo cannot be read.
+    captions, and if the machine has no font for a script. Raises CaptionerError if the photo cannot be read or an
+    option is out of range.
     """
     pixels = describe.read(photo)  # [S, S, 3]
     vocabulary = describe.card.vocabulary

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from captioner.base import streams
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
 from captioner.captions import text
@@ -114,7 +115,9 @@ def export(model: str | Path, folder: str | Path) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CaptionerError(f"{folder}: is a file; give a folder, new or old")
-    if folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():
+    prefix = f".part-{folder.name}-"
+    there = [file for file in folder.iterdir() if not file.name.startswith(prefix)] if folder.exists() else []
+    if there and not (folder / SETTINGS).exists():
         raise CaptionerError(
             f"{folder}: has files in it and no {SETTINGS}, so it is no exported model; give a new folder"
         )
@@ -129,7 +132,9 @@ def export(model: str | Path, folder: str | Path) -> None:
     words = torch.zeros(2, 3, dtype=torch.int64)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".part-{folder.name}-", dir=folder.parent) as temporary:
+    # within the folder, which may be a mount point: files move only within a file system
+    within = folder if folder.is_dir() else folder.parent
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=within) as temporary:
         beside = Path(temporary)
         _write(
             beside / "encode.onnx",
@@ -148,6 +153,7 @@ def export(model: str | Path, folder: str | Path) -> None:
         modules = {
             "caption.py": runtime,
             "photos.py": photos,
+            "streams.py": streams,
             "consensus.py": consensus,
             "cider.py": cider,
             "text.py": text,

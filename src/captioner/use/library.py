@@ -15,21 +15,25 @@ OPTIONAL = {".heic": "pillow_heif", ".heif": "pillow_heif"}  # the package that 
 OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
-def find_photos(arguments: Sequence[str], *, recursive: bool = True) -> list[Path]:
+def find_photos(
+    arguments: Sequence[str], *, recursive: bool = True, unreadable: list[OSError] | None = None
+) -> list[Path]:
     """Return the photos that the arguments name, in order and each once: files, folders and patterns as of a shell.
 
     The photos of a folder are sorted by name. `recursive` adds the photos in its folders, except hidden ones. In a
-    pattern `**` stands for any folders, but for hidden ones and links. Raises CaptionerError for an argument that names
-    no photo.
+    pattern `**` stands for any folders, but for hidden ones and links. A link to a file that is not there is a photo,
+    so that reading it is an error. A folder that cannot be read is left out with a message, and its error is added to
+    `unreadable`. Raises CaptionerError for an argument that names no photo.
     """
+    unreadable = [] if unreadable is None else unreadable
     photos: list[Path] = []
     for argument in arguments:
         if not argument:  # an unset variable; Path("") would be the current folder
             raise CaptionerError("'': expected a photo, a folder or a pattern")
         path = Path(argument)
         if path.is_dir():
-            here = _in_folder(path, recursive)
-        elif path.exists():
+            here = _in_folder(path, recursive, unreadable)
+        elif os.path.lexists(path):
             here = [path]
         else:
             here = _matching(path)
@@ -54,28 +58,34 @@ def _matching(pattern: Path) -> list[Path]:
 
     # not glob.glob, because its `**` follows links to folders, and two of them that lead upwards never end
     found = Path(pattern.anchor).glob("/".join(parts))
-    return sorted({path for path in found if path.is_file() and not any(map(hidden, path.parts))})
+    return sorted({path for path in found if _may_be_photo(path) and not any(map(hidden, path.parts))})
 
 
-def _in_folder(folder: Path, recursive: bool) -> list[Path]:
+def _may_be_photo(path: Path) -> bool:
+    """Tell whether a path is a file, or a link without its file, as DVC and git-annex leave it."""
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
+def _in_folder(folder: Path, recursive: bool, unreadable: list[OSError]) -> list[Path]:
     from captioner.sources.archives import PHOTO_SUFFIXES, is_junk  # not at the top: they may need Pillow
 
     photos: list[Path] = []
     others: list[str] = []
-    unreadable: list[OSError] = []
+    errors: list[OSError] = []
     lacking = {end for end, package in OPTIONAL.items() if importlib.util.find_spec(package) is None}
     suffixes = {*PHOTO_SUFFIXES, *OPTIONAL} - lacking
-    for parent, folders, names in os.walk(folder, onerror=unreadable.append):
+    for parent, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(name for name in folders if recursive and not is_junk(PurePosixPath(name)))
         for name in sorted(names):
             path, suffix = Path(parent, name), Path(name).suffix.lower()
-            if is_junk(PurePosixPath(name)) or not path.is_file():
+            if is_junk(PurePosixPath(name)) or not _may_be_photo(path):
                 continue
             if suffix in suffixes:
                 photos.append(path)
             elif suffix in OTHER_PHOTOS:
                 others.append(name)
-    for error in unreadable:
+    unreadable += errors
+    for error in errors:
         print(f"{error.filename}: left out, cannot be read ({error.strerror})", file=sys.stderr)
     if others:
         names_shown = f"{', '.join(others[:3])}{' ...' if len(others) > 3 else ''}"
@@ -88,6 +98,12 @@ def _in_folder(folder: Path, recursive: bool) -> list[Path]:
             file=sys.stderr,
         )
     return photos
+
+
+def without_sidecars(photos: Sequence[Path], suffix: str) -> list[Path]:
+    """Return the photos without their own caption files, which a shell's `*` also names once they are written."""
+    files = {photo.with_suffix(f".{suffix}") for photo in photos if photo.suffix != f".{suffix}"}
+    return [photo for photo in photos if photo not in files]
 
 
 def sidecars(photos: Sequence[Path], suffix: str) -> list[Path]:

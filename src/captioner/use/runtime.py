@@ -20,13 +20,13 @@ T the most words of a caption.
 import json
 import os
 import sys
-import warnings
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
+from captioner.base.streams import tolerant_streams
 from captioner.captions.text import join_tokens
 from captioner.model.consensus import Consensus
 from captioner.vision.photos import load_photo
@@ -125,14 +125,11 @@ class OnnxCaptioner:
 
 
 def main(paths: list[str]) -> int:
-    """Print a line for each photo: path, tab, caption. Return the exit code: 1 if a photo fails, 2 without photos."""
+    """Print a line for each photo: path, tab, caption. Return the exit code: 1 for an error, 2 without photos."""
     if not paths or paths[0] in ("-h", "--help"):
         print("usage: python caption.py PHOTO...", file=sys.stderr)
         return 0 if paths else 2
-    unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
-    sys.stdout.reconfigure(errors="surrogateescape" if unicode else "replace")  # type: ignore[union-attr]
-    sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata
+    tolerant_streams()
     broken = 0
     try:
         describe = OnnxCaptioner(Path(__file__).parent)
@@ -145,9 +142,15 @@ def main(paths: list[str]) -> int:
                 broken += 1
                 continue
             print(path, describe(pixels[None])[0], sep="\t", flush=True)
-    except BrokenPipeError:  # as in `| head`
+    except OSError as error:
+        if error.filename is not None:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain as it ends
-        return 141
+        if isinstance(error, BrokenPipeError):  # as in `| head`
+            return 141
+        print(f"error: stdout: cannot be written ({error.strerror})", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -18,7 +18,7 @@ from captioner.use.commands.arguments import (
     model_file,
     positive,
 )
-from captioner.use.library import find_photos, sidecars, write_sidecar
+from captioner.use.library import find_photos, sidecars, without_sidecars, write_sidecar
 from captioner.use.options import BATCH
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Print a line for each photo: path, tab, caption.
 With --top N there are N lines for each photo, with two more columns: the score, which is the mean log-probability of a
 caption's words, and the agreement with the captions of similar training photos (CIDEr, 0 to 10; empty if the model has
 no training captions). With --write nothing is printed."""
-EXIT = "exit code: 0; 1 if a photo cannot be read or a message says what to correct; 2 for a wrong call"
+EXIT = "exit code: 0; 1 if a photo or a folder cannot be read or a message says what to correct; 2 for a wrong call"
 
 
 def add_parser(commands: Any) -> None:
@@ -85,8 +85,11 @@ def check(options: argparse.Namespace) -> str | None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Caption the photos; return the exit code: 1 if a photo could not be read."""
-    photos = find_photos(options.photos, recursive=not options.no_recursive)
+    """Caption the photos; return the exit code: 1 if a photo or a folder could not be read."""
+    unreadable: list[OSError] = []
+    photos = find_photos(options.photos, recursive=not options.no_recursive, unreadable=unreadable)
+    if options.write:
+        photos = without_sidecars(photos, options.write)
     files = sidecars(photos, options.write) if options.write else []
     total = len(photos)
     if options.skip_existing:
@@ -102,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         skipped = f", {total - len(photos)} skipped that have one" if total > len(photos) else ""
         what = "1 caption written to a .{} file" if written == 1 else f"{written} captions written to .{{}} files"
         print(f"{what.format(options.write)}{skipped}", file=sys.stderr)
-    return 1 if broken else 0
+    return 1 if broken or unreadable else 0
 
 
 def refuse_existing(files: list[Path]) -> None:

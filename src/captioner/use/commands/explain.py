@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
     )
     add_file(parser, "photo", metavar="PHOTO", help="a photo")
     add_model(parser)
-    text = "the picture (default: PHOTO-explained.png in this folder)"
+    text = "the picture (default: a new file, PHOTO-explained.png in this folder)"
     add_file(parser, "--out", metavar="FILE.png", help=text)
     add_search(parser)
     add_device(parser)
@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
         raise CaptionerError(f"{picture}: the picture is a PNG; give a name that ends in .png")
     if picture.exists() and Path(options.photo).exists() and picture.samefile(options.photo):
         raise CaptionerError(f"{picture}: is the photo itself; give another name with --out")
+    if picture.exists() and not options.out:  # it may be of a photo of the same name in another folder
+        raise CaptionerError(f"{picture}: exists; give a name with --out, whose file is overwritten")
     model = model_file(options.model)
     with importing("explain"):
         from captioner.use.caption import PhotoCaptioner

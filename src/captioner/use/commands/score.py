@@ -125,7 +125,7 @@ def matched(
     truth = with_words(references.captions, options.language)
     columns = options.column or [None]
     predictions = [
-        match(truth, read_predictions(file, columns[min(place, len(columns) - 1)]), references.ids)
+        match(truth, read_predictions(file, columns[min(place, len(columns) - 1)]), references.ids, references.images)
         for place, file in enumerate(files)
     ]
     faults = list(references.faults)
@@ -151,14 +151,15 @@ def matched(
 
 
 def table_of_images(results: "list[Result]", captions: list[dict[str, str]]) -> str:
-    """Return each image's CIDEr, 0 to 10, and captions as CSV."""
+    """Return each image's CIDEr, 0 to 10, and captions as CSV. Bytes of a name that are not UTF-8 are escaped."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = [""] if len(results) == 1 else [" 1", " 2"]
     writer.writerow(["image", *(f"CIDEr{end}" for end in ends), *(f"caption{end}" for end in ends)])
     for image in results[0].cider:
         values = [round(each.cider[image], 5) for each in results]
-        writer.writerow([image, *values, *(each[image] for each in captions)])
+        name = image.encode(errors="backslashreplace").decode()
+        writer.writerow([name, *values, *(each[image] for each in captions)])
     return text.getvalue()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from captioner.base.errors import CaptionerError
 from captioner.use.commands.arguments import add_device, add_model, add_search, importing, model_file
+from captioner.use.options import Search
 
 ANYWHERE = ("0.0.0.0", "::")
 
@@ -37,6 +38,12 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C; print the address."""
+    search: dict[str, Any] = {
+        "beam": options.beam,
+        "length_penalty": options.length_penalty,
+        "consensus": options.consensus,
+    }
+    Search(**search)  # an option out of range ends the command here, and not each request
     model = model_file(options.model)
     with importing():
         try:
@@ -53,7 +60,6 @@ def run(options: argparse.Namespace) -> int:
     with _listen(options.host, options.port) as listening:
         describe = PhotoCaptioner(model, device=options.device)
         _ = describe.consensus  # computed now and not with the first photo
-        search = {"beam": options.beam, "length_penalty": options.length_penalty, "consensus": options.consensus}
         address, port = listening.getsockname()[:2]
         loopback = ipaddress.ip_address(address.partition("%")[0]).is_loopback
         app = make_app(

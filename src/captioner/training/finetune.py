@@ -223,8 +223,8 @@ def interpolate(
 
     Fine-tuning fits the training photos more closely than others. So weights between its start and its end can caption
     other photos better than the last ones (WiSE-FT, Wortsman et al. 2022). Nearer to the start the captions have more
-    different words. So this takes the smallest of the SHARES whose dev CIDEr is at most LEVEL below the best. If CIDEr is
-    0 for all, as it is for a single dev image, the weights stay. `measure` returns the captioner's scores, including
+    different words. So this takes the smallest of the SHARES whose dev CIDEr is at most LEVEL below the best. If CIDEr
+    is 0 for all, as it is for a single dev image, the weights stay. `measure` returns the captioner's scores, including
     "CIDEr". Returns this share in percent and the scores of all shares.
     """
     trained = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}

@@ -838,7 +838,7 @@ ROWS = [{"image": name, "caption": "A dog"} for name in ABC]
 @pytest.mark.parametrize(
     "content",
     [
-        {"train": ROWS[:1], "val": ROWS[1:2], "test": ROWS[2:]},
+        {"my_train": ROWS[:1], "val": ROWS[1:2], "test": ROWS[2:]},
         {"airplane": [row | {"split": split} for row, split in zip(ROWS, ("train", "val", "test"), strict=True)]},
         {
             "images": [

@@ -139,7 +139,7 @@ def read_lists_of_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterat
     rows = ((key, f"{file.shown}: {key[:80]}[{at}]", entry) for key, at, entry in walk(file) if at is not None)
     for key, place, entry in rows:
         for record in _records(iter([(place, entry)]), tally, columns):
-            yield record if record.split else replace(record, split=key if split_in(key) else "")
+            yield record if record.split else replace(record, split=split_in(key))
 
 
 def read_json_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:

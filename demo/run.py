@@ -52,6 +52,12 @@ def make_workspace(folder: Path, changes: dict[str, Any]) -> None:
         dvc(folder, "config", "core.analytics", "false")
 
 
+def _may_be_workspace(folder: Path) -> bool:
+    """Return whether a folder is new or empty, or has the workspace of an earlier demo."""
+    config = folder / ".dvc" / "config"
+    return not folder.exists() or not any(folder.iterdir()) or (config.exists() and "no_scm" in config.read_text())
+
+
 def dvc(folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess:
     """Run dvc in `folder` with this interpreter first on the PATH, so that its stages use the same one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -66,6 +72,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / ".demo", help="where to run (default: .demo)")
     parser.add_argument("--record", action="store_true", help="run all stages and write demo/seconds.json")
     options = parser.parse_args()
+    if options.folder != ROOT / ".demo" and not _may_be_workspace(options.folder):
+        parser.error(f"{options.folder}: has other files in it, which the demo could overwrite; give a new folder")
     folder, params = options.folder, YAML(typ="safe").load(ROOT / "demo" / "params.yaml")
     make_workspace(folder, params)
     if mended := mend(folder):

@@ -147,6 +147,7 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
         ({"seed": -1}, "seed: is -1, must be at least 0"),
         ({"image.size": 225}, "image.size: is 225, must be a multiple of 32"),
         ({"captions.form": "stem"}, 'captions.form: is "stem", must be one of raw, lemma'),
+        ({"captions.language": "eng"}, 'captions.language: is "eng", must be a language in two'),
         (
             {"captions.language": "zh-CN"},
             'captions.language: is "zh-CN", must be a language in two or three lower-case',

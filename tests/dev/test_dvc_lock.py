@@ -196,6 +196,8 @@ def test_the_demo_mends_first(tmp_path, monkeypatch, capsys):
         raise Reached
 
     (tmp_path / "dvc.lock").write_bytes(LOCK[:200])
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = True\n")
     monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path)])
     monkeypatch.setattr(demo, "make_workspace", lambda folder, changes: None)
     monkeypatch.setattr(dvc_lock.time, "sleep", lambda seconds: None)
@@ -203,6 +205,16 @@ def test_the_demo_mends_first(tmp_path, monkeypatch, capsys):
     with pytest.raises(Reached):
         demo.main()
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'dvc.lock'}: damaged")
+
+
+def test_the_demo_refuses_a_folder_with_other_files(tmp_path, monkeypatch, capsys):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/thesis.py").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        demo.main()
+    assert "has other files in it, which the demo could overwrite; give a new folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["src", "thesis.py"]
 
 
 def hashes(content):

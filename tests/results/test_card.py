@@ -198,3 +198,19 @@ def test_the_hubs_own_library_reads_the_card(run):
 def test_nothing_hides_the_folder_from_the_hub():
     """A models/.gitignore, which DVC writes unless Git ignores the folder, would keep `hf upload` from its files."""
     assert "/models/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_language_of_norwegian_is_text_for_every_yaml(run):
+    captioner_file(run / "captioner.safetensors", language="no", provenance={"params": {}, "versions": {}})
+    written(run)
+    assert '\nlanguage: "no"\n' in (run / "CARD.md").read_text()
+
+
+def test_a_model_that_started_from_another_names_its_terms(run):
+    provenance = {"params": {"train.start": "hf:you/flickr8k"}, "versions": {}}
+    captioner_file(run / "decoder.safetensors", encoder=False, provenance=provenance)
+    change(run / "weights.json", source="start", official=None)
+    _, text = written(run)
+    assert "torchvision trained its ResNet-18 on ImageNet" in text
+    assert "Training started from the model `hf:you/flickr8k`, whose terms hold, too." in text
+    assert "| the encoder of the model that training started from |" in text

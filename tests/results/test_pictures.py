@@ -33,6 +33,12 @@ def test_the_order_of_the_table_does_not_matter_and_ties_go_by_name():
     assert choose(scores, each=2)["bad"] == ["0000.jpg", "0009.jpg"]
 
 
+@pytest.mark.parametrize("count", [3, 6, 7, 8, 13, 40])
+def test_no_image_is_of_two_kinds(count):
+    names = [name for names in choose(ranking(count), each=4).values() for name in names]
+    assert len(names) == len(set(names)) == min(12, 3 * (count // 3))
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_images_are_enough(count):
     chosen = choose(ranking(count), each=4)

@@ -47,10 +47,10 @@ def rows():
         yield f"{n:02d}.jpg", "a dog", finetuned, worse, better
 
 
-def make_world(folder, attention=True, mean=False):
+def make_world(folder, attention=True, mean=False, language="en", words=WORDS, **changes):
     """Write what the stage reads into `folder`, return the arguments of `write_report`."""
     torch.manual_seed(0)
-    vocabulary = Vocabulary(words=WORDS, max_length=6)
+    vocabulary = Vocabulary(words=words, max_length=6, language=language)
     shape = {"vocabulary": len(vocabulary), "features": 512, "width": 8, "heads": 2}
     shape |= {"attention": attention, "tied": True, "dropout": 0.0}
     provenance = {"inputs": {"data/a": "0" * 32}, "params": {"finetune.lr": 0.1}, "versions": {"torch": "x"}}
@@ -94,7 +94,7 @@ def make_world(folder, attention=True, mean=False):
         "train": {"best epoch": 1, "epochs": 1},
         "finetune": {"best epoch": 1, "epochs": 1},
         "evaluate": {"images": COUNT, "frozen": SCORES, "finetuned": SCORES},
-    }
+    } | changes
     for name, fact in facts.items():
         (folder / f"{name}.json").write_text(json.dumps(fact))
     (folder / "curve.csv").write_text(CURVE)
@@ -229,6 +229,7 @@ def test_only_official_data_and_weights_are_comparable_with_published_systems():
     other = facts | {"evaluate": {"images": 1000}, "weights": {"official": False}}
     assert "weights" in _incomparable(other)[0]
     assert "shapes" in _incomparable(facts | {"download": {"dataset": "shapes"}})[0]
+    assert "train.start" in _incomparable(facts | {"evaluate": {"images": 1000}}, start="model.safetensors")[0]
 
 
 def test_thumbnails_keep_the_shape_turn_as_exif_says_and_never_grow():
@@ -246,6 +247,44 @@ def test_thumbnails_keep_the_shape_turn_as_exif_says_and_never_grow():
     assert thumbnail(jpeg(8, 6), fit="squash", pixels=5000)[1:] == (8, 6)
     with pytest.raises(ValueError, match="no photo"):
         thumbnail(b"no photo", fit="squash", pixels=5000)
+
+
+def test_the_page_says_that_the_model_is_between_two_epochs(html, tmp_path):
+    between = {"best epoch": 1, "epochs": 1, "interpolation": {"share": 60, "dev CIDEr": {}}}
+    write_report(tmp_path / "report.html", **make_world(tmp_path, finetune=between))
+    said = "they are 60 % of the way from the start"
+    assert said in " ".join((tmp_path / "report.html").read_text().split())
+    assert said not in " ".join(html.split())
+
+
+def test_few_test_images_and_missing_meteor_are_explained(html, tmp_path):
+    assert "METEOR is missing, because its program did not run; it needs Java." in html
+    assert "The test split has only" not in html
+    few = {"images": 3, "frozen": SCORES, "finetuned": SCORES}
+    given = make_world(tmp_path, language="de", evaluate=few)
+    table = (tmp_path / "test.csv").read_text().splitlines()[:2]
+    (tmp_path / "test.csv").write_text("\n".join(table) + "\n")
+    write_report(tmp_path / "report.html", **given)
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert "The test split has only 1 image, so the scores are uncertain" in page
+    assert "CIDEr of a single image is always 0." in page
+    assert "METEOR is missing: it is for English only." in page
+
+
+def test_words_with_capitals_count_as_known(tmp_path):
+    words = ("A", "Dog", "cat", "runs", "<b>", "black", "a", "dog", "Zebra")
+    write_report(tmp_path / "report.html", **make_world(tmp_path, language="de", words=words))
+    strange = re.findall(r"<li class=strange>.*?</li>", (tmp_path / "report.html").read_text())
+    assert strange
+    assert not [chip for chip in strange if ">zebra<" in chip]
+
+
+def test_captions_have_their_language_and_direction(html):
+    tags = Tags(html).tags
+    captions = [attributes for _, attributes in tags if attributes.get("class") in ("caption", "find")]
+    assert captions
+    assert all(attributes["dir"] == "auto" for attributes in captions)
+    assert [attributes["lang"] for _, attributes in tags if attributes.get("id") == "cards"] == ["en"]
 
 
 @pytest.fixture
@@ -355,6 +394,21 @@ def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
         page.locator("#where").select_option(where)
         page.locator("#query").fill(query)
         assert page.locator("#count").inner_text().startswith(f"{expected} of {COUNT} images"), query
+
+
+def test_the_search_knows_turkish_capitals_and_other_apostrophes(browser, tmp_path):
+    given = make_world(tmp_path, language="tr")
+    items = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    items[0]["raw"] = ["İki k\u0131z ISLIK çal\u0131yor .", "Türkiye\u02bcnin köpeği ."]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    write_report(tmp_path / "report.html", **given)
+    page = browser.new_page(offline=True)
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("#where").select_option("references")
+    for query in ("iki ", "\u0131sl\u0131k ", "türkiye'nin "):
+        page.locator("#query").fill(query)
+        assert page.locator("#count").inner_text().startswith(f"1 of {COUNT} images"), query
+    page.close()
 
 
 def test_attention_shows_on_hover_and_by_keyboard(visit):

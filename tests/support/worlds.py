@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -75,7 +76,7 @@ def some_examples(vocabulary, *, images=7, features=512):
     return Examples(torch.randn(images, features).half(), captions)
 
 
-def captioner_file(path, *, encoder=True, attention=True, mean=False, seed=None, provenance=None):
+def captioner_file(path, *, encoder=True, attention=True, mean=False, seed=None, provenance=None, language="en"):
     """Write a model file of random weights that knows WORDS, with an encoder for photos or without; return its path."""
     if seed is None:
         seed = 0 if attention else 2  # with these, noise gets captions of different words
@@ -90,5 +91,6 @@ def captioner_file(path, *, encoder=True, attention=True, mean=False, seed=None,
     captioner.examples = some_examples(WORDS)
     image = {"size": 64, "fit": "squash"}
     provenance = provenance or {"params": {}}
-    save_model(path, captioner, Metadata("hash", captioner.start, image, shape, WORDS, provenance, mean))
+    words = replace(WORDS, language=language)
+    save_model(path, captioner, Metadata("hash", captioner.start, image, shape, words, provenance, mean))
     return path

@@ -13,12 +13,13 @@ All figures are read from the metrics and the model files of the run.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from captioner.base.files import read_json, write_json, write_text
 from captioner.model.captioner import load_model
@@ -34,6 +35,7 @@ SOURCES = {
     "random": "random numbers",
     "file": "a file of the user's",
     "own": "files of the user's",
+    "start": "the encoder of the model that training started from",
 }
 LEARNED_FROM = {
     "shapes": "A program drew its training pictures and wrote their captions. The model knows nothing else."
@@ -103,7 +105,9 @@ def write_card(
         examples=captioner.examples is not None,
         counts=_counts,
         learned_from=LEARNED_FROM.get(download["dataset"], PEOPLE),
-        terms=TERMS[download["dataset"]] + (f" {IMAGENET}" if records["weights"]["official"] is not None else ""),
+        terms=" ".join(
+            _terms(download["dataset"], records["weights"]["source"], frozen.provenance["params"].get("train.start"))
+        ),
     )
     settings = {
         "model_type": "captioner",
@@ -183,6 +187,15 @@ def _origin(files: Mapping[str, Mapping[str, Any]], foreign: list[str]) -> str:
     return f" (not the official files: {', '.join(foreign)})" if foreign else " (official files)"
 
 
+def _terms(dataset: str, weights: str, start: str | None) -> Iterator[str]:
+    """Yield the sentences on terms beside the licence of the code."""
+    yield TERMS[dataset]
+    if weights not in ("random", "drawn"):
+        yield IMAGENET
+    if start:
+        yield f"Training started from the model `{start}`, whose terms hold, too."
+
+
 def _head(data: str, dataset: str, language: str, scores: Mapping[str, float], measured: list[str]) -> str:
     """Return the YAML that the Hugging Face Hub reads, without the lines `---` around it."""
     results = {
@@ -197,7 +210,7 @@ def _head(data: str, dataset: str, language: str, scores: Mapping[str, float], m
         "license": "mit",
         "library_name": "captioner",
         "pipeline_tag": "image-to-text",
-        "language": language,
+        "language": DoubleQuotedScalarString(language),  # YAML 1.1 reads `no` as false
         "tags": ["image-captioning", "resnet18", "lstm", "pytorch", "dvc"],
         "datasets": [dataset],
         "metrics": [name.lower() for name in ("BLEU", "METEOR", "ROUGE", "CIDEr") if any(name in m for m in measured)],

@@ -15,7 +15,7 @@ from captioner.results.drawing import Fonts, Style
 from captioner.sources.archives import Archive
 from captioner.vision.photos import load_photo
 
-KINDS = {"good": 0.90, "typical": 0.45, "bad": 0.0}  # the beginning of each kind's tenth of the ranking
+KINDS = {"good": 1.0, "typical": 0.5, "bad": 0.0}  # where each kind's tenth of the ranking is, from worst to best
 TENTH = 0.1
 COLUMNS = 2
 CELL, PHOTO, TEXT = 260, 244, 360  # pixels: the height of a row, the side of a photo, the width of the text beside it
@@ -38,14 +38,14 @@ def choose(ciders: pd.Series, each: int) -> dict[str, list[str]]:
     """Choose `each` images of each kind by the CIDEr of their fine-tuned caption: from the best tenth of the ranking
     (good), from the tenth in the middle (typical) and from the worst (bad), evenly spaced.
 
-    No image is chosen by eye. Images with the same CIDEr are ordered by name. A short ranking may have fewer than
-    `each` images of a kind.
+    No image is chosen by eye. Images with the same CIDEr are ordered by name. A short ranking has fewer than `each`
+    images of a kind; only one of less than three images has an image in two kinds.
     """
     ranking = ciders.rename_axis("image").reset_index(name="CIDEr").sort_values(["CIDEr", "image"])["image"].tolist()
-    window = min(len(ranking), max(each, round(TENTH * len(ranking))))
+    window = min(max(1, len(ranking) // len(KINDS)), max(each, round(TENTH * len(ranking))))
     chosen = {}
-    for kind, begin in KINDS.items():
-        first = min(round(begin * len(ranking)), len(ranking) - window)
+    for kind, part in KINDS.items():
+        first = round(part * (len(ranking) - window))
         places = np.unique(np.linspace(first, first + window - 1, min(each, window)).round().astype(int))
         chosen[kind] = [ranking[place] for place in places]
     return chosen

@@ -8,9 +8,9 @@
   // Each character of these scripts is a word.
   const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}ー][\p{M}\uff9e\uff9f]*/gu;
   // Words are between single spaces: a whole word is " word ", the beginning of one is " wor".
-  const apart = (text) => text.replace(/[\u2018\u2019]/g, "'").replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
+  const apart = (text) => text.replace(/[\u2018\u2019\u02bb\u02bc]/g, "'").replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
   const bare = (word) => (/^'(s|re|ve|ll|d|m)$/.test(word) ? word : word.replace(/^'+|'+$/g, ""));
-  const words = (text) => ` ${apart(text.toLowerCase()).replace(UNSPACED, " $& ").split(/[^\p{L}\p{M}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
+  const words = (text) => ` ${apart(text.toLocaleLowerCase(gallery.lang)).replace(UNSPACED, " $& ").split(/[^\p{L}\p{M}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
   const cards = [...gallery.children].map((element, at) => {
     const text = (selector) => words([...element.querySelectorAll(selector)].map((one) => one.textContent).join(" "));
     const texts = { finetuned: text(".finetuned .caption"), frozen: text(".frozen .caption"), references: text("li") };
@@ -131,9 +131,10 @@
     const caption = event.target;
     if (!caption.matches("[data-attention]") || !caption.firstElementChild) return;
     const now = looking?.parentElement === caption ? looking : null;
+    const [forward, backward] = getComputedStyle(caption).direction === "rtl" ? ["ArrowLeft", "ArrowRight"] : ["ArrowRight", "ArrowLeft"];
     const steps = {
-      ArrowRight: () => show(now?.nextElementSibling ?? caption.firstElementChild),
-      ArrowLeft: () => show(now?.previousElementSibling ?? caption.lastElementChild),
+      [forward]: () => show(now?.nextElementSibling ?? caption.firstElementChild),
+      [backward]: () => show(now?.previousElementSibling ?? caption.lastElementChild),
       Home: () => show(caption.firstElementChild),
       End: () => show(caption.lastElementChild),
       Escape: hide,

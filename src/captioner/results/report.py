@@ -29,6 +29,7 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_text
 from captioner.captions.dataset import CaptionedImage, read_captions
 from captioner.captions.text import join_tokens, split_tokens
+from captioner.captions.tokens import scored_tokens
 from captioner.captions.vocabulary import PAD
 from captioner.model.attention import attention_weights
 from captioner.model.captioner import Captioner, Metadata, load_model
@@ -90,6 +91,10 @@ def write_report(
     attention = {}
     if captioner.decoder.attention:
         attention = _attention(captioner, card, store, predictions["finetuned"])
+    params = dict(sorted((frozen.provenance["params"] | card.provenance["params"]).items()))
+    missing = language.missing_words(predictions["finetuned"], references, spoken)
+    understood = {token for word in card.vocabulary.words for token in scored_tokens(word, spoken)}
+    strange = {tally.text for tally in missing} - understood
     gallery = list(_gallery(table, references, attention, Archive(images), card.image["fit"]))
     page = _template().render(
         **_assets(),
@@ -101,7 +106,7 @@ def write_report(
         intervals=score_intervals(metrics["evaluate"]),
         difference=DIFFERENCE,
         published=published.PUBLISHED,
-        incomparable=_incomparable(metrics),
+        incomparable=_incomparable(metrics, params.get("train.start")),
         change=_change(table),
         curves={name: _curve_charts(name, file, metrics[name]["best epoch"]) for name, file in curves.items()},
         lengths=_length_chart(predictions, references, spoken),
@@ -109,12 +114,13 @@ def write_report(
         top_words=TOP_WORDS,
         repeated=language.repeated_captions(predictions["finetuned"], spoken),
         hallucinated=language.hallucinated_words(predictions["finetuned"], references, spoken),
-        missing=language.missing_words(predictions["finetuned"], references, spoken),
+        missing=missing,
+        strange=strange if metrics["captions"]["form"] == "raw" else set(),  # other words than lemmas are never learnt
         known=set(card.vocabulary.words),
         gallery=gallery,
         box=min(4 / 3, max([1.0, *(image["width"] / image["height"] for image in gallery)])),
         files={str(file): digest(file) for file in (decoder, model)},
-        params=dict(sorted((frozen.provenance["params"] | card.provenance["params"]).items())),
+        params=params,
         inputs=dict(sorted((frozen.provenance["inputs"] | card.provenance["inputs"]).items())),
     )
     write_text(path, page)
@@ -232,7 +238,7 @@ def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
     return file_like.getvalue(), width, height
 
 
-def _incomparable(metrics: Mapping[str, Any]) -> list[str]:
+def _incomparable(metrics: Mapping[str, Any], start: str | None = None) -> list[str]:
     """Return the reasons why this run's scores are not comparable with published ones, if any."""
     dataset = metrics["download"]["dataset"]
     if dataset != "flickr8k":
@@ -247,6 +253,8 @@ def _incomparable(metrics: Mapping[str, Any]) -> list[str]:
         reasons.append(f"{count} test images were scored, not the official {published.TEST_IMAGES}")
     if not metrics["weights"]["official"]:
         reasons.append("the encoder did not start from torchvision's ImageNet weights")
+    if start:
+        reasons.append("training started from another model (train.start)")
     return reasons
 
 

@@ -874,3 +874,35 @@ def test_a_table_by_columns_in_json_is_refused_with_advice(tmp_path):
     content = {"image": {"0": "a.jpg"}, "caption": {"0": "A"}}
     message = refused(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
     assert "save the table row by row, in pandas with orient='records', lines=True" in message
+
+
+@pytest.mark.parametrize("ids", [("1.0", "2.0", "3.0"), (1.0, 2.0, 3), ("1", "2.0", 3)])
+def test_ids_may_be_numbers_with_a_point(tmp_path, ids):
+    rows = [{"image_id": number, "caption": f"A {int(float(number))}"} for number in ids]
+    files = photos("0001.jpg", "2.jpg", "IMG_3.jpg") | {"c.json": json.dumps(rows)}
+    assert sorted(run(tmp_path, files, "c.json")[0].values()) == [["A 1"], ["A 2"], ["A 3"]]
+
+
+def test_blanks_of_another_kind_in_a_name(tmp_path):
+    names = photos("Screenshot at 1.00\u202fPM.png", "b.jpg", "c.jpg")
+    texts = "image,caption\nScreenshot at 1.00 PM.png,A dog\nb.jpg,B\nc.jpg,C\n"
+    assert sorted(run(tmp_path, names | {"c.csv": texts}, "c.csv")[0].values()) == [["A dog"], ["B"], ["C"]]
+
+
+def test_sidecars_whose_names_differ_in_case_only(tmp_path):
+    names = photos("IMG.jpg", "img.jpg", "b.jpg")
+    by_image, _, _ = run(tmp_path, names | {"IMG.txt": "A dog", "img.txt": "A cat", "B.txt": "B"}, None)
+    assert by_image == {"IMG.jpg": ["A dog"], "img.jpg": ["A cat"], "b.jpg": ["B"]}
+
+
+def test_the_longer_name_of_two_captions_files_is_meant(tmp_path):
+    tables = {name: f"image,caption\n{image},A\n" for name, image in (("c.csv", "a.jpg"), ("val/c.csv", "b.jpg"))}
+    archive = zipped(tmp_path / "more.zip", ABC | tables).read_bytes()
+    (tmp_path / "mine").mkdir()
+    message = refused(tmp_path, {"more.zip": archive}, ["c.csv", "val/c.csv"])
+    assert "c.csv: its name says no split, though those of other files do" in message
+
+
+def test_utf_16_without_its_mark_is_named(tmp_path):
+    message = refused(tmp_path, ABC | {"c.csv": "image,caption\na.jpg,A\n".encode("utf-16-le")}, "c.csv")
+    assert "c.csv: has NUL bytes, as UTF-16 without its mark has; save the file as UTF-8" in message

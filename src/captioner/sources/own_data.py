@@ -85,7 +85,7 @@ class _Texts:
     def chosen_as(self, name: str) -> str | None:
         """Return the name in own.captions that means this path, None where none does."""
         left = (each for each in self.chosen if each not in self.exact)
-        return next((each for each in left if f"/{_spelt(name)}".endswith(f"/{each}")), None)
+        return max((each for each in left if f"/{_spelt(name)}".endswith(f"/{each}")), key=len, default=None)
 
     def add(self, files: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
         """Add the texts of one folder or archive with these photos."""

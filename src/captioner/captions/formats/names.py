@@ -14,6 +14,7 @@ from captioner.sources.archives import PHOTO_SUFFIXES, Archive, visible, without
 
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 _CAPTION_NUMBER = re.compile(r"(.+?)#(?:[a-z]{2,4}#)?\d+")  # 1.jpg#0, 1.jpg#zhc#0
+_NUMBER = re.compile(r"(\d{1,30})(?:\.0)?")  # pandas writes 1.0 in a column that lacks some numbers
 _COCO_2014 = re.compile(r"coco_(?:train|val|test)20\d\d_(?=\d{12})")
 
 
@@ -71,9 +72,11 @@ class PhotoNames:
         if self.archive is None:
             return stem
         if not self._stems:
-            self._stems = {_spelt(path): path for path in sorted(self._photos)}
-            self._stems |= {_spelt(without_suffix(path)): path for path in sorted(self._photos)}
-        return self._stems.get(_spelt(stem))
+            photos = sorted(self._photos)
+            self._stems = {end(path).casefold(): path for end in (str, without_suffix) for path in photos}
+            self._stems |= {end(path): path for end in (str, without_suffix) for path in photos}
+        name = unicodedata.normalize("NFC", stem)
+        return self._stems.get(name) or self._stems.get(name.casefold())
 
     def nearest(self, name: str) -> str:
         """Return a part of a sentence that names the photos with the most similar names."""
@@ -138,13 +141,8 @@ class PhotoNames:
 
 
 def _plain(name: str) -> str:
-    """Return a name with slashes, without percent-encoding, in one case and one spelling."""
-    return unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold().strip()
-
-
-def _spelt(path: str) -> str:
-    """Return a path in one case and one spelling."""
-    return unicodedata.normalize("NFC", path).casefold()
+    """Return a name with slashes and plain blanks, without percent-encoding, in one case and one spelling."""
+    return re.sub(r"\s", " ", unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold()).strip()
 
 
 def _folder_of(plain: str) -> str:
@@ -179,11 +177,11 @@ def _keys(plain: str) -> list[str]:
     keys = [end, f"{stem}."]
     if _COCO_2014.match(stem):
         keys.append(f"{_COCO_2014.sub('', stem)}.")
-    if stem.isdecimal():
-        number = int(stem[:30])
-        keys.append(f"={number}")
+    number = _NUMBER.fullmatch(stem)
+    if number:
+        keys.append(f"={int(number[1])}")
         if stem == end:
-            keys.append(f"#{number}")
+            keys.append(f"#{int(number[1])}")
     return keys
 
 

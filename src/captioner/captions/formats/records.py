@@ -81,8 +81,8 @@ def value_of(holder: Any, key: str, kind: type, place: str, default: Any = None)
 
 def name_of(value: Any, place: str) -> str:
     """Return a photo's name or numeric id as text; raises CaptionerError where it is empty or of another kind."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        return str(int(value))
     if not isinstance(value, str):
         raise CaptionerError(f"{place}: is {as_json(value)}, expected text: the name of a photo")
     name = value.strip()

@@ -50,6 +50,8 @@ def _decode(data: bytes, shown: str) -> str:
     kind = next((kind for start, kind in _BINARY.items() if data.startswith(start)), None)
     if kind:
         raise CaptionerError(f"{shown}: is {kind}; expected text; unpack it, or save it as CSV or JSON Lines in UTF-8")
+    if data[:1000].count(b"\0") > len(data[:1000]) // 4:
+        raise CaptionerError(f"{shown}: has NUL bytes, as UTF-16 without its mark has; save the file as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ help: ## list the commands
 	@echo "  dvc repro             Flickr8k: every stage, from the download to the report and the model card"
 	@echo "  edit params.yaml, dvc repro       rerun the stages that depend on what was changed, and no other"
 	@echo "  dvc metrics diff, dvc plots diff  compare with the last commit"
-	@echo "  dvc exp run -S train.lr=0.002     an experiment; dvc exp show lists them, dvc exp diff compares"
+	@echo "  dvc exp run -S train.lr=0.001     an experiment; dvc exp show lists them, dvc exp diff compares"
 
 setup: $(BIN)/.done ## make .venv and install into it
 

@@ -21,7 +21,7 @@ from captioner.vision import features
 from captioner.vision.encoder import BLOCKS, calibrate, fingerprint, load_encoder
 from captioner.vision.features import calibrate_on, extract, join, shards_of, share_of
 from captioner.vision.photos import load_photo
-from captioner.vision.reading import read_archive_photos
+from captioner.vision.reading import as_many, read_archive_photos
 from captioner.vision.store import FeatureStore, StoreWriter, View, new_store
 
 HALF = 2e-3  # half precision of a row, and folded BatchNorm, relative to the row's largest value
@@ -360,6 +360,28 @@ def test_the_same_photos_give_the_same_bytes(tmp_path, encoder, photos, monkeypa
         run(tmp_path / folder, archive, list(photos), encoder)
     for file in ("grid.h5", "boundary.h5"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_disk_with_space_for_one_of_two_stores_is_noticed_before_anything_is_written(
+    tmp_path, encoder, photos, monkeypatch, missing
+):
+    names, archive = list(photos), archive_of(tmp_path / "photos.zip", photos)
+    run(tmp_path / "whole", archive, names, encoder)
+    shards = [FeatureStore(path) for path in (tmp_path / "whole" / "shards").glob("*-00000000.h5")]
+    free = sum(shard.read(range(shard.shape[0])).nbytes for shard in shards) - missing
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    if not missing:
+        some_shards(tmp_path / "fits", archive, names, encoder)
+        return
+    with pytest.raises(OSError, match="No space left on device"):
+        some_shards(tmp_path / "full", archive, names, encoder)
+    assert not list((tmp_path / "full").rglob("*.h5"))
+
+
+def test_large_photos_take_no_more_memory_than_many_small_ones():
+    assert [as_many(128, size) for size in (224, 288, 576, 2048, 10_000)] == [128, 128, 32, 2, 1]
 
 
 @pytest.mark.parametrize("ahead", [1, 3, 128])

@@ -117,6 +117,46 @@ def test_16_bit_grey_keeps_its_tones(kind):
     assert np.abs(result[:, ::8].astype(int) - np.array([0, 32, 127.5, 255])[:, None]).max() <= 1
 
 
+def tiff_of(bits, pixels, white_is_zero=False):
+    """Return a grey TIFF of 8 x 1 pixels; Pillow writes neither 12 bits nor white as zero."""
+    fields = [(256, 8), (257, 1), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 8), (277, 1), (278, 1)]
+    fields.append((279, len(pixels)))
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in fields)
+    directory = struct.pack("<H", len(fields)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory
+
+
+def test_12_bit_grey_keeps_its_tones():
+    packed = b"".join(((a << 12) | b).to_bytes(3, "big") for a, b in [(0, 4095), (4095, 4095), (2048, 2048), (0, 0)])
+    row = load_photo(tiff_of(12, packed), size=8, fit="squash")[0, :, 0].tolist()
+    assert row == [0, 255, 255, 255, 127, 127, 0, 0]
+
+
+def test_16_bit_grey_whose_white_is_zero_is_inverted():
+    row = load_photo(tiff_of(16, struct.pack("<8H", *[0] * 4, *[65535] * 4), True), size=8, fit="squash")[0, :, 0]
+    assert row.tolist() == [255] * 4 + [0] * 4
+
+
+def test_grey_of_32_bits_is_refused():
+    with pytest.raises(ValueError, match="its pixels are 32-bit numbers, of which no one range is white"):
+        load_photo(tiff_of(32, bytes(32)), size=8, fit="squash")
+
+
+def test_a_transparent_colour_of_16_bit_grey_is_white():
+    picture = Image.fromarray(np.full((32, 32), 5000, dtype=np.uint16))
+    assert near(load(encoded(picture, transparency=5000)), WHITE, 0)
+    assert near(load(encoded(picture, transparency=5001)), (19, 19, 19), 0)
+
+
+def test_too_little_memory_is_no_fault_of_the_photo(monkeypatch):
+    def exhausted(photo, profile):
+        raise MemoryError
+
+    monkeypatch.setattr("captioner.vision.photos._to_srgb", exhausted)
+    with pytest.raises(MemoryError):
+        load(jpeg(40, 30))
+
+
 def test_floating_point_pixels_are_refused():
     with pytest.raises(ValueError, match="floating-point"):
         load(encoded(Image.new("F", (32, 32), 0.5), "TIFF"))

@@ -40,6 +40,8 @@ def run(main: Callable[[P], None], params: type[P]) -> None:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that cannot be written, a file that went away
         sys.exit(f"error: {error}; no unfinished file remains. Correct this and run again")
+    except MemoryError:
+        sys.exit("error: too little memory; stop other programs, or use a machine with more, and run again")
     except KeyboardInterrupt:
         _repeat(0)
         print(INTERRUPTED, file=sys.stderr)

@@ -24,14 +24,14 @@ from captioner.base.resume import Resume
 from captioner.captions.dataset import read_images
 from captioner.sources.archives import Archive
 from captioner.vision.encoder import END, Encoder, calibrate, fingerprint, fused, load_encoder, save_encoder
-from captioner.vision.reading import read_archive_photos
-from captioner.vision.store import FeatureStore, View, new_store
+from captioner.vision.reading import as_many, read_archive_photos
+from captioner.vision.store import FeatureStore, View, new_store, require_space, row_bytes
 
 log = logging.getLogger(__name__)
 
 BATCH = 16  # images; more do not fit in the processor's cache. The rows do not depend on it but for rounding
 SHARD = 16 * BATCH  # images; what an interruption loses
-CALIBRATION_IMAGES, CALIBRATION_BATCH = 512, 64
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 512, 64  # at most, and fewer if they are large
 
 
 def share_of(text: str) -> tuple[int, int]:
@@ -188,18 +188,20 @@ def _write_shard(
 ) -> None:
     """Write the two stores of a shard's views, whose photos come next; both appear when both are complete."""
     boundary, dtype = network.boundary, "uint8" if network.boundary == "conv1" else "float16"
+    row = row_bytes(network.grid_shape, "float16") + row_bytes(network.boundary_shape, dtype)
     with (
         new_store(paths[0], views=views, shape=network.grid_shape, dtype="float16", layer=END, **valid_for) as grids,
         new_store(
             paths[1], views=views, shape=network.boundary_shape, dtype=dtype, layer=boundary, **valid_for
         ) as boundaries,
     ):
+        require_space(paths[0], len(views) * row)  # each store has only compared its own size
         for at in range(0, len(views), BATCH):
             batch = views[at : at + BATCH]
             pixels, missing = _pixels(photos, batch, size=valid_for["size"], on_bad=on_bad)
-            for row in missing:
-                grids.leave_out(at + row)
-                boundaries.leave_out(at + row)
+            for place in missing:
+                grids.leave_out(at + place)
+                boundaries.leave_out(at + place)
             at_boundary, grid = network(pixels, batch[0].image)
             boundaries.write(at, at_boundary)
             grids.write(at, grid)
@@ -285,18 +287,19 @@ def _is_there(shards: Path, rows: range, boundary: str, valid_for: Mapping[str, 
 
 
 def calibrate_on(encoder: Encoder, archive: Archive, images: Sequence[str], *, size: int, fit: str) -> None:
-    """Set the BatchNorm statistics of random weights from the first training photos, at most 512.
+    """Set the BatchNorm statistics of random weights from the first training photos.
 
     It runs on one thread, because the statistics depend on the number of threads, unlike the features. Raises
     CaptionerError if none of these photos can be read.
     """
-    photos = list(read_archive_photos(archive, images[:CALIBRATION_IMAGES], size=size, fit=fit))
+    count, most = as_many(CALIBRATION_IMAGES, size), as_many(CALIBRATION_BATCH, size)
+    photos = list(read_archive_photos(archive, images[:count], size=size, fit=fit))
     readable = [photo for photo in photos if isinstance(photo, np.ndarray)]
     if not readable:
         raise CaptionerError(f"none of the first {len(photos)} training photos can be read; {photos[0]}")
 
     def batches() -> Iterator[Tensor]:
-        for part in np.array_split(np.arange(len(readable)), -(-len(readable) // CALIBRATION_BATCH)):
+        for part in np.array_split(np.arange(len(readable)), -(-len(readable) // most)):
             yield torch.from_numpy(np.stack([readable[at] for at in part]))
 
     threads = torch.get_num_threads()

@@ -70,8 +70,8 @@ PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the chunks that de
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF that is turned as it is loaded, as Pillow's, which reads all metadata for that and fails where it is
-    broken."""
+    """A TIFF that turns upright as it is loaded. Pillow's class does this too, but reads all metadata for it and fails
+    if they are broken."""
 
     def load_end(self) -> None:
         turn = TURNS.get(self.tag_v2.get(ORIENTATION))
@@ -118,7 +118,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
 
 def _of_photo(data: bytes, use: Callable[[Image.Image], T]) -> T:
-    """Return what `use` returns for the opened photo, not decoded yet; anything that goes wrong is a ValueError."""
+    """Return what `use` returns for the opened photo, not decoded yet; every error but MemoryError is a ValueError."""
     failed = ""
     for variant in _variants(data):
         try:
@@ -129,6 +129,8 @@ def _of_photo(data: bytes, use: Callable[[Image.Image], T]) -> T:
                 if not file.width * file.height:
                     raise ValueError("it has no pixels")
                 return use(file)
+        except MemoryError:  # says nothing about the photo
+            raise
         except Exception as error:  # broken bytes raise much besides OSError
             failed = failed or " ".join(str(error).split()) or type(error).__name__
     raise ValueError(f"not a photo that can be read ({failed})")
@@ -189,7 +191,8 @@ def _avif_reader() -> Callable[[io.BytesIO], Image.Image]:
 
 
 def _orientation(photo: Image.Image) -> object:
-    """Return what EXIF says, which may be anything; None where it is broken, and for a TIFF, which is turned."""
+    """Return the orientation in EXIF, which may be any value. None if EXIF is broken, and for a TIFF, which is upright
+    already."""
     try:
         return None if isinstance(photo, _Tiff) else photo.getexif().get(ORIENTATION)
     except Exception:  # broken EXIF raises anything
@@ -199,7 +202,7 @@ def _orientation(photo: Image.Image) -> object:
 def _to_srgb(photo: Image.Image, profile: object) -> Image.Image:
     """Return a loaded photo in mode RGB: on white where it is transparent, of the colours that its profile means."""
     if photo.mode.startswith("I"):
-        photo = Image.fromarray((np.asarray(photo).clip(0, 65535) / 257).astype(np.uint8))
+        photo = _grey_of_8_bits(photo)
     if photo.mode == "F":
         raise ValueError("its pixels are floating-point numbers, of which no one range is white; convert it")
     alpha = None
@@ -216,6 +219,23 @@ def _to_srgb(photo: Image.Image, profile: object) -> Image.Image:
         photo.putalpha(alpha)
         photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
     return photo
+
+
+def _grey_of_8_bits(photo: Image.Image) -> Image.Image:
+    """Return a loaded photo of deep grey in mode L, or LA if one of its greys is transparent."""
+    tags = getattr(photo, "tag_v2", {})  # of a TIFF
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    if bits > 16:
+        raise ValueError(f"its pixels are {bits}-bit numbers, of which no one range is white; convert it")
+    deep, white = np.asarray(photo), 2**bits - 1
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
+        deep = white - deep
+    grey = Image.fromarray((deep.clip(0, white) / (white / 255)).astype(np.uint8))
+    transparent = photo.info.get("transparency")
+    if isinstance(transparent, int):
+        alpha = Image.fromarray(np.where(deep == transparent, 0, 255).astype(np.uint8))
+        return Image.merge("LA", (grey, alpha))
+    return grey
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,12 @@ from captioner.base.errors import CaptionerError
 from captioner.sources.archives import Archive
 from captioner.vision.photos import load_photo
 
-AHEAD = 128  # photos that are read before they are needed
+AHEAD, SIDE = 128, 288  # photos of SIDE pixels a side that are read before they are needed; fewer if they are larger
+
+
+def as_many(count: int, size: int) -> int:
+    """Return how many photos of `size` pixels a side take the memory of `count` photos of SIDE; at most `count`."""
+    return max(1, count * SIDE**2 // max(size, SIDE) ** 2)
 
 
 def read_photo(read: Callable[[], bytes], name: str, *, size: int, fit: str) -> np.ndarray:
@@ -56,11 +61,14 @@ def read_photos(
 
 
 def read_archive_photos(
-    archive: Archive, names: Iterable[str], *, size: int, fit: str, ahead: int = AHEAD
+    archive: Archive, names: Iterable[str], *, size: int, fit: str, ahead: int | None = None
 ) -> Generator[np.ndarray | CaptionerError, None, None]:
-    """Yield each photo of an archive as uint8 [size, size, 3], or its error, in order; read in threads."""
+    """Yield each photo of an archive as uint8 [size, size, 3], or its error, in order; read in threads.
+
+    At most `ahead` photos are in memory, by default as many as fit into that of AHEAD photos.
+    """
 
     def reading(name: str) -> Callable[[], np.ndarray]:
         return lambda: read_photo(lambda: archive.read(name), f"{archive.path}: {name}", size=size, fit=fit)
 
-    return read_photos(map(reading, names), ahead=ahead)
+    return read_photos(map(reading, names), ahead=ahead or as_many(AHEAD, size))

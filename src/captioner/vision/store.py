@@ -144,18 +144,27 @@ class StoreWriter:
         self._names[row] = ""
 
 
+def row_bytes(shape: Sequence[int], dtype: str) -> int:
+    """Return the bytes of a row."""
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def require_space(path: Path, size: int) -> None:
+    """Raise OSError if the disk of `path` has too little space for `size` bytes: HDF5 crashes on a full disk."""
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size / 1e9:.1f} GB", str(path))
+
+
 @contextmanager
 def new_store(
     path: str | Path, *, views: Sequence[View], shape: tuple[int, int, int], dtype: str, **attributes: Any
 ) -> Iterator[StoreWriter]:
     """Make a store for `views` with rows of `shape` (h, w, C), which appears when the block ends without an exception.
 
-    Raises OSError if the disk has too little space, because HDF5 crashes on a disk that fills up.
+    Raises OSError if the disk has too little space.
     """
     with atomic_write(path) as beside:
-        size = len(views) * int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if shutil.disk_usage(beside.parent).free < size:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {size / 1e9:.1f} GB", str(path))
+        require_space(Path(path), len(views) * row_bytes(shape, dtype))
         with h5py.File(beside, "w", **UNLOCKED) as file:
             dataset = file.create_dataset("features", shape=(len(views), *shape), dtype=dtype)
             names = file.create_dataset("images", data=[view.image for view in views], dtype=h5py.string_dtype())

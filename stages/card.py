@@ -22,6 +22,7 @@ def main(params: Params) -> None:
             "download": "metrics/download.json",
             "weights": "metrics/weights.json",
             "captions": "metrics/captions.json",
+            "features": "metrics/features.json",
             "train": "metrics/train.json",
             "finetune": "metrics/finetune.json",
             "evaluate": "metrics/evaluate.json",

@@ -10,7 +10,7 @@ from captioner.results.card import write_card
 from tests.support.workspaces import ROOT
 from tests.support.worlds import WORDS, captioner_file
 
-NAMES = ("download", "weights", "captions", "train", "finetune", "evaluate")
+NAMES = ("download", "weights", "captions", "features", "train", "finetune", "evaluate")
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def run(tmp_path):
     return tmp_path
 
 
-def written(folder):
+def written(folder, beam=7):
     write_card(
         folder / "CARD.md",
         folder / "config.json",
         model=folder / "captioner.safetensors",
         decoder=folder / "decoder.safetensors",
         metrics={name: folder / f"{name}.json" for name in NAMES},
-        beam=7,
+        beam=beam,
         length_penalty=0.5,
         consensus=1.5,
     )
@@ -66,8 +66,10 @@ def test_the_recipe_is_that_of_the_model(run, params, said, mean):
     captioner_file(run / "captioner.safetensors", provenance=provenance, mean=mean)
     _, text = written(run)
     assert said in text
-    assert ("Captions are of the mean of the features of a photo and of its mirror image." in text) == mean
-    assert json.loads((run / "config.json").read_text())["mean"] is mean
+    assert ("The features of a photo and of its mirror image are averaged." in text) == mean
+    config = json.loads((run / "config.json").read_text())
+    assert config["mean"] is mean
+    assert config["trained_from"] == ("layer4" if params.get("train_encoder", True) else None)
 
 
 def test_the_figures_are_those_of_the_metrics(run):
@@ -86,7 +88,9 @@ def test_the_figures_are_those_of_the_metrics(run):
     row = next(line for line in text.splitlines() if line.startswith("| finetuned"))
     assert "| 43.2 |" in row
     assert "beam 7, length penalty 0.5, weight of the consensus 1.5" in text
-    assert "agrees best with captions of similar training images" in text
+    chosen = "chosen among the beams by its score and by its agreement with captions of similar training images"
+    assert chosen in text
+    assert chosen not in written(run, beam=1)[1]
     assert "| `train.lr` | `0.25` |" in text
     assert "| `finetune.lr` | `0.5` |" in text
 
@@ -117,6 +121,34 @@ def test_what_the_pipeline_made_itself_has_no_official_file(run):
     assert "| ResNet-18 weights | random numbers | - |" in text
     assert "ImageNet" not in text
     assert "annotators" not in text
+
+
+def test_photos_that_could_not_be_read_are_counted(run):
+    assert "could not be read" not in written(run)[1]
+    change(run / "features.json", skipped=["a.jpg", "b.jpg"])
+    assert "2 of these images could not be read and were left out." in written(run)[1]
+
+
+def test_weights_of_the_user_keep_their_own_terms(run):
+    assert "ImageNet" in written(run)[1]
+    change(run / "weights.json", source="file", official=None)
+    _, text = written(run)
+    assert "ImageNet" not in text
+    assert "The weights of ResNet-18 are the user's and keep their own terms." in text
+
+
+def test_params_are_shown_as_in_params_yaml(run):
+    params = {"train.start": None, "finetune.train_encoder": True, "dataset.name": "own"}
+    captioner_file(run / "captioner.safetensors", provenance={"params": params, "versions": {}})
+    _, text = written(run)
+    for row in ("| `train.start` | `null` |", "| `finetune.train_encoder` | `true` |", '| `dataset.name` | `"own"` |'):
+        assert row in text
+
+
+def test_a_frozen_model_of_epoch_0_is_the_one_that_training_started_from(run):
+    assert "the model that training started from" not in written(run)[1]
+    change(run / "train.json", **{"best epoch": 0})
+    assert "from epoch 0, the model that training started from." in written(run)[1]
 
 
 def test_own_photos_are_not_called_official_for_official_weights(run):

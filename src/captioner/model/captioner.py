@@ -98,6 +98,12 @@ class Metadata:
     provenance: dict[str, Any]
     mean: bool = False
 
+    @property
+    def trained_from(self) -> str | None:
+        """The first block of the encoder that was trained; None if none was."""
+        trained = self.provenance.get("params", {}).get("finetune.train_encoder", True)
+        return self.start if trained and self.start != END else None
+
 
 def with_versions(provenance: dict[str, Any]) -> dict[str, Any]:
     """Return the `provenance` of metadata, from what `captioner.base.resume.stage_provenance` returned."""
@@ -215,7 +221,8 @@ def _check_shapes(
     if examples:
         images, *captions = stored.get(EXAMPLES + "captions", ("", (0, 0, 0)))[1] or (0,)
         expected[EXAMPLES + "features"] = ("F16", (images, metadata.decoder["features"]))
-        expected[EXAMPLES + "captions"] = ("I32", (images or 1, *(captions if len(captions) == 2 else (1, 1))))
+        shape = [max(1, count) for count in (images, *captions)] if len(captions) == 2 else [max(1, images), 1, 1]
+        expected[EXAMPLES + "captions"] = ("I32", tuple(shape))
     problems = {
         "missing": [name for name in expected if name not in stored],
         "unexpected": [name for name in stored if name not in expected],

@@ -4,7 +4,7 @@ Files
     models/README.md      Markdown with the YAML head of the Hub's model cards
     models/config.json    {"model_type": "captioner", "image": {"size": pixels, "fit": str}, "mean": bool (see
                           `captioner.model.captioner`), "vocab_size": int, "max_length": tokens, "decoder": its
-                          arguments, "trained_from": the first trained block of the encoder, "parameters": int,
+                          arguments, "trained_from": the first trained block of the encoder or null, "parameters": int,
                           "dataset": str, "search": {"beam", "length_penalty", "consensus"}, "scores": {"split": "test",
                           "images": int, and by name each score x100}}
 
@@ -12,6 +12,7 @@ All figures are read from the metrics and the model files of the run.
 """
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,8 +70,8 @@ def write_card(
 ) -> None:
     """Write the card and the configuration of the fine-tuned `model`, which started from `decoder`.
 
-    `metrics` maps the names of the stages download, weights, captions, train, finetune and evaluate to their metrics
-    files. `beam`, `length_penalty` and `consensus` are the settings of the search that wrote the test captions.
+    `metrics` maps download, weights, captions, features, train, finetune and evaluate to their metrics files. `beam`,
+    `length_penalty` and `consensus` are the settings of the search that wrote the test captions.
     Raises CaptionerError where a model file cannot be read.
     """
     records = {name: read_json(path) for name, path in metrics.items()}
@@ -116,7 +117,7 @@ def write_card(
         "vocab_size": len(tuned.vocabulary),
         "max_length": tuned.vocabulary.max_length,
         "decoder": tuned.decoder,
-        "trained_from": tuned.start,
+        "trained_from": tuned.trained_from,
         "parameters": parameters,
         "dataset": download["dataset"],
         "search": search,
@@ -158,7 +159,7 @@ def _tables(
             ]
             for part, record in files.items()
         ],
-        "param_rows": [[f"`{key}`", f"`{value}`"] for key, value in params.items()],
+        "param_rows": [[f"`{key}`", f"`{json.dumps(value, ensure_ascii=False)}`"] for key, value in params.items()],
     }
 
 
@@ -190,7 +191,9 @@ def _origin(files: Mapping[str, Mapping[str, Any]], foreign: list[str]) -> str:
 def _terms(dataset: str, weights: str, start: str | None) -> Iterator[str]:
     """Yield the sentences on terms beside the licence of the code."""
     yield TERMS[dataset]
-    if weights not in ("random", "drawn"):
+    if weights == "file":
+        yield "The weights of ResNet-18 are the user's and keep their own terms."
+    elif weights not in ("random", "drawn"):
         yield IMAGENET
     if start:
         yield f"Training started from the model `{start}`, whose terms hold, too."

@@ -39,7 +39,7 @@ def choose(ciders: pd.Series, each: int) -> dict[str, list[str]]:
     (good), from the tenth in the middle (typical) and from the worst (bad), evenly spaced.
 
     No image is chosen by eye. Images with the same CIDEr are ordered by name. A short ranking has fewer than `each`
-    images of a kind; only one of less than three images has an image in two kinds.
+    images of a kind; an image is of two kinds only if there are fewer than three.
     """
     ranking = ciders.rename_axis("image").reset_index(name="CIDEr").sort_values(["CIDEr", "image"])["image"].tolist()
     window = min(max(1, len(ranking) // len(KINDS)), max(each, round(TENTH * len(ranking))))

@@ -26,6 +26,7 @@ _VARIER = (
     "https://github.com/aravindvarier/Image-Captioning-Pytorch",
 )
 _KATIYAR = ("sulabhkatiyar/Adaptive_Att", "https://github.com/sulabhkatiyar/Adaptive_Att")
+_SPATIAL = ("sulabhkatiyar/Spatial_Att", "https://github.com/sulabhkatiyar/Spatial_Att")
 _MOAAZTAHA = ("moaaztaha/Image-Captioning; BLEU by NLTK", "https://github.com/moaaztaha/Image-Captioning")
 
 
@@ -50,5 +51,6 @@ PUBLISHED = (
     Published("ResNet-50 fine-tuned, attention LSTM", 4, _scores(62.7, 22.1, 21.4, 47.8, 55.1), *_VARIER),
     Published("ResNet-101 fine-tuned, attention LSTM", 4, _scores(63.0, 22.0, 21.9, 48.1, 58.6), *_VARIER),
     Published("ResNet-152 fine-tuned, adaptive attention", 5, _scores(65.9, 23.5, 20.7, 47.6, 58.9), *_KATIYAR),
+    Published("ResNet-152 fine-tuned, spatial attention", 10, _scores(66.5, 23.4, 20.7, 48.3, 56.8), *_SPATIAL),
     Published("ResNet-101, soft attention", 3, _scores(64.6, 23.8), *_MOAAZTAHA),
 )

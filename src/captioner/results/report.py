@@ -47,6 +47,7 @@ MODELS = {"frozen": "frozen", "finetuned": "fine-tuned"}  # names in metrics/ an
 PHOTO_PIXELS = 320 * 240  # of a photo in the page, at most
 ALL_PIXELS = 36_000_000  # of all photos together, which makes about 7 MB
 QUALITY = 60  # of WebP
+LONGEST = 2048  # pixels of a side; a long, thin photo would need much memory, because it is decoded to a square
 STRIDE = 32  # pixels of the encoder's input for a grid position
 BATCH = 100  # images
 TOP_WORDS = 10  # the most frequent words, whose share is shown
@@ -115,7 +116,7 @@ def write_report(
         repeated=language.repeated_captions(predictions["finetuned"], spoken),
         hallucinated=language.hallucinated_words(predictions["finetuned"], references, spoken),
         missing=missing,
-        strange=strange if metrics["captions"]["form"] == "raw" else set(),  # other words than lemmas are never learnt
+        strange=strange if metrics["captions"]["form"] == "raw" else set(),  # a model of lemmas learns no other form
         known=set(card.vocabulary.words),
         gallery=gallery,
         box=min(4 / 3, max([1.0, *(image["width"] / image["height"] for image in gallery)])),
@@ -224,13 +225,13 @@ def _spaced(caption: str) -> list[tuple[str, str]]:
 def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:
     """Return a photo as the bytes of a small WebP of at most about `pixels` pixels, with its width and height.
 
-    It shows the encoder's input, in the photo's own shape if `fit` is "squash", and is never enlarged. Raises
-    ValueError as `captioner.vision.photos.load_photo` does.
+    Its sides have at most LONGEST pixels. It shows the encoder's input, in the photo's own shape if `fit` is "squash",
+    and is never enlarged. Raises ValueError as `captioner.vision.photos.load_photo` does.
     """
     width, height = upright_size(data)
     if fit == "crop":
         width = height = min(width, height)
-    scale = min(1.0, (pixels / (width * height)) ** 0.5)
+    scale = min(1.0, (pixels / (width * height)) ** 0.5, LONGEST / max(width, height))
     width, height = max(1, round(scale * width)), max(1, round(scale * height))
     square = Image.fromarray(load_photo(data, size=max(width, height), fit=fit))
     file_like = io.BytesIO()

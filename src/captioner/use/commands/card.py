@@ -55,14 +55,19 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(
         "\n".join(
-            [options.model, *summary(record, sizes), *made_from(origin), *scores(path, record, sizes["examples"] > 0)]
+            [
+                options.model,
+                *summary(record, sizes, card.trained_from),
+                *made_from(origin),
+                *scores(path, record, sizes["examples"] > 0),
+            ]
         )
     )
     print(f"\nlimits\n{LIMITS.format(longest=sizes['max_length'], words=sizes['words'])}")
     return 0
 
 
-def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
+def summary(record: dict[str, Any], sizes: dict[str, int], trained_from: str | None) -> list[str]:
     """Return lines on the model itself."""
     decoder, image = record["decoder"], record["image"]
     mirrored = "; the mean with the mirror image" if record.get("mean") else ""
@@ -70,7 +75,9 @@ def summary(record: dict[str, Any], sizes: dict[str, int]) -> list[str]:
     kind = (
         "a decoder of stored features, without an encoder for photos"
         if record["start"] == "end"
-        else f"ResNet-18, fine-tuned from {record['start']} on"
+        else f"ResNet-18, fine-tuned from {trained_from} on"
+        if trained_from
+        else "ResNet-18, not fine-tuned"
     )
     examples = (
         f"{sizes['captions']} of {sizes['examples']} images, by which captions are chosen"
@@ -93,12 +100,17 @@ def made_from(provenance: dict[str, Any]) -> list[str]:
         known = provenance.get(key) or {}
         shown = {name: value for name, value in sorted(known.items()) if not name.startswith(CODE)}
         width = max(map(len, shown), default=0)
-        rows = [f"  {name:{width}}  {value}" for name, value in shown.items()]
+        rows = [f"  {name:{width}}  {_shown(value)}" for name, value in shown.items()]
         if len(shown) < len(known):
             rows.append(f"  {len(known) - len(shown)} files of code; --json lists them")
         if rows:
             lines += ["", title, *rows]
     return lines
+
+
+def _shown(value: Any) -> str:
+    """Return a value as params.yaml has it, but a text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def scores(path: Path, record: dict[str, Any], has_examples: bool) -> list[str]:

@@ -156,6 +156,7 @@ def test_the_types_of_the_stages_params_are_those_of_the_schema():
         ({"dataset.on_bad": "ignore"}, 'dataset.on_bad: is "ignore", must be one of error, skip'),
         ({"finetune.unfreeze_from": "layer5"}, 'finetune.unfreeze_from: is "layer5", must be one of conv1, layer1'),
         ({"decoder.width": 30, "decoder.heads": 4}, "decoder.heads: must divide decoder.width"),
+        ({"decoder.attention": False, "train.crop": 0.5}, "train.crop: must be 1 if decoder.attention is false"),
         ({"views.flip": False, "views.mean": True}, "views.mean: needs views.flip; if captions say left or right, set"),
     ],
 )
@@ -169,7 +170,7 @@ def test_heads_fit_where_they_divide_the_width(tmp_path, width, heads, fits):
     if fits:
         assert read(tmp_path, text)["decoder"]["heads"] == heads
     else:
-        assert refusal(tmp_path, text) == "decoder.heads: must divide decoder.width"
+        assert refusal(tmp_path, text) == "decoder.heads: must divide decoder.width; 1 always does"
 
 
 def test_all_problems_are_told_at_once(tmp_path):

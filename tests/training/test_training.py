@@ -310,6 +310,35 @@ def test_images_with_different_numbers_of_captions_train():
     assert records[-1]["train loss"] < 0.6 * records[0]["train loss"]
 
 
+def test_a_batch_is_no_larger_for_an_image_with_many_captions_in_another_batch():
+    train, _ = sets_of(*toy(captions=lambda number: 3 if number == 15 else 1))
+    small, large = train.batches(torch.tensor([0, 1, 2, 15]), 2, CPU)
+    assert small.inputs.shape[:2] == (2, 1)
+    assert large.inputs.shape[:2] == (2, 3)
+
+
+def test_a_gpu_with_too_little_memory_is_an_error_that_says_what_to_lower():
+    def exhausting(captioner, batch):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 8.00 GiB of which 1 is free"
+        )
+
+    exhausting.measure = "train loss"
+    with pytest.raises(CaptionerError) as caught:
+        run(objective=exhausting, epochs=1)
+    assert str(caught.value) == (
+        "the GPU has too little memory (CUDA out of memory. Tried to allocate 20.00 GiB); "
+        "lower train.batch or finetune.batch, or finetune.samples, in params.yaml"
+    )
+
+
+@pytest.mark.parametrize(("count", "warned"), [(16, False), (17, True)])
+def test_more_processes_than_images_in_a_batch_are_warned_about(monkeypatch, caplog, count, warned):
+    monkeypatch.setattr("captioner.training.loop.processes", lambda: count)
+    run(epochs=1, batch=16)
+    assert ("a batch has 16 images for 17 processes, so some do nothing; start fewer" in caplog.messages) == warned
+
+
 def test_a_split_holds_the_images_that_have_features():
     items, features = toy()
     views = {item.image: [row] for row, item in enumerate(items) if row not in (0, 20)}
@@ -1131,6 +1160,8 @@ def test_the_second_objective_goes_on_from_the_best_epoch_of_the_first(world, tm
     finetune_on(world, tmp_path, "layer4", objective="cider", adapt_epochs=2, epochs=1)
     summary = read_json(tmp_path / "finetune.json")
     assert (summary["best epoch"], summary["epochs"]) == (1, 3)
+    assert summary["interpolation"]["share"] == 100  # there is no way between equal weights
+    assert list(summary["interpolation"]["dev CIDEr"]) == ["100 %"]
     captioner, _ = load_model(tmp_path / "captioner.safetensors")
     for name, value in captioner.named_parameters():
         assert torch.equal(value, begun[0][name]), name

@@ -11,7 +11,8 @@ Environment variables set them, because they do not define the results and DVC s
 
 import logging
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -58,6 +59,16 @@ def select_device(device: str | None = None) -> torch.device:
     torch.set_float32_matmul_precision("highest")  # images set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which allows TF32
     torch.backends.cudnn.allow_tf32 = False  # torch allows it for convolutions and LSTMs
     return chosen
+
+
+@contextmanager
+def explaining_full_memory(advice: str) -> Iterator[None]:
+    """Turn the error of a GPU without enough memory into a CaptionerError that gives the advice."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". GPU")[0].rstrip(".")  # without the long list of what torch holds
+        raise CaptionerError(f"the GPU has too little memory ({reason}); {advice}") from None
 
 
 def decoding_threads() -> int:
@@ -107,8 +118,8 @@ def features_dtype(device: torch.device) -> torch.dtype:
 
 
 def prefers_few_shapes(device: torch.device) -> bool:
-    """Return whether matrix products of many shapes are slow on a device. On a CPU they are in bfloat16, where each
-    shape is prepared once, and not in float32. For other devices it returns True."""
+    """Return whether matrix products of many shapes are slow on a device. On a CPU they are slow in bfloat16, because
+    each new shape is prepared first, and not in float32. For other devices it returns True."""
     return device.type != "cpu" or _computes_bfloat16(device)
 
 

@@ -30,7 +30,7 @@ from captioner.base.errors import CaptionerError
 
 T = TypeVar("T")
 P = TypeVar("P")
-GRACE = 3.0  # seconds for the launcher to stop a process, if another process reports the error better
+GRACE = 3.0  # seconds that a process waits before it reports an error; one that knows the cause may report first
 STEP_TIMEOUT = timedelta(minutes=10)  # of NCCL, which only sums gradients: a longer wait is a hang
 WAIT_TIMEOUT = timedelta(days=1)  # of gloo: the first process may work long alone; the launcher notices a dead one
 WATCH = 0.5  # seconds between checks that the launcher lives

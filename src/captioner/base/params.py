@@ -65,7 +65,9 @@ def read_values(path: str | Path = "params.yaml") -> dict[str, Any]:
     flawed = {part for error in errors for part in error.path}
     sound = {section: of for section, of in values.items() if section not in flawed} if isinstance(values, dict) else {}
     if "decoder" in sound and sound["decoder"]["width"] % sound["decoder"]["heads"]:
-        problems.append("decoder.heads: must divide decoder.width")
+        problems.append("decoder.heads: must divide decoder.width; 1 always does")
+    if {"decoder", "train"} <= sound.keys() and not sound["decoder"]["attention"] and sound["train"]["crop"] < 1:
+        problems.append("train.crop: must be 1 if decoder.attention is false, because that decoder has no map to crop")
     if "views" in sound and sound["views"]["mean"] and not sound["views"]["flip"]:
         problems.append("views.mean: needs views.flip; if captions say left or right, set both to false")
     if problems:

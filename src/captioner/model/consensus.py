@@ -21,7 +21,7 @@ from captioner.scoring.cider import References
 NEIGHBOURS = 30
 SHARPNESS = 15.0  # a neighbour's weight is exp(SHARPNESS * cosine)
 PAD = 0  # the id that fills captions up
-CONSTANT = 1e-3  # a feature with a smaller share of the mean deviation is left out: it carries no information
+CONSTANT = 1e-3  # a feature whose deviation is a smaller share of the mean deviation is left out: it is constant
 ROWS = 4096  # of features whose lengths are computed at once; bounds the memory
 BLOCK = 64  # training images that are ruled out together in the search for the nearest
 

@@ -49,7 +49,7 @@ class LSTM(nn.LSTM):
 
     def step(self, x: Tensor, state: State) -> State:
         """Run for one step over x [N, I]; return the new state. torch's whole LSTM prepares its weights at each call,
-        which one step does not pay for."""
+        which takes too long for one step."""
         return torch.lstm_cell(x, state, *self.all_weights[0])
 
 

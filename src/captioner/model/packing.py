@@ -1,7 +1,7 @@
 """The order in which a decoder reads the captions of a batch in training.
 
 Dimensions as in `captioner.model.decoder`: B images, K captions of an image, L tokens of a caption, T tokens of all
-captions, packed. N is the number of captions that have at least one token.
+captions, packed. N is the number of captions of the first step.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,9 @@ class Packed(NamedTuple):
     """The places of a batch's tokens [B, K, L] in the order of time, the longest captions first at each step.
 
     With `few_shapes` each step has a multiple of PACKED_BY captions, or all of them. All steps together have a multiple
-    of TOKENS_BY tokens where there is room. Some captions have ended there, and padding takes their place. So few
-    shapes of matrix products occur, and they occur again and again. In bfloat16 a CPU prepares a product once for each
-    shape. In float32 it does not, so padding would only take time. Without `few_shapes` each step has only the captions
-    that have not ended.
+    of TOKENS_BY tokens where there is room. So a step may have captions that have ended, which read padding. Then
+    matrix products have few different shapes. In bfloat16 a CPU prepares a product once for each shape. In float32 it
+    does not, so padding would only take time. Without `few_shapes` each step has only captions that have not ended.
 
     The multiples and `captioner.model.lstm.run_packed` belong together: on an AMD CPU without AMX the multiples cost
     a little more than `run_packed` gains, and with AMX a step without both took nearly twice as long

@@ -13,7 +13,7 @@ from torch import Tensor
 from captioner.captions.vocabulary import BOS, EOS, PAD, UNK
 from captioner.model.decoder import Decoder, Memory, State
 
-NEVER = (PAD, BOS, UNK)  # generated
+NEVER = (PAD, BOS, UNK)  # tokens that are never generated
 LOOK_EVERY = 4  # words drawn between checks whether all captions have ended; each check waits for a GPU
 
 
@@ -43,7 +43,7 @@ def beam_search(
     images = torch.arange(shape[0], device=device)  # that are still searched
     tokens = beams.tokens.clone()
     log_p = beams.scores.clone()
-    log_p[:, 0] = 0.0  # all would start alike
+    log_p[:, 0] = 0.0  # one beam starts; the others would repeat it
     lengths = torch.zeros(shape, device=device)
     finished = log_p.isneginf()
     last = torch.full(shape, BOS, device=device)
@@ -57,7 +57,7 @@ def beam_search(
         words = decoder.logits(hidden).float().log_softmax(-1)  # [n, V]
         early = [EOS] if step < min_length else []
         words.masked_fill_(forbidden(words.shape[-1], device, *early), -torch.inf)
-        best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]: no other can be among the best of all
+        best, ids = words.topk(min(beam, words.shape[-1]))  # [n, beam]; no further word is among the best
 
         gained = _spread(best, places, finished.shape, -torch.inf)  # [B, K, beam]
         gained[..., 0].masked_fill_(finished, 0.0)  # a finished caption stays as it is

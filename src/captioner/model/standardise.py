@@ -24,7 +24,7 @@ def feature_statistics(read: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[
         values = read(piece).double().flatten(0, -2)  # [n*h*w, D]
         centre = values.mean(0)
         offset = centre - mean
-        # two parts of a sample, as in Chan et al. 1983: no small difference of large sums
+        # merges two parts of a sample (Chan et al. 1983), because a small difference of large sums would be rounded
         share = len(values) / (count + len(values))
         mean = mean + offset * share
         squares = squares + (values - centre).square().sum(0) + offset.square() * (count * share)

@@ -88,7 +88,7 @@ class CaptionSet:
         crop: float = 1.0,
         prefetch: bool = False,
     ) -> Iterator["Batch | None"]:
-        """Yield the images of `order` in batches of `size`, captions cut to the longest of their batch.
+        """Yield the images of `order` in batches of `size`, with captions as long and as many as the batch has.
 
         `view` [N] is the view to take of each image; by default the first. `crop` is the `least` of `random_window`.
         Each process gets its share of a batch, or None where the batch is too small for every process to get one.
@@ -107,9 +107,9 @@ class CaptionSet:
             return None
         ids = self.ids[chosen]
         lengths = ((ids != PAD).sum(-1) - 1).clamp(min=0)  # some images have fewer captions than others
-        longest = int(lengths.max())
+        longest, most = int(lengths.max()), int((lengths > 0).sum(1).max())
+        ids, lengths = ids[:, :most, : longest + 1], lengths[:, :most]
         packed = pack(lengths, longest, few_shapes=prefers_few_shapes(device))
-        ids = ids[:, :, : longest + 1]
         return Batch(
             images=[self.images[at] for at in chosen.tolist()],
             rows=pinned(self.read(rows[chosen]), device),
@@ -145,9 +145,8 @@ def random_window(rows: Tensor, least: float) -> Tensor:
     """Cut a window [B, h', w', C] out of each map [B, h, w, C], each at a random place.
 
     All windows of a batch have the same random height and width. Both are at least the share `least` of the map's side
-    and differ from it by an even number. So there are few shapes, for each of which a CPU compiles kernels. With
-    `least` 1 the maps are returned and nothing is drawn. On the input of the unfrozen blocks a window replaces a crop
-    of the photo.
+    and differ from it by an even number, because a CPU compiles kernels for each shape. With `least` 1 the maps are
+    returned and nothing is drawn. On the input of the unfrozen blocks a window replaces a crop of the photo.
     """
     if least == 1:
         return rows

@@ -32,7 +32,10 @@ class DevEvaluation:
 
     @torch.inference_mode()
     def __call__(self, captioner: Captioner) -> dict[str, float]:
-        """Return "dev loss", nats a word, and "dev CIDEr"; all processes share the work and get the same figures."""
+        """Return "dev loss", nats a word, and "dev CIDEr"; all processes share the work and get the same figures.
+
+        The loss is that of the photos as they are. The captions are of all views of a photo, as those of `validate`.
+        """
         captioner.eval()
         total, words = 0.0, 0
         for batch in self.dev.batches(torch.arange(len(self.dev)), DEV_BATCH * processes(), self.device):

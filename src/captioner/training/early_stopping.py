@@ -7,5 +7,5 @@ def best_record(records: list[dict[str, float]]) -> dict[str, float]:
 
 
 def stops_early(records: list[dict[str, float]], patience: int) -> bool:
-    """Return whether the last `patience` epochs brought no better dev CIDEr."""
+    """Return whether the last `patience` epochs brought no better epoch, as `best_record` compares them."""
     return bool(records) and records[-1]["epoch"] - best_record(records)["epoch"] >= patience

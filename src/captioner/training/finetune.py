@@ -1,6 +1,5 @@
 """Train the decoder and the last blocks of the encoder together, from the stored boundary on."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from captioner.model.captioner import Captioner, Metadata, load_model, save_mode
 from captioner.training.batches import CaptionSet
 from captioner.training.curves import write_curve, write_summary
 from captioner.training.dev import DEV_BEAM, DevEvaluation, dev_scores, examples_of
-from captioner.training.loop import LoopSettings, fit
+from captioner.training.loop import LoopSettings, fit, seed_of
 from captioner.training.objectives import NextWord, Objective
 from captioner.training.schedule import parameter_groups
 from captioner.training.self_critical import SelfCritical
@@ -33,6 +32,7 @@ from captioner.vision.store import FeatureStore
 log = logging.getLogger(__name__)
 
 SHARES = (20, 40, 60, 80, 100)  # percent of the way from the first weights to the trained ones
+PARTS = {"finetune-adapt": "first", "finetune": "second"}
 LEVEL = 0.005  # CIDEr, a fraction of 1: what two shares may differ by and count as equal
 
 
@@ -88,12 +88,14 @@ def finetune(
     make_deterministic(seed)
     device = select_device()
     captioner, metadata, splits = _load(captions, vocabulary, boundary_store, encoder, decoder, settings)
-    # a beam: fine-tuning gains less than greedy search loses at random
+    # a beam, because chance moves the scores of greedy search more than fine-tuning does
     evaluate = DevEvaluation(splits["dev"], metadata.vocabulary, beam=DEV_BEAM, device=device)
     records: list[dict[str, float]] = []
 
     def train_part(name: str, objective: Objective, epochs: int, lr: float, encoder_lr: float) -> None:
         earlier = records.copy()
+        first = int(earlier[-1]["epoch"]) + 1 if earlier else 1
+        log.info("%s part of fine-tuning: its epoch 1 is epoch %d of the curve", PARTS[name], first)
 
         def keep(part: list[dict[str, float]]) -> None:
             records[:] = earlier + continued(part, earlier)
@@ -107,7 +109,8 @@ def finetune(
             objective,
             settings=settings,
             epochs=epochs,
-            seed=_seed_of_part(name, seed),
+            # with one seed all parts would draw the same views of the photos in each epoch
+            seed=seed_of(seed, name),
             start_is_candidate=True,
             device=device,
             resume=Resume(name, provenance),
@@ -174,11 +177,6 @@ def _objectives(
     return next_word, next_word
 
 
-def _seed_of_part(name: str, seed: int) -> int:
-    """Return a seed for each part. With one seed all parts would draw the same views of the photos in each epoch."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
-
-
 def _groups(captioner: Captioner, settings: FinetuneSettings, *, lr: float, encoder_lr: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: the unfrozen blocks if they are trained, and the decoder."""
     decoder = parameter_groups([captioner.decoder], name="decoder", lr=lr, weight_decay=settings.weight_decay)
@@ -219,15 +217,18 @@ def continued(records: list[dict[str, float]], earlier: list[dict[str, float]]) 
 def interpolate(
     captioner: torch.nn.Module, start: Mapping[str, Tensor], measure: Callable[[], dict[str, float]]
 ) -> tuple[int, dict[int, dict[str, float]]]:
-    """Set the parameters to a point between `start` and their present values that scores well with a rich language.
+    """Set the parameters to a point between `start` and their present values with good scores and many words.
 
     Fine-tuning fits the training photos more closely than others. So weights between its start and its end can caption
     other photos better than the last ones (WiSE-FT, Wortsman et al. 2022). Nearer to the start the captions have more
     different words. So this takes the smallest of the SHARES whose dev CIDEr is at most LEVEL below the best. If CIDEr
     is 0 for all, as it is for a single dev image, the weights stay. `measure` returns the captioner's scores, including
-    "CIDEr". Returns this share in percent and the scores of all shares.
+    "CIDEr". Returns this share in percent and the scores of all shares. If no parameter differs from `start`, the share
+    is 100, and nothing else is measured.
     """
     trained = {name: parameter.detach().clone() for name, parameter in captioner.named_parameters()}
+    if all(torch.equal(start[name].to(weight.device), weight) for name, weight in trained.items()):
+        return SHARES[-1], {SHARES[-1]: measure()}
 
     def move(share: int) -> None:
         for name, parameter in captioner.named_parameters():

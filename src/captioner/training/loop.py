@@ -1,8 +1,9 @@
 """The training loop that the stages train and finetune share.
 
 An epoch is one record: {"epoch", the objective's measure, "dev loss", "dev CIDEr", "learning rate" (the decoder's)}.
-Losses are mean cross-entropies of the next word in nats, without label smoothing. Dev CIDEr is that of captions found
-by search.
+Losses are cross-entropies of the next word in nats, without label smoothing. The dev loss is the mean over all words.
+The loss on training images is the mean over the epoch's batches, with dropout, and with drawn input words if
+`scheduled_sampling` is above 0. Dev CIDEr is that of captions found by search.
 """
 
 import copy
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from captioner.base.device import mixed_precision
+from captioner.base.device import explaining_full_memory, mixed_precision
 from captioner.base.distributed import Mean, average, from_first, processes, rank, seed_by_rank
 from captioner.base.errors import CaptionerError
 from captioner.base.resume import Resume
@@ -42,7 +43,7 @@ class LoopSettings:
     batch: int  # images, each with all its captions; all processes together
     warmup: float  # epochs of rising learning rate
     clip: float  # largest norm of the gradient
-    patience: int  # epochs without a better dev CIDEr before a run stops
+    patience: int  # epochs without a better one (`best_record`) before a run stops
     ema: float  # share of the averaged weights that each step keeps; 0: no averaging
     crop: float  # least share of a map's height and width that a step sees
 
@@ -81,6 +82,7 @@ class Run:
             self.best = {name: weight.clone() for name, weight in trained_weights(self.averaged).items()}
 
 
+@explaining_full_memory("lower train.batch or finetune.batch, or finetune.samples, in params.yaml")
 def fit(
     captioner: Captioner,
     groups: list[dict[str, Any]],
@@ -105,11 +107,12 @@ def fit(
     With `start_is_candidate` the given weights count as epoch 0. `on_epoch` is called with the records so far.
     The state goes to `resume` after each epoch. A resumed run ends with the same weights as an uninterrupted one: all
     randomness of an epoch comes from (seed, epoch). Of several processes (`captioner.base.distributed`) only the first
-    saves and calls `on_epoch`. Raises CaptionerError when the loss or its gradient is not finite.
+    saves and calls `on_epoch`. Raises CaptionerError if the loss or its gradient is not finite, or if a GPU has too
+    little memory.
     """
     captioner.to(device)
     run = Run(captioner, copy.deepcopy(captioner), torch.optim.AdamW(groups, fused=device.type != "mps"))
-    _start(run, training, evaluate, start_is_candidate, epochs, device, resume)
+    _start(run, training, evaluate, start_is_candidate, epochs, settings.batch, device, resume)
     if rank() == 0:
         on_epoch(run.records)
     steps = math.ceil(len(training) / settings.batch)
@@ -117,7 +120,7 @@ def fit(
 
     for epoch in range(int(run.records[-1]["epoch"]) + 1 if run.records else 1, epochs + 1):
         if stops_early(run.records, settings.patience):
-            log.info("no better dev CIDEr for %d epochs: stopped early", settings.patience)
+            log.info("no better epoch for %d epochs: stopped early", settings.patience)
             break
         began = time.monotonic()
         done = (epoch - 1) * steps
@@ -222,12 +225,15 @@ def _start(
     evaluate: DevEvaluation,
     start_is_candidate: bool,
     epochs: int,
+    batch: int,
     device: torch.device,
     resume: Resume,
 ) -> None:
     """Restore the saved state, or evaluate the given weights if they are a candidate."""
     shared = f", shared by {processes()} processes" if processes() > 1 else ""
     log.info("on %s: %d training images, %d dev images%s", device, len(training), len(evaluate.dev), shared)
+    if batch < processes():
+        log.warning("a batch has %d images for %d processes, so some do nothing; start fewer", batch, processes())
     state = from_first(resume.load)
     if state:
         log.info("going on after epoch %d, from %s", state["records"][-1]["epoch"], resume.path)
@@ -241,7 +247,7 @@ def _batches_of_epoch(
     training: CaptionSet, settings: LoopSettings, seed: int, epoch: int, device: torch.device
 ) -> Iterable[Batch | None]:
     """Seed the epoch, draw its order and views, and return its batches."""
-    torch.manual_seed(_epoch_seed(seed, epoch))
+    torch.manual_seed(seed_of(seed, epoch))
     order = torch.randperm(len(training))
     view = torch.randint(training.views.shape[1], (len(training),))
     seed_by_rank()
@@ -250,9 +256,10 @@ def _batches_of_epoch(
     return training.batches(order, settings.batch, device, view=view, crop=settings.crop, prefetch=prefetch)
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """Return a hash of both as 32 bits, the most that torch's CPU generator takes."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:4], "big")
+def seed_of(seed: int, what: int | str) -> int:
+    """Return the seed of an epoch or of a part of training: a hash of both as 32 bits, the most that torch's CPU
+    generator takes."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {what}".encode()).digest()[:4], "big")
 
 
 def _line(record: dict[str, float], epochs: int) -> str:

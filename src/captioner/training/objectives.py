@@ -52,7 +52,9 @@ class NextWord:
 def next_word_losses(
     captioner: Captioner, batch: Batch, scheduled_sampling: float = 0.0, memory: Memory | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean cross-entropy of the targets, and the mean of it over all words (for label smoothing).
+    """Return the mean cross-entropy of the targets, and the same with all words equally likely as the target.
+
+    The second one is for label smoothing.
 
     `memory` is that of the batch's images if it is already computed.
     """

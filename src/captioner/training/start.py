@@ -28,6 +28,8 @@ def start_decoder(
     mean of the shared words' rows. The mean and scale that standardise image features are the model's. `shape` has the
     arguments that made `decoder`, and `encoder` is the fingerprint of the encoder that computed the features.
 
+    Nothing checks whether the model was trained on photos of the new dev or test split. Such scores are too high.
+
     Raises CaptionerError if the shapes differ (it lists both), if the features are of another encoder, if no word is
     shared, or if the model file cannot be read.
     """
@@ -41,8 +43,8 @@ def start_decoder(
         raise CaptionerError(
             f"train.start: {model}: {', '.join(differences)}; set the params to the model's, or train.start to null"
         )
-    knows = metadata.encoder if captioner.encoder is None else fingerprint(captioner.encoder)
-    if knows != encoder:
+    encoder_of_model = metadata.encoder if captioner.encoder is None else fingerprint(captioner.encoder)
+    if encoder_of_model != encoder:
         raise CaptionerError(
             f"train.start: {model}: its decoder was trained on features of another encoder than data/features has; "
             "set encoder.weights to the weights of that encoder, or train.start to null"
@@ -62,7 +64,7 @@ def start_decoder(
         state[name] = new
     decoder.load_state_dict(state)
     log.info(
-        "started from %s: it knows %d of %d words, and %d are new",
+        "started from %s: it knows %d of %d words, and %d are new; image features are standardised as in the model",
         model,
         len(rows) - len(SPECIAL),
         len(vocabulary.words),

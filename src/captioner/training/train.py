@@ -41,7 +41,7 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class TrainSettings(LoopSettings):
-    """The section `train` of params.yaml. The stage weights obtains what `start` names."""
+    """The section `train` of params.yaml. The stage `weights` gets the model that `start` names."""
 
     start: str | None
     epochs: int

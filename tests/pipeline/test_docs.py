@@ -2,9 +2,12 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 
+from captioner.base.params import leaves
+from dev import published
 from tests.pipeline.faults import DOCUMENT, MARK, RESULTS, sums, table_of, with_part
 from tests.support.workspaces import ROOT
 
@@ -43,6 +46,12 @@ def test_the_gain_in_the_readme_is_that_of_the_committed_metrics():
     low, high = results["intervals"]["finetuned - frozen"]["CIDEr"]
     shown = f"gains {100 * gain:.1f} points of CIDEr (95 % interval over images: {100 * low:.1f} to {100 * high:.1f})"
     assert shown in README
+
+
+def test_published_scores_are_beside_those_of_the_committed_metrics():
+    assert (
+        f"<!-- published -->\n{published.shown()}\n<!-- end of published -->" in (ROOT / "docs/metrics.md").read_text()
+    )
 
 
 def test_the_readme_says_on_what_the_results_were_measured():
@@ -94,12 +103,23 @@ def test_the_tests_that_the_reliability_page_names_exist():
 @pytest.mark.parametrize("page", ["README.md", "docs/experiments.md"])
 def test_the_table_of_experiments_has_params_and_cider_and_no_other_score(page):
     (pattern,) = re.findall(r"dvc exp show --only-changed --drop '(.*)'", (ROOT / page).read_text(encoding="utf-8"))
-    results = json.loads((ROOT / "metrics/evaluate.json").read_text())
+    files = {
+        f"metrics/{stage}.json": leaves({"all": json.loads((ROOT / f"metrics/{stage}.json").read_text())}, "all")
+        for stage in ("train", "finetune", "validate", "evaluate")
+    }
+    times = Counter(name for names in files.values() for name in names)
     columns = [
-        f"metrics/evaluate.json:{model}.{score}" for model in ("frozen", "finetuned") for score in results[model]
+        f"{file}:{name.removeprefix('all.')}" if times[name] > 1 else name.removeprefix("all.")  # as DVC names them
+        for file, names in files.items()
+        for name in names
     ]
-    shown = [column for column in [*columns, "search.beam"] if not re.match(pattern, column)]  # as DVC matches
-    assert shown == ["metrics/evaluate.json:finetuned.CIDEr", "search.beam"]
+    columns += ["search.beam", "models/decoder.safetensors", "data/features/grid.h5"]
+    shown = [column for column in columns if not re.match(pattern, column)]  # as DVC matches
+    assert {"train loss", "metrics/evaluate.json:frozen.CIDEr"} < set(columns)
+    assert [column.split(":")[-1] for column in shown if "intervals" not in column] == [
+        *["finetuned.CIDEr"] * 2,
+        "search.beam",
+    ]
 
 
 def test_the_readme_has_a_line_for_every_package():

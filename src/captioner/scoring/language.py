@@ -18,7 +18,7 @@ class Tally(NamedTuple):
 
     text: str
     images: int
-    total: int  # the largest number possible
+    total: int  # images in which it could occur
 
 
 def length_shares(captions: Iterable[str], language: str = ENGLISH) -> dict[int, float]:

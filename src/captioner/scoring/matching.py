@@ -35,8 +35,8 @@ def match(
     The same name goes first, then an id in `ids` (an image's name by id). Else names are equal without their case,
     folder, suffix or COCO's `COCO_val2014_`. A name that is a number fits a name that ends in that number. Of several
     that fit, those with the same folders are meant. A prediction of one of the `others`, images that exist but are not
-    asked for, is unknown. So is one whose name is not the same, if another prediction has that image's name or id.
-    Raises CaptionerError where two images fit equally well, and where two predictions are of one image.
+    asked for, is unknown. A name that only resembles an image's is unknown, too, if another prediction has the exact
+    name or id. Raises CaptionerError where two images fit equally well, and where two predictions are of one image.
     """
     names = _Names(references, ids or {}, others)
     named = {names.exact[name] for name in predictions if name in names.exact}

@@ -99,7 +99,7 @@ def _ask(
     perfect = (
         (statistics[:, 20] == 1) & (statistics[:, 21] == statistics[:, 0]) & (statistics[:, 22] == statistics[:, 1])
     )
-    statistics[perfect, 20] = 0  # in a sum, the program does not count the one chunk of a caption that is a reference
+    statistics[perfect, 20] = 0  # in a sum, the program counts no chunk for a caption that equals a reference
     return Meteor(score, dict(zip(references, each, strict=True)), Resampled(statistics, meteor_scores))
 
 

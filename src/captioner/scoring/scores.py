@@ -4,7 +4,7 @@ Captions become tokens first, by `captioner.captions.tokens.scored_tokens` and t
 corpus scores are fractions of 1 (tables print them times 100): BLEU-1 to BLEU-4 (Papineni et al. 2002, closest
 reference length, over the corpus), ROUGE-L (Lin 2004, beta 1.2) and CIDEr (Vedantam et al. 2015; the variant with
 clipping and a length penalty, without stemming), which reaches 10. METEOR, word scores and intervals are in
-`captioner.scoring.evaluation`. Training imports this module but not that one, so a change there does not rerun it.
+`captioner.scoring.evaluation`. Training imports only this module, so a change of `evaluation` does not rerun it.
 
 CIDEr's document frequencies come from the references that are scored. So its values for different sets of images are
 not comparable, and for one image alone it is 0.

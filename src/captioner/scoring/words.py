@@ -2,8 +2,8 @@
 
 "absent words" is the share of a caption's content words that no reference of its image has. It is CHAIR (Rohrbach et
 al. 2018, "Object hallucination in image captioning") with the references' words in place of annotated objects.
-"agreed words" is the share of the content words in more than half of an image's references (three of five) that the
-caption has. Words are compared by lemma and count once a caption. Of several images both are ratios of sums. A synonym
+"agreed words" is the share that a caption has of the content words of more than half of its image's references (three
+of five). Words are compared by lemma and count once a caption. Of several images both are ratios of sums. A synonym
 that no reference has counts as absent, so the figures compare models and do not count errors.
 
 english.csv has columns word, lemma. It holds the words whose lemma is another word, and the function words, whose lemma
@@ -32,7 +32,10 @@ def _lemmas() -> dict[str, str]:
 
 
 def content_words(tokens: Iterable[str]) -> set[str]:
-    """Return the lemmas of the content words among lower-case English tokens; a word not in the table is its own."""
+    """Return the lemmas of the content words among lower-case English tokens.
+
+    A word that is not in the table is its own lemma.
+    """
     lemmas = _lemmas()
     return {lemma for token in tokens if (lemma := lemmas.get(token, token))}
 

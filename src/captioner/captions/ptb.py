@@ -18,7 +18,7 @@ Known differences, none of them in Flickr8k's captions:
   `j'ai`;
 - a single letter and a full stop before a new sentence (`plan b. The dog`: the stop is dropped there);
 - tokens that are not stable: `AT&T` becomes `at & t` here because `at&t` does so in both, `Mass.` becomes `mass`. There
-  the tokens of such a token are others than itself, so that no generated caption could equal its reference;
+  such a token, tokenised again, gives other tokens, so that no generated caption could equal its reference;
 - abbreviations other than those listed below.
 """
 

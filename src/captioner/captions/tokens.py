@@ -3,10 +3,11 @@
 English (`en`) has the tokens of `captioner.captions.ptb`, as the published scores do. Every other language has these:
 - a word is a run of letters, digits and combining marks;
 - inside a word stay the apostrophe and the hyphen (`l'homme`, `Türkiye'nin`, `T-Shirt`), the middle dot of Catalan, the
-  Hebrew geresh, gershayim and maqaf, a double quote between Hebrew letters, and `.`, `,`, `:`, `/` and their Arabic
-  likes between digits. A geresh also ends a Hebrew word. The typographic apostrophe becomes `'`, and the typographic
-  hyphens become `-`. Inside a word U+2018, U+02BB and U+02BC become `'` too, which Uzbek and Ukrainian texts have;
-- Armenian accents (`՛`, `՜`, `՞`), which stand on a letter inside a word, go without a trace;
+  Hebrew geresh, gershayim and maqaf, a double quote between Hebrew letters, and `.`, `,`, `:`, `/` and the Arabic
+  decimal and thousands signs between digits. A geresh also ends a Hebrew word. The typographic apostrophe becomes `'`,
+  and the typographic hyphens become `-`. Inside a word U+2018, U+02BB and U+02BC become `'` too, which Uzbek and
+  Ukrainian texts have;
+- Armenian accents (`՛`, `՜`, `՞`), which stand on a letter inside a word, are removed;
 - Han, Hiragana and Katakana are tokens by character (`captioner.captions.text`);
 - every other sign is punctuation or a symbol; an emoji with its modifiers is one. It separates words. Scores drop it,
   and training does so unless `captions.punctuation` is true.

@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from functools import cache
 
 ENGLISH = "en"  # the default of captions.language
+_DOTLESS = ("az", "crh", "gag", "tr")  # have I with ı and İ with i
 LONGEST_RUN = 30  # letters without a space, in scripts that need a dictionary to find words
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
@@ -137,8 +138,8 @@ def split_tokens(text: str) -> list[str]:
 
 
 def lower(text: str, language: str = ENGLISH) -> str:
-    """Return `text` in lower case. `language` decides about I and İ: Turkish and Azerbaijani have a dotless i."""
-    if language in ("tr", "az"):
+    """Return `text` in lower case. `language` decides about I and İ, as some Turkic languages have a dotless i."""
+    if language in _DOTLESS:
         text = text.replace("İ", "i").replace("I", "ı")  # noqa: RUF001
     text = text.lower()
     return text if text.isascii() else normalise(text)  # İ becomes two, which may part a mark and its joiner

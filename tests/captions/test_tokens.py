@@ -20,8 +20,9 @@ from captioner.captions.text import (
 )
 from captioner.captions.tokens import caption_text, learnt_tokens, plain_text, scored_tokens, separate
 
-LANGUAGES = ("en", "de", "fr", "tr", "zh", "ar", "hi")
+LANGUAGES = ("en", "de", "fr", "tr", "zh", "ar", "hi", "he", "fa", "ro")
 RESTLESS = "aIZı1_ .,'’-·\"!?()&@#/<>İḰ़्ा\u200c\u200d\u200b️ﾞㇰ々ーカｶ犬é́̈ك́ـש׳״־🐕🏽👩🔥🇩🇪①½‘ʻʼＡ３。、।،؟٫٣՞Ա"
+RESTLESS += "´′‛`ﬁﻛﹷﷲ．，－ന്ത্Şţكيى"
 RESTLESS += "\u00ad\u2060\u180e\u0e01\u0e32\U000e0067🏴"
 TEXT = st.one_of(st.text(max_size=30), st.text(alphabet=RESTLESS, max_size=12))
 SENTENCES = {
@@ -129,7 +130,20 @@ WORDS = {
     ("si", "ශ්\u200dරී ලංකාව"): "ශ්\u200dරී ලංකාව",
     ("fa", "می\u200cخواهم\u200c، سـگ"): "می\u200cخواهم سگ",
     ("ar", "\u202bكَلْبٌ، ١٫٥ كـلب؟\u202c"): "كَلْبٌ ١٫٥ كلب",
-    ("he", 'צה"ל ג׳ירפה, שָׁלוֹם בית־ספר צ׳'): "צה\"ל ג׳ירפה שָׁלוֹם בית־ספר צ׳",
+    ("he", 'צה"ל ג׳ירפה, שָׁלוֹם בית־ספר צ׳'): "צה\"ל ג'ירפה שָׁלוֹם בית-ספר צ׳",
+    ("he", "צה״ל ג'ירפה בית-ספר"): "צה\"ל ג'ירפה בית-ספר",
+    ("fa", "كتاب سفيد"): "کتاب سفید",
+    ("ur", "كتاب"): "کتاب",
+    ("ar", "كتاب علي"): "كتاب علي",
+    ("ro", "Ţară şi ţară și țară"): "țară și țară și țară",
+    ("tr", "şapka"): "şapka",
+    ("ar", "ﻛﻠﺐ ﻻ ﺍﻟﻘﻂ ﷲ كﹷلب"): "كلب لا القط الله كَلب",
+    ("en", "ﬁsh ﬂower"): "fish flower",
+    ("ml", "അവന്\u200d അവർ അവര്\u200d"): "അവൻ അവർ അവർ",
+    ("bn", "উত্\u200dসব"): "উৎসব",
+    ("ja", "３．５ｍ １０：３０ Ｔ－ｓｈｉｒｔ １，０００ ２，３"): "3.5m 10:30 t-shirt 1,000 2 3",
+    ("fr", "d´un l′homme d‛eau l`homme `oui` 5′6"): "d'un l'homme d'eau l'homme oui 5 6",
+    ("en", "don´t don`t"): "do n't don t",
     ("zh", "一只狗在3个人旁边。T恤"): "一 只 狗 在 3 个 人 旁 边 t 恤",
     ("en", "a 犬 dog。"): "a 犬 dog",
     ("ja", "犬がｶﾞｰﾄﾞを時々、コーヒー"): "犬 が ｶﾞ ｰ ﾄﾞ を 時 々 コ ー ヒ ー",

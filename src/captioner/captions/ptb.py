@@ -25,7 +25,7 @@ Known differences, none of them in Flickr8k's captions:
 import re
 from functools import cache
 
-from captioner.captions.text import INNER, lower, marks, normalise, split_unspaced, symbols
+from captioner.captions.text import INNER, inner_apostrophes, lower, marks, normalise, split_unspaced, symbols
 
 _ASCII = str.maketrans(
     {
@@ -117,8 +117,8 @@ def separate(text: str) -> list[str]:
 
 
 def to_ascii(text: str) -> str:
-    """Return `text` normalised, with typographic signs replaced as by Java's tokeniser, and U+02BC by `'`."""
-    return normalise(text).translate(_ASCII)
+    """Return `text` normalised, with typographic signs replaced as by Java's tokeniser, and other apostrophes by `'`."""
+    return inner_apostrophes(normalise(text).translate(_ASCII))
 
 
 def ptb_tokens(text: str) -> list[str]:

@@ -3,8 +3,12 @@
 This module knows characters, not languages or files. It imports the standard library only, because an exported
 captioner has a copy of it.
 
-`normalise` gives the form that all other code expects: NFC, no invisible characters, single spaces. Fullwidth Latin
-letters and digits, as in `Ｔシャツ`, become those of ASCII. It removes
+`normalise` gives the form that all other code expects: NFC, no invisible characters, single spaces. Equal texts that
+Unicode spells in several ways become one:
+- fullwidth Latin letters and digits, as in `Ｔシャツ`, and fullwidth signs between these become those of ASCII;
+- ligatures (`ﬁ`) and the presentation forms of Arabic letters become the letters;
+- the older sequences of Malayalam chillus and Bengali khanda ta become these letters.
+It removes
 - soft hyphens, byte order marks, bidi controls, word joiners, fillers, variation selectors of letters, and the Arabic
   tatweel, which only widens a word;
 - zero-width joiners and non-joiners, except where a script needs them (Arabic and Persian, Syriac, the Indic scripts,
@@ -35,7 +39,17 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u0640\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-_FULLWIDTH = {ord(char) + 0xFEE0: char for char in string.ascii_letters + string.digits}
+_FORMS = {ord(char) + 0xFEE0: char for char in string.ascii_letters + string.digits} | {
+    # an isolated mark has a space before it in NFKC
+    code: unicodedata.normalize("NFKC", chr(code)).strip(" ")
+    for code in (*range(0xFB00, 0xFB18), *range(0xFB50, 0xFDFC), *range(0xFE70, 0xFEFD))
+}
+_SEQUENCES = {f"{letter}\u0d4d{ZWJ}": chillu for letter, chillu in zip("ണനരലളക", "ൺൻർൽൾൿ", strict=True)}
+_SEQUENCES |= {f"ত\u09cd{ZWJ}": "ৎ"}
+_SEQUENCE = re.compile("|".join(_SEQUENCES))
+_FULLWIDTH_SIGN = re.compile(  # a fullwidth comma also parts numbers: only three digits after it are thousands
+    r"(?<=[A-Za-z0-9])[\uff0d-\uff0f\uff1a](?=[A-Za-z0-9])|(?<=[0-9])\uff0c(?=[0-9]{3}(?![0-9]))"
+)
 _JOINING = re.compile(  # the scripts in which joiners and their like change what is read
     "[\u0620-\u063f\u0641-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u17ff\u1800-\u18af\u1cd0-\u1cff\ua8e0-\ua8ff"
     "\ua9e0-\ua9ff\uaa60-\uaa7f\ufb50-\ufdff\ufe70-\ufefc\U00010a00-\U00010a5f\U00011000-\U00011fff]"
@@ -58,15 +72,17 @@ _DICTIONARY = re.compile(  # a letter, with its marks, of Thai, Lao, Khmer or Bu
 
 
 def normalise(text: str) -> str:
-    """Return `text` in NFC, without invisible or fullwidth characters, with single spaces (see the module's docstring).
+    """Return `text` in NFC, without invisible characters, with single spaces (see the module's docstring).
 
     Control characters become spaces. Half of a surrogate pair, which JSON may hold, becomes `?`. The result does not
     change when it is normalised again.
     """
     if not text.isascii():
-        text = text.encode("utf-8", "replace").decode().translate(_FULLWIDTH)
+        text = text.encode("utf-8", "replace").decode().translate(_FORMS)
         while True:  # a removed character may have stood between two that compose, or that decide about a joiner
             before, text = text, unicodedata.normalize("NFC", _INVISIBLE.sub(_visible, text))
+            text = _SEQUENCE.sub(lambda match: _SEQUENCES[match[0]], text)
+            text = _FULLWIDTH_SIGN.sub(lambda match: chr(ord(match[0]) - 0xFEE0), text)
             if text == before:
                 break
     return " ".join(_CONTROL.sub(" ", text).split())
@@ -119,6 +135,17 @@ def symbols() -> str:
 def _unspaced() -> tuple[re.Pattern[str], re.Pattern[str]]:
     one = f"[{UNSPACED}][{marks()}]*"
     return re.compile(one), re.compile(rf"(?:^|(?<=\s))({one}) (?={one}(?:\s|$))")
+
+
+@cache
+def _inner_apostrophe() -> re.Pattern[str]:
+    letter = r"[^\W\d_]"
+    return re.compile(rf"(?<=[\w{marks()}])[\u2018\u02bb\u02bc](?=\w)|(?<={letter})[\u00b4\u2032\u201b](?={letter})")
+
+
+def inner_apostrophes(text: str) -> str:
+    """Return `text` with `'` for the other signs that people write for an apostrophe, where they are inside a word."""
+    return _inner_apostrophe().sub("'", text)
 
 
 def split_unspaced(text: str) -> str:

@@ -5,8 +5,11 @@ English (`en`) has the tokens of `captioner.captions.ptb`, as the published scor
 - inside a word stay the apostrophe and the hyphen (`l'homme`, `Türkiye'nin`, `T-Shirt`), the middle dot of Catalan, the
   Hebrew geresh, gershayim and maqaf, a double quote between Hebrew letters, and `.`, `,`, `:`, `/` and the Arabic
   decimal and thousands signs between digits. A geresh also ends a Hebrew word. The typographic apostrophe becomes `'`,
-  and the typographic hyphens become `-`. Inside a word U+2018, U+02BB and U+02BC become `'` too, which Uzbek and
-  Ukrainian texts have;
+  and the typographic hyphens become `-`. Inside a word U+2018, U+02BB and U+02BC, which Uzbek and Ukrainian texts have,
+  U+00B4, U+2032, U+201B and the backquote become `'` too;
+- letters and signs of one language that have two code points become one (`_SAME`): Hebrew geresh, gershayim and maqaf
+  inside a word become `'`, `"` and `-`, Arabic kaf and yeh become those of Persian and Urdu, and a cedilla below a
+  Romanian letter becomes a comma;
 - Armenian accents (`՛`, `՜`, `՞`), which stand on a letter inside a word, are removed;
 - Han, Hiragana and Katakana are tokens by character (`captioner.captions.text`);
 - every other sign is punctuation or a symbol; an emoji with its modifiers is one. It separates words. Scores drop it,
@@ -25,6 +28,7 @@ from captioner.captions.text import (
     ENGLISH,
     INNER,
     LONGEST_RUN,
+    inner_apostrophes,
     lower,
     marks,
     normalise,
@@ -36,6 +40,12 @@ from captioner.captions.text import (
 _PLAIN = str.maketrans(
     {"’": "'", "＇": "'", "՚": "'", "‐": "-", "‑": "-", "՛": None, "՜": None, "՞": None}  # noqa: RUF001
 )
+_PERSIAN = str.maketrans("كيى", "کیی")
+_SAME = {"fa": _PERSIAN, "ur": _PERSIAN, "ro": str.maketrans("ŞşŢţ", "ȘșȚț")}
+_BACKQUOTE = re.compile(r"(?<=[^\W\d_])`(?=[^\W\d_])")
+_HEBREW = "[\u05d0-\u05ea]"
+_HEBREW_SIGN = re.compile(f"(?<={_HEBREW})[\u05f3\u05f4\u05be](?={_HEBREW})")
+_HEBREW_SIGNS = {"\u05f3": "'", "\u05f4": '"', "\u05be": "-"}
 
 
 def caption_text(text: str, place: str) -> str:
@@ -66,11 +76,12 @@ def separate(text: str, language: str = ENGLISH) -> list[str]:
 
 def plain_text(text: str, language: str = ENGLISH) -> str:
     """Return `text` as `separate` reads it: normalised, with the signs replaced that have an equal in ASCII."""
-    if text.isascii():
-        return text
     if language == ENGLISH:
-        return ptb.to_ascii(text)
-    return _inner_apostrophe().sub("'", normalise(text).translate(_PLAIN))
+        return text if text.isascii() else ptb.to_ascii(text)
+    if not text.isascii():
+        text = inner_apostrophes(normalise(text).translate(_PLAIN | _SAME.get(language, {})))
+        text = _HEBREW_SIGN.sub(lambda match: _HEBREW_SIGNS[match[0]], text)
+    return _BACKQUOTE.sub("'", text)
 
 
 def scored_tokens(text: str, language: str = ENGLISH) -> list[str]:
@@ -97,13 +108,8 @@ def learnt_tokens(tokens: list[str], *, language: str, lowercase: bool, punctuat
 
 
 @cache
-def _inner_apostrophe() -> re.Pattern[str]:
-    return re.compile(rf"(?<=[\w{marks()}])[\u2018\u02bb\u02bc](?=\w)")
-
-
-@cache
 def _word_or_sign() -> re.Pattern[str]:
-    letter, hebrew = r"[^\W_]", "[\u05d0-\u05ea]"
+    letter = r"[^\W_]"
     part = rf"{letter}(?:{letter}|[{marks()}])*"
-    inner = rf"(?:['\-{INNER}](?={letter})|(?<={hebrew})\"(?={hebrew})|(?<=\d)[.,:/\u066b\u066c\u2044](?=\d))"
-    return re.compile(rf"<unk>|{part}(?:{inner}{part})*(?:(?<={hebrew})\u05f3)?|_|{symbols()}")
+    inner = rf"(?:['\-{INNER}](?={letter})|(?<={_HEBREW})\"(?={_HEBREW})|(?<=\d)[.,:/\u066b\u066c\u2044](?=\d))"
+    return re.compile(rf"<unk>|{part}(?:{inner}{part})*(?:(?<={_HEBREW})\u05f3)?|_|{symbols()}")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import CaptionedImage, read_captions, read_images
-from captioner.captions.text import join_tokens
 from captioner.captions.tokenise import tokenise_dataset
+from captioner.captions.tokens import join_tokens
 from captioner.captions.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
 from tests.support.worlds import flickr_archives
 
@@ -121,7 +121,7 @@ def test_the_summary_counts_what_was_read(tmp_path):
 def test_lemmas_are_learnt_and_the_references_stay_as_people_wrote_them(tmp_path):
     data, summary = run(tmp_path, form="lemma")
     assert summary["form"] == "lemma"
-    assert spoken(data)["a.jpg"] == ["two dog play", "a dog 's ball"]
+    assert spoken(data)["a.jpg"] == ["two dog play", "a dog's ball"]
     plain = read_captions(run(tmp_path / "raw")[0] / "captions.jsonl")
     assert [each.raw for each in read_captions(data / "captions.jsonl")] == [each.raw for each in plain]
 
@@ -150,9 +150,9 @@ def test_a_caption_without_its_lemmas_is_refused(tmp_path):
     ("lowercase", "punctuation", "expected"),
     [
         (True, False, "two dogs play"),
-        (True, True, "two dogs play ."),
+        (True, True, "two dogs play."),
         (False, False, "Two Dogs play"),
-        (False, True, "Two Dogs play ."),
+        (False, True, "Two Dogs play."),
     ],
 )
 def test_case_and_punctuation_are_kept_as_the_params_say(tmp_path, lowercase, punctuation, expected):
@@ -430,7 +430,7 @@ ABROAD = [
 def test_the_language_goes_into_the_vocabulary_and_decides_about_tokens(tmp_path):
     data, summary = run(tmp_path, captions=ABROAD, language="zh")
     assert json.loads((data / "vocabulary.json").read_text())["language"] == summary["language"] == "zh"
-    assert spoken(data)["a.jpg"] == ["一只狗在草地上", "两只狗在 t 恤上"]
+    assert spoken(data)["a.jpg"] == ["一只狗在草地上", "两只狗在t恤上"]
     assert read_captions(data / "captions.jsonl")[0].raw == ["一只狗在草地上。", "两只狗在T恤上"]
     assert summary["lost characters"] == {"share": 0.0, "count": 0}
 

@@ -184,6 +184,30 @@ def test_attention_in_the_page_is_the_decoders(tmp_path, mean):
         assert np.abs((levels / 255) ** 2 - wanted).max() < 0.01, name
 
 
+@pytest.mark.parametrize(
+    ("language", "words", "caption"),
+    [
+        ("en", ("a", "dog", "'s", "cat", "."), "a dog's cat."),
+        ("ja", ("2", "匹", "の", "犬"), "2匹の犬"),
+        ("th", ("สุนัข", "วิ่ง"), "สุนัข\u200bวิ่ง"),
+        ("en", ("at&t", "dog"), "at&t dog"),  # tokenised again, this word is three
+    ],
+)
+def test_captions_without_spaces_have_attention_at_each_word(tmp_path, language, words, caption):
+    given = make_world(tmp_path, language=language, words=(*WORDS, *dict.fromkeys(words)))
+    table = given["generated"].read_text(encoding="utf-8").replace("a black dog runs", caption)
+    given["generated"].write_text(table, encoding="utf-8")
+    write_report(tmp_path / "report.html", **given)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    packed = next(attributes["data-attention"] for _, attributes in Tags(page).tags if "data-attention" in attributes)
+    assert len(base64.b64decode(packed)) == 4 * len(words)
+    shown = page.split("data-attention=")[1].split(">", 1)[1].split("</p>")[0]
+    assert re.findall(r"<span>(.*?)</span>", shown) == [
+        word.replace("'", "&#39;").replace("&t", "&amp;t") for word in words
+    ]
+    assert re.sub(r"</?span>", "", shown).startswith(caption.replace("'", "&#39;").replace("&t", "&amp;t"))
+
+
 def test_a_decoder_without_attention_is_said_to_have_none(tmp_path):
     write_report(tmp_path / "report.html", **make_world(tmp_path, attention=False))
     page = (tmp_path / "report.html").read_text()

@@ -107,7 +107,7 @@ def _foreign() -> re.Pattern[str]:
     return re.compile(rf"(?!(?<=[\w{marks()}])[{INNER}](?=\w))(?![\x00-\x7f{marks()}]){symbols()}")
 
 
-def separate(text: str) -> list[str]:
+def ptb_separate(text: str) -> list[str]:
     """Return the tokens of `text` in their own case, with punctuation."""
     if not (text.isascii() and text.isprintable()):
         text = to_ascii(text)
@@ -117,7 +117,7 @@ def separate(text: str) -> list[str]:
 
 
 def to_ascii(text: str) -> str:
-    """Return `text` normalised, with typographic signs replaced as by Java's tokeniser, and other apostrophes by `'`."""
+    """Return `text` normalised, with signs replaced as by Java's tokeniser, and other apostrophes by `'`."""
     return inner_apostrophes(normalise(text).translate(_ASCII))
 
 
@@ -128,7 +128,7 @@ def ptb_tokens(text: str) -> list[str]:
     contains white space, and the tokens of the tokens, joined by spaces, are the same.
     """
     while True:
-        tokens = [_BRACKETS.get(token) or lower(token) for token in separate(text) if not _is_dropped(token)]
+        tokens = [_BRACKETS.get(token) or lower(token) for token in ptb_separate(text) if not _is_dropped(token)]
         joined = " ".join(tokens)
         if joined == text or _STABLE.fullmatch(joined):
             return tokens

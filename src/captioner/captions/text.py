@@ -1,4 +1,4 @@
-"""Caption text in any script: one form for equal texts, tokens joined for people, lower case.
+"""Caption text in any script: one form for equal texts, lower case.
 
 This module knows characters, not languages or files. It imports the standard library only, because an exported
 captioner has a copy of it.
@@ -18,8 +18,7 @@ their word, and a word with them is another word than the same one without.
 
 Han, Hiragana and Katakana have no spaces between words. There each character is a token, as in BERT's basic tokeniser
 (Devlin et al. 2019), with the marks that follow it. Iteration marks, prolonged sound marks and halfwidth katakana are
-such characters; halfwidth voiced sound marks are marks. `join_tokens` writes these tokens without spaces and
-`split_tokens` takes them apart again.
+such characters; halfwidth voiced sound marks are marks.
 """
 
 import re
@@ -30,7 +29,7 @@ from collections.abc import Iterable
 from functools import cache
 
 ENGLISH = "en"  # the default of captions.language
-_DOTLESS = ("az", "crh", "gag", "tr")  # have I with ı and İ with i
+_DOTLESS = ("az", "crh", "gag", "tr")  # I is paired with ı, and İ with i  # noqa: RUF003
 LONGEST_RUN = 30  # letters without a space, in scripts that need a dictionary to find words
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
@@ -132,9 +131,9 @@ def symbols() -> str:
 
 
 @cache
-def _unspaced() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    one = f"[{UNSPACED}][{marks()}]*"
-    return re.compile(one), re.compile(rf"(?:^|(?<=\s))({one}) (?={one}(?:\s|$))")
+def unspaced() -> re.Pattern[str]:
+    """Return the pattern of one Han, Hiragana or Katakana character and its marks."""
+    return re.compile(f"[{UNSPACED}][{marks()}]*")
 
 
 @cache
@@ -150,18 +149,7 @@ def inner_apostrophes(text: str) -> str:
 
 def split_unspaced(text: str) -> str:
     """Return `text` with a space on both sides of each Han, Hiragana and Katakana character and its marks."""
-    return _unspaced()[0].sub(r" \g<0> ", text)
-
-
-def join_tokens(tokens: Iterable[str]) -> str:
-    """Return the tokens as a text for people: without spaces between Han, Hiragana and Katakana, with one elsewhere."""
-    text = " ".join(tokens)
-    return text if text.isascii() else _unspaced()[1].sub(r"\1", text)
-
-
-def split_tokens(text: str) -> list[str]:
-    """Return the tokens that `join_tokens` joined."""
-    return (text if text.isascii() else split_unspaced(text)).split()
+    return unspaced().sub(r" \g<0> ", text)
 
 
 def lower(text: str, language: str = ENGLISH) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import onnxruntime
 
 from captioner.base.streams import tolerant_streams
-from captioner.captions.text import join_tokens
+from captioner.captions.tokens import join_tokens
 from captioner.model.consensus import Consensus
 from captioner.vision.photos import load_photo
 
@@ -41,6 +41,7 @@ class OnnxCaptioner:
         folder = Path(folder)
         settings = json.loads((folder / "captioner.json").read_text(encoding="utf-8"))
         self.tokens: list[str] = settings["tokens"]
+        self.language: str = settings["language"]
         self.max_length: int = settings["max_length"]
         self.image: dict = settings["image"]
         self.settings: dict = settings["search"]
@@ -80,7 +81,8 @@ class OnnxCaptioner:
     def words(self, ids: np.ndarray) -> str:
         """Return the words of a caption, from its token ids [T]."""
         words = ids.tolist()
-        return join_tokens(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
+        ended = words[: words.index(EOS) if EOS in words else None]
+        return join_tokens((self.tokens[word] for word in ended), self.language)
 
     def search(
         self, photos: np.ndarray, *, beam: int, length_penalty: float

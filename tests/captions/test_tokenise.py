@@ -464,6 +464,13 @@ def test_captions_that_need_a_dictionary_are_refused_by_file_and_line(tmp_path):
     assert "Segment" in message
 
 
+def test_a_caption_that_needs_a_dictionary_can_be_skipped_and_counted(tmp_path):
+    data, summary = run(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4], on_bad="skip")
+    assert summary["blemishes"]["captions without spaces between words"] == 1
+    assert summary["blemishes"]["captions without a word"] == 0
+    assert len(spoken(data)["a.jpg"]) == 2
+
+
 def test_ids_may_be_those_of_an_array():
     vocabulary = Vocabulary(("dog", "runs"), 3)
     assert vocabulary.decode(np.array([BOS, 4, 5, EOS, 4, PAD])) == "dog runs"

@@ -63,17 +63,21 @@ _LETTER_OF_PHRASE = (
 _IN_PHRASE = re.compile(f".*{_LETTER_OF_PHRASE} {_LETTER_OF_PHRASE}.*")  # two words of Thai, Lao, Khmer or Burmese
 
 
+class UnsegmentedError(CaptionerError):
+    """A caption that needs spaces between its words first."""
+
+
 def caption_text(text: str, place: str) -> str:
     """Return a caption as all other code expects it (`captioner.captions.text.normalise`).
 
     Every reader of caption files calls this once for each caption. `place` says where the caption stands, by file and
-    line or key. Raises CaptionerError for a run of more than `LONGEST_RUN` letters without a space in Thai, Lao, Khmer
-    or Burmese, whose words only a dictionary can find.
+    line or key. Raises UnsegmentedError for a run of more than `LONGEST_RUN` letters without a space in Thai, Lao,
+    Khmer or Burmese, whose words only a dictionary can find.
     """
     text = normalise(text)
     run = unsegmented(text)
     if run:
-        raise CaptionerError(
+        raise UnsegmentedError(
             f"{place}: {run[:LONGEST_RUN]!r} ... has more than {LONGEST_RUN} letters without a space; expected spaces "
             "(or zero-width spaces) between the words of Thai, Lao, Khmer or Burmese. Segment the captions first, for "
             "example with PyThaiNLP, LaoNLP, khmer-nltk or pyidaungsu"

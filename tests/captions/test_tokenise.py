@@ -458,6 +458,25 @@ def test_characters_that_reach_no_word_are_counted_and_named(tmp_path, caplog):
     assert "U+E000" in record.getMessage()
 
 
+def test_captions_of_another_script_than_their_language_are_told_of(tmp_path, caplog):
+    hindi = [f"{name}.jpg#0\tकुत्ता घास पर दौड़ रहा है" for name in "abcd"]
+    run(tmp_path / "hi", captions=hindi, language="hi")
+    run(tmp_path / "few", captions=[*RAW, hindi[0].replace("#0", "#2")])
+    assert not caplog.records
+    run(tmp_path / "en", captions=hindi)
+    (record,) = caplog.records
+    assert "most letters are not Latin, and captions.language is en" in record.getMessage()
+
+
+def test_captions_of_one_long_word_are_told_of(tmp_path, caplog):
+    thai = [f"{name}.jpg#0\tสุนัขวิ่งบนหญ้า" for name in "abcd"]
+    run(tmp_path / "apart", captions=[line.replace("วิ่ง", " วิ่ง ") for line in thai], language="th")
+    assert not caplog.records
+    run(tmp_path / "together", captions=thai, language="th")
+    (record,) = caplog.records
+    assert "most captions are one word of more than 8 letters. Segment the captions first" in record.getMessage()
+
+
 def test_captions_that_need_a_dictionary_are_refused_by_file_and_line(tmp_path):
     message = refused(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4])
     assert "Flickr8k.token.txt, line 7: " in message

@@ -60,13 +60,13 @@ UNSPACED = (
 )
 INNER = "\u00b7\u2027\u05f3\u05f4\u05be"  # middle dot, hyphenation point, geresh, gershayim, maqaf: inside a word
 _VOICED = "\uff9e\uff9f"
-_DICTIONARY = re.compile(  # a letter, with its marks, of Thai, Lao, Khmer or Burmese, more often than LONGEST_RUN
+_DICTIONARY = (  # a letter of Thai, Lao, Khmer or Burmese with its marks
     "(?:[\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd\u0ec0-\u0ec6\u0edc-\u0edf"
     "\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d\u1061\u1065\u1066\u106e-\u1070\u1075-\u1081\u108e\uaa60-\uaa76"
     "\ua9e0-\ua9e4\ua9e6-\ua9ef\u1780-\u17b3\u17d7\u17dc]"
     "[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060"
     "\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d\u17b6-\u17d3\u17dd\uaa7b-\uaa7d\ua9e5"
-    f"{ZWNJ}{ZWJ}]*){{{LONGEST_RUN + 1},}}"
+    f"{ZWNJ}{ZWJ}]*)"
 )
 
 
@@ -160,9 +160,9 @@ def lower(text: str, language: str = ENGLISH) -> str:
     return text if text.isascii() else normalise(text)  # İ becomes two, which may part a mark and its joiner
 
 
-def unsegmented(text: str) -> str | None:
-    """Return the first run of more than `LONGEST_RUN` letters without a space in Thai, Lao, Khmer or Burmese."""
-    run = None if text.isascii() else _DICTIONARY.search(text)
+def unsegmented(text: str, longest: int = LONGEST_RUN) -> str | None:
+    """Return the first run of more than `longest` letters without a space in Thai, Lao, Khmer or Burmese."""
+    run = None if text.isascii() else re.search(f"{_DICTIONARY}{{{longest + 1},}}", text)
     return run[0] if run else None
 
 

@@ -63,6 +63,9 @@ _LETTER_OF_PHRASE = (
 _IN_PHRASE = re.compile(f".*{_LETTER_OF_PHRASE} {_LETTER_OF_PHRASE}.*")  # two words of Thai, Lao, Khmer or Burmese
 
 
+SEGMENT = "Segment the captions first, for example with PyThaiNLP, LaoNLP, khmer-nltk or pyidaungsu"
+
+
 class UnsegmentedError(CaptionerError):
     """A caption that needs spaces between its words first."""
 
@@ -79,8 +82,7 @@ def caption_text(text: str, place: str) -> str:
     if run:
         raise UnsegmentedError(
             f"{place}: {run[:LONGEST_RUN]!r} ... has more than {LONGEST_RUN} letters without a space; expected spaces "
-            "(or zero-width spaces) between the words of Thai, Lao, Khmer or Burmese. Segment the captions first, for "
-            "example with PyThaiNLP, LaoNLP, khmer-nltk or pyidaungsu"
+            f"(or zero-width spaces) between the words of Thai, Lao, Khmer or Burmese. {SEGMENT}"
         )
     return text
 

@@ -423,13 +423,13 @@ def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
 def test_the_search_knows_turkish_capitals_and_other_apostrophes(browser, tmp_path):
     given = make_world(tmp_path, language="tr")
     items = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
-    items[0]["raw"] = ["İki k\u0131z ISLIK çal\u0131yor .", "Türkiye\u02bcnin köpeği ."]
+    items[0]["raw"] = ["İki k\u0131z ISLIK çal\u0131yor .", "Türkiye\u02bcnin köpeği, Kars\u00b4ta ."]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     write_report(tmp_path / "report.html", **given)
     page = browser.new_page(offline=True)
     page.goto((tmp_path / "report.html").as_uri())
     page.locator("#where").select_option("references")
-    for query in ("iki ", "\u0131sl\u0131k ", "türkiye'nin "):
+    for query in ("iki ", "\u0131sl\u0131k ", "türkiye'nin ", "kars'ta "):
         page.locator("#query").fill(query)
         assert page.locator("#count").inner_text().startswith(f"1 of {COUNT} images"), query
     page.close()

@@ -8,7 +8,7 @@
   // Each character of these scripts is a word.
   const UNSPACED = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}ー][\p{M}\uff9e\uff9f]*/gu;
   // Words are between single spaces: a whole word is " word ", the beginning of one is " wor".
-  const apart = (text) => text.replace(/[\u2018\u2019\u02bb\u02bc]/g, "'").replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
+  const apart = (text) => text.replace(/[\u2018\u2019\u02bb\u02bc\u00b4\u2032\u201b]/g, "'").replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '");
   const bare = (word) => (/^'(s|re|ve|ll|d|m)$/.test(word) ? word : word.replace(/^'+|'+$/g, ""));
   const words = (text) => ` ${apart(text.toLocaleLowerCase(gallery.lang)).replace(UNSPACED, " $& ").split(/[^\p{L}\p{M}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
   const cards = [...gallery.children].map((element, at) => {

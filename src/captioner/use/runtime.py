@@ -3,9 +3,10 @@
 `captioner export` copies this file into its folder as caption.py, with the modules that it imports.
 
 The folder's files
-    captioner.json    "tokens": the words in the order of their ids; "max_length": the most words of a caption; "image":
-                      how a photo becomes a square, {"size": pixels, "fit": "squash" or "crop"}; "search": the default
-                      options, {"beam": int, "length_penalty": float, "consensus": float}
+    captioner.json    "tokens": the words in the order of their ids; "language": that of the captions; "max_length": the
+                      most words of a caption; "image": how a photo becomes a square, {"size": pixels, "fit": "squash"
+                      or "crop"}; "search": the default options, {"beam": int, "length_penalty": float, "consensus":
+                      float}
     encode.onnx       photos uint8 [B, size, size, 3], RGB -> state float32 [N, B, 1, W]; features float32 [B, D],
                       averaged over the grid; and with attention keys and values, float32 [B, H, P, W / H]
     step.onnx         words int64 [B, K], the last word of each beam; state [N, B, K, W]; keys and values as above

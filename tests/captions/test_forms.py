@@ -169,6 +169,16 @@ def test_a_line_of_another_form_is_refused_or_skipped_and_counted(tmp_path):
     assert summary["blemishes"]["lines of another form"] == 1
 
 
+def test_a_caption_that_needs_a_dictionary_is_refused_or_skipped_and_counted(tmp_path):
+    texts = rows("image,caption", ",") + f"c.jpg,{'สุนัขวิ่งบนหญ้า' * 4}\n"
+    message = refused(tmp_path / "error", ABC | {"captions.txt": texts})
+    assert "captions.txt, line 6: " in message
+    assert "set dataset.on_bad to skip" in message
+    by_image, _, summary = run(tmp_path / "skip", ABC | {"captions.txt": texts}, on_bad="skip")
+    assert by_image == WANTED
+    assert summary["blemishes"]["captions without spaces between words"] == 1
+
+
 def coco(names, first=0, **marks):
     return json.dumps(
         {

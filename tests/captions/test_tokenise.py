@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import CaptionedImage, read_captions, read_images
-from captioner.captions.text import join_tokens
 from captioner.captions.tokenise import tokenise_dataset
+from captioner.captions.tokens import join_tokens
 from captioner.captions.vocabulary import BOS, EOS, PAD, SPECIAL, UNK, Vocabulary
 from tests.support.worlds import flickr_archives
 
@@ -121,7 +121,7 @@ def test_the_summary_counts_what_was_read(tmp_path):
 def test_lemmas_are_learnt_and_the_references_stay_as_people_wrote_them(tmp_path):
     data, summary = run(tmp_path, form="lemma")
     assert summary["form"] == "lemma"
-    assert spoken(data)["a.jpg"] == ["two dog play", "a dog 's ball"]
+    assert spoken(data)["a.jpg"] == ["two dog play", "a dog's ball"]
     plain = read_captions(run(tmp_path / "raw")[0] / "captions.jsonl")
     assert [each.raw for each in read_captions(data / "captions.jsonl")] == [each.raw for each in plain]
 
@@ -150,9 +150,9 @@ def test_a_caption_without_its_lemmas_is_refused(tmp_path):
     ("lowercase", "punctuation", "expected"),
     [
         (True, False, "two dogs play"),
-        (True, True, "two dogs play ."),
+        (True, True, "two dogs play."),
         (False, False, "Two Dogs play"),
-        (False, True, "Two Dogs play ."),
+        (False, True, "Two Dogs play."),
     ],
 )
 def test_case_and_punctuation_are_kept_as_the_params_say(tmp_path, lowercase, punctuation, expected):
@@ -430,7 +430,7 @@ ABROAD = [
 def test_the_language_goes_into_the_vocabulary_and_decides_about_tokens(tmp_path):
     data, summary = run(tmp_path, captions=ABROAD, language="zh")
     assert json.loads((data / "vocabulary.json").read_text())["language"] == summary["language"] == "zh"
-    assert spoken(data)["a.jpg"] == ["一只狗在草地上", "两只狗在 t 恤上"]
+    assert spoken(data)["a.jpg"] == ["一只狗在草地上", "两只狗在t恤上"]
     assert read_captions(data / "captions.jsonl")[0].raw == ["一只狗在草地上。", "两只狗在T恤上"]
     assert summary["lost characters"] == {"share": 0.0, "count": 0}
 
@@ -458,10 +458,36 @@ def test_characters_that_reach_no_word_are_counted_and_named(tmp_path, caplog):
     assert "U+E000" in record.getMessage()
 
 
+def test_captions_of_another_script_than_their_language_are_told_of(tmp_path, caplog):
+    hindi = [f"{name}.jpg#0\tकुत्ता घास पर दौड़ रहा है" for name in "abcd"]
+    run(tmp_path / "hi", captions=hindi, language="hi")
+    run(tmp_path / "few", captions=[*RAW, hindi[0].replace("#0", "#2")])
+    assert not caplog.records
+    run(tmp_path / "en", captions=hindi)
+    (record,) = caplog.records
+    assert "most letters are not Latin, and captions.language is en" in record.getMessage()
+
+
+def test_captions_of_one_long_word_are_told_of(tmp_path, caplog):
+    thai = [f"{name}.jpg#0\tสุนัขวิ่งบนหญ้า" for name in "abcd"]
+    run(tmp_path / "apart", captions=[line.replace("วิ่ง", " วิ่ง ") for line in thai], language="th")
+    assert not caplog.records
+    run(tmp_path / "together", captions=thai, language="th")
+    (record,) = caplog.records
+    assert "most captions are one word of more than 8 letters. Segment the captions first" in record.getMessage()
+
+
 def test_captions_that_need_a_dictionary_are_refused_by_file_and_line(tmp_path):
     message = refused(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4])
     assert "Flickr8k.token.txt, line 7: " in message
     assert "Segment" in message
+
+
+def test_a_caption_that_needs_a_dictionary_can_be_skipped_and_counted(tmp_path):
+    data, summary = run(tmp_path, captions=[*RAW, "a.jpg#2\t" + "สุนัขวิ่งบนหญ้า" * 4], on_bad="skip")
+    assert summary["blemishes"]["captions without spaces between words"] == 1
+    assert summary["blemishes"]["captions without a word"] == 0
+    assert len(spoken(data)["a.jpg"]) == 2
 
 
 def test_ids_may_be_those_of_an_array():

@@ -85,6 +85,13 @@ def test_chinese_punctuation_does_not_begin_a_line():
         assert not any(line.startswith("，") for line in Fonts([text]).wrap(text, STYLE, width))  # noqa: RUF001
 
 
+def test_a_zero_width_space_ends_a_line_and_reaches_no_font():
+    text = "aaaa\u200bbbbb"
+    fonts = Fonts([text])
+    assert fonts.wrap(text, STYLE, fonts.length("aaaabb", STYLE)) == ["aaaa\u200b", "bbbb"]
+    assert "".join(run for run, _ in fonts._runs(text, STYLE)) == "aaaabbbb"
+
+
 def test_a_text_of_too_many_lines_ends_in_an_ellipsis():
     fonts = Fonts([TEXTS["English"]])
     lines = fonts.wrap(TEXTS["English"], STYLE, 100, most=2)

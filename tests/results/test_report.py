@@ -190,6 +190,30 @@ def test_attention_in_the_page_is_the_decoders(tmp_path, mean):
         assert np.abs((levels / 255) ** 2 - wanted).max() < 0.01, name
 
 
+@pytest.mark.parametrize(
+    ("language", "words", "caption"),
+    [
+        ("en", ("a", "dog", "'s", "cat", "."), "a dog's cat."),
+        ("ja", ("2", "匹", "の", "犬"), "2匹の犬"),
+        ("th", ("สุนัข", "วิ่ง"), "สุนัข\u200bวิ่ง"),
+        ("en", ("at&t", "dog"), "at&t dog"),  # tokenised again, this word is three
+    ],
+)
+def test_captions_without_spaces_have_attention_at_each_word(tmp_path, language, words, caption):
+    given = make_world(tmp_path, language=language, words=(*WORDS, *dict.fromkeys(words)))
+    table = given["generated"].read_text(encoding="utf-8").replace("a black dog runs", caption)
+    given["generated"].write_text(table, encoding="utf-8")
+    write_report(tmp_path / "report.html", **given)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    packed = next(attributes["data-attention"] for _, attributes in Tags(page).tags if "data-attention" in attributes)
+    assert len(base64.b64decode(packed)) == 4 * len(words)
+    shown = page.split("data-attention=")[1].split(">", 1)[1].split("</p>")[0]
+    assert re.findall(r"<span>(.*?)</span>", shown) == [
+        word.replace("'", "&#39;").replace("&t", "&amp;t") for word in words
+    ]
+    assert re.sub(r"</?span>", "", shown).startswith(caption.replace("'", "&#39;").replace("&t", "&amp;t"))
+
+
 def test_a_decoder_without_attention_is_said_to_have_none(tmp_path):
     write_report(tmp_path / "report.html", **make_world(tmp_path, attention=False))
     page = (tmp_path / "report.html").read_text()
@@ -409,13 +433,13 @@ def test_words_are_those_of_the_treebank_and_signs_find_nothing(visit):
 def test_the_search_knows_turkish_capitals_and_other_apostrophes(browser, tmp_path):
     given = make_world(tmp_path, language="tr")
     items = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
-    items[0]["raw"] = ["İki k\u0131z ISLIK çal\u0131yor .", "Türkiye\u02bcnin köpeği ."]
+    items[0]["raw"] = ["İki k\u0131z ISLIK çal\u0131yor .", "Türkiye\u02bcnin köpeği, Kars\u00b4ta ."]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     write_report(tmp_path / "report.html", **given)
     page = browser.new_page(offline=True)
     page.goto((tmp_path / "report.html").as_uri())
     page.locator("#where").select_option("references")
-    for query in ("iki ", "\u0131sl\u0131k ", "türkiye'nin "):
+    for query in ("iki ", "\u0131sl\u0131k ", "türkiye'nin ", "kars'ta "):
         page.locator("#query").fill(query)
         assert page.locator("#count").inner_text().startswith(f"1 of {COUNT} images"), query
     page.close()

@@ -86,7 +86,7 @@ def test_the_folder_says_what_it_is(exported):
     _, folder = exported
     assert {path.name for path in folder.iterdir()} == {
         "README.md", "caption.py", "captioner.json", "cider.py", "consensus.py", "encode.onnx",
-        "examples.npz", "photos.py", "step.onnx", "streams.py", "text.py",
+        "errors.py", "examples.npz", "photos.py", "ptb.py", "step.onnx", "streams.py", "text.py", "tokens.py",
     }  # fmt: skip
     settings = json.loads((folder / "captioner.json").read_text())
     assert settings["tokens"][4:] == list(WORDS.words)

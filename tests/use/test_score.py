@@ -425,10 +425,18 @@ def test_exit_codes(files, capsys):
         ["--split", "x"],
         [files / "predictions.csv", "--column", "a", "--column", "b"],
         [files / "predictions.csv", "--language", "english"],
+        [files / "predictions.csv", "--language", "tur"],
     ):
         with pytest.raises(SystemExit) as ended:
             run(files / "references.json", *wrong)
         assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("code", ["eng", "tur", "aze"])
+def test_long_codes_of_languages_with_rules_of_their_own_are_refused(files, code, capsys):
+    with pytest.raises(SystemExit):
+        run(files / "references.json", files / "predictions.csv", "--language", code)
+    assert f"--language {code}: English, Turkish and Azerbaijani are en, tr and az" in capsys.readouterr().err
 
 
 def test_another_language_has_no_meteor_and_says_so(files, capsys):

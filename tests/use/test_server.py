@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+from captioner.captions.vocabulary import EOS, Vocabulary
 from captioner.model.captioner import without_examples
 from captioner.use.caption import PhotoCaptioner
 from captioner.use.cli import main
-from captioner.use.description import NO_ATTENTION, NO_CAPTIONS, NO_WEIGHT, describe_photo
+from captioner.use.description import NO_ATTENTION, NO_CAPTIONS, NO_WEIGHT, _pieces, describe_photo
 from captioner.use.options import CONSENSUS
 from captioner.vision.photos import load_photo
 from tests.support.worlds import captioner_file, encoded
@@ -118,6 +119,12 @@ def test_an_option_out_of_range_is_named(models, option):
 def test_the_command_refuses_an_option_out_of_range_before_it_listens(capsys):
     assert main(["serve", "--model", "none.safetensors", "--length-penalty", "400"]) == 1
     assert "error: length_penalty: is 400.0, expected at most 10" in capsys.readouterr().err
+
+
+def test_each_token_is_shown_once_where_more_words_change_the_spaces():
+    vocabulary = Vocabulary(("no", ".", "5", "dogs"), 9)  # "no." before a number is one token
+    assert [vocabulary.decode([4, 5]), vocabulary.decode([4, 5, 6])] == ["no.", "no . 5"]
+    assert _pieces(vocabulary, [4, 5, 6, 7, EOS]) == ["no", " .", " 5", " dogs", ""]
 
 
 def test_the_tokens_are_the_caption_and_each_has_a_grid_that_sums_to_one(models):

@@ -18,14 +18,14 @@ Known differences, none of them in Flickr8k's captions:
   `j'ai`;
 - a single letter and a full stop before a new sentence (`plan b. The dog`: the stop is dropped there);
 - tokens that are not stable: `AT&T` becomes `at & t` here because `at&t` does so in both, `Mass.` becomes `mass`. There
-  the tokens of such a token are others than itself, so that no generated caption could equal its reference;
+  such a token, tokenised again, gives other tokens, so that no generated caption could equal its reference;
 - abbreviations other than those listed below.
 """
 
 import re
 from functools import cache
 
-from captioner.captions.text import INNER, lower, marks, normalise, split_unspaced, symbols
+from captioner.captions.text import INNER, inner_apostrophes, lower, marks, normalise, split_unspaced, symbols
 
 _ASCII = str.maketrans(
     {
@@ -107,7 +107,7 @@ def _foreign() -> re.Pattern[str]:
     return re.compile(rf"(?!(?<=[\w{marks()}])[{INNER}](?=\w))(?![\x00-\x7f{marks()}]){symbols()}")
 
 
-def separate(text: str) -> list[str]:
+def ptb_separate(text: str) -> list[str]:
     """Return the tokens of `text` in their own case, with punctuation."""
     if not (text.isascii() and text.isprintable()):
         text = to_ascii(text)
@@ -117,8 +117,8 @@ def separate(text: str) -> list[str]:
 
 
 def to_ascii(text: str) -> str:
-    """Return `text` normalised, with typographic signs replaced as by Java's tokeniser, and U+02BC by `'`."""
-    return normalise(text).translate(_ASCII)
+    """Return `text` normalised, with signs replaced as by Java's tokeniser, and other apostrophes by `'`."""
+    return inner_apostrophes(normalise(text).translate(_ASCII))
 
 
 def ptb_tokens(text: str) -> list[str]:
@@ -128,7 +128,7 @@ def ptb_tokens(text: str) -> list[str]:
     contains white space, and the tokens of the tokens, joined by spaces, are the same.
     """
     while True:
-        tokens = [_BRACKETS.get(token) or lower(token) for token in separate(text) if not _is_dropped(token)]
+        tokens = [_BRACKETS.get(token) or lower(token) for token in ptb_separate(text) if not _is_dropped(token)]
         joined = " ".join(tokens)
         if joined == text or _STABLE.fullmatch(joined):
             return tokens

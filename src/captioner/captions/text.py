@@ -1,10 +1,14 @@
-"""Caption text in any script: one form for equal texts, tokens joined for people, lower case.
+"""Caption text in any script: one form for equal texts, lower case.
 
 This module knows characters, not languages or files. It imports the standard library only, because an exported
 captioner has a copy of it.
 
-`normalise` gives the form that all other code expects: NFC, no invisible characters, single spaces. Fullwidth Latin
-letters and digits, as in `Ｔシャツ`, become those of ASCII. It removes
+`normalise` gives the form that all other code expects: NFC, no invisible characters, single spaces. Equal texts that
+Unicode spells in several ways become one:
+- fullwidth Latin letters and digits, as in `Ｔシャツ`, and fullwidth signs between these become those of ASCII;
+- ligatures (`ﬁ`) and the presentation forms of Arabic letters become the letters;
+- the older sequences of Malayalam chillus and Bengali khanda ta become these letters.
+It removes
 - soft hyphens, byte order marks, bidi controls, word joiners, fillers, variation selectors of letters, and the Arabic
   tatweel, which only widens a word;
 - zero-width joiners and non-joiners, except where a script needs them (Arabic and Persian, Syriac, the Indic scripts,
@@ -14,8 +18,7 @@ their word, and a word with them is another word than the same one without.
 
 Han, Hiragana and Katakana have no spaces between words. There each character is a token, as in BERT's basic tokeniser
 (Devlin et al. 2019), with the marks that follow it. Iteration marks, prolonged sound marks and halfwidth katakana are
-such characters; halfwidth voiced sound marks are marks. `join_tokens` writes these tokens without spaces and
-`split_tokens` takes them apart again.
+such characters; halfwidth voiced sound marks are marks.
 """
 
 import re
@@ -26,6 +29,7 @@ from collections.abc import Iterable
 from functools import cache
 
 ENGLISH = "en"  # the default of captions.language
+_DOTLESS = ("az", "crh", "gag", "tr")  # I is paired with ı, and İ with i  # noqa: RUF003
 LONGEST_RUN = 30  # letters without a space, in scripts that need a dictionary to find words
 
 ZWNJ, ZWJ = "\u200c", "\u200d"
@@ -34,7 +38,17 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u0640\u070f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
-_FULLWIDTH = {ord(char) + 0xFEE0: char for char in string.ascii_letters + string.digits}
+_FORMS = {ord(char) + 0xFEE0: char for char in string.ascii_letters + string.digits} | {
+    # an isolated mark has a space before it in NFKC
+    code: unicodedata.normalize("NFKC", chr(code)).strip(" ")
+    for code in (*range(0xFB00, 0xFB18), *range(0xFB50, 0xFDFC), *range(0xFE70, 0xFEFD))
+}
+_SEQUENCES = {f"{letter}\u0d4d{ZWJ}": chillu for letter, chillu in zip("ണനരലളക", "ൺൻർൽൾൿ", strict=True)}
+_SEQUENCES |= {f"ত\u09cd{ZWJ}": "ৎ"}
+_SEQUENCE = re.compile("|".join(_SEQUENCES))
+_FULLWIDTH_SIGN = re.compile(  # a fullwidth comma also parts numbers: only three digits after it are thousands
+    r"(?<=[A-Za-z0-9])[\uff0d-\uff0f\uff1a](?=[A-Za-z0-9])|(?<=[0-9])\uff0c(?=[0-9]{3}(?![0-9]))"
+)
 _JOINING = re.compile(  # the scripts in which joiners and their like change what is read
     "[\u0620-\u063f\u0641-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u17ff\u1800-\u18af\u1cd0-\u1cff\ua8e0-\ua8ff"
     "\ua9e0-\ua9ff\uaa60-\uaa7f\ufb50-\ufdff\ufe70-\ufefc\U00010a00-\U00010a5f\U00011000-\U00011fff]"
@@ -46,26 +60,28 @@ UNSPACED = (
 )
 INNER = "\u00b7\u2027\u05f3\u05f4\u05be"  # middle dot, hyphenation point, geresh, gershayim, maqaf: inside a word
 _VOICED = "\uff9e\uff9f"
-_DICTIONARY = re.compile(  # a letter, with its marks, of Thai, Lao, Khmer or Burmese, more often than LONGEST_RUN
+_DICTIONARY = (  # a letter of Thai, Lao, Khmer or Burmese with its marks
     "(?:[\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd\u0ec0-\u0ec6\u0edc-\u0edf"
     "\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d\u1061\u1065\u1066\u106e-\u1070\u1075-\u1081\u108e\uaa60-\uaa76"
     "\ua9e0-\ua9e4\ua9e6-\ua9ef\u1780-\u17b3\u17d7\u17dc]"
     "[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u1056-\u1059\u105e-\u1060"
     "\u1062-\u1064\u1067-\u106d\u1071-\u1074\u1082-\u108d\u108f\u109a-\u109d\u17b6-\u17d3\u17dd\uaa7b-\uaa7d\ua9e5"
-    f"{ZWNJ}{ZWJ}]*){{{LONGEST_RUN + 1},}}"
+    f"{ZWNJ}{ZWJ}]*)"
 )
 
 
 def normalise(text: str) -> str:
-    """Return `text` in NFC, without invisible or fullwidth characters, with single spaces (see the module's docstring).
+    """Return `text` in NFC, without invisible characters, with single spaces (see the module's docstring).
 
     Control characters become spaces. Half of a surrogate pair, which JSON may hold, becomes `?`. The result does not
     change when it is normalised again.
     """
     if not text.isascii():
-        text = text.encode("utf-8", "replace").decode().translate(_FULLWIDTH)
+        text = text.encode("utf-8", "replace").decode().translate(_FORMS)
         while True:  # a removed character may have stood between two that compose, or that decide about a joiner
             before, text = text, unicodedata.normalize("NFC", _INVISIBLE.sub(_visible, text))
+            text = _SEQUENCE.sub(lambda match: _SEQUENCES[match[0]], text)
+            text = _FULLWIDTH_SIGN.sub(lambda match: chr(ord(match[0]) - 0xFEE0), text)
             if text == before:
                 break
     return " ".join(_CONTROL.sub(" ", text).split())
@@ -115,38 +131,38 @@ def symbols() -> str:
 
 
 @cache
-def _unspaced() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    one = f"[{UNSPACED}][{marks()}]*"
-    return re.compile(one), re.compile(rf"(?:^|(?<=\s))({one}) (?={one}(?:\s|$))")
+def unspaced() -> re.Pattern[str]:
+    """Return the pattern of one Han, Hiragana or Katakana character and its marks."""
+    return re.compile(f"[{UNSPACED}][{marks()}]*")
+
+
+@cache
+def _inner_apostrophe() -> re.Pattern[str]:
+    letter = r"[^\W\d_]"
+    return re.compile(rf"(?<=[\w{marks()}])[\u2018\u02bb\u02bc](?=\w)|(?<={letter})[\u00b4\u2032\u201b](?={letter})")
+
+
+def inner_apostrophes(text: str) -> str:
+    """Return `text` with `'` for the other signs that people write for an apostrophe, where they are inside a word."""
+    return _inner_apostrophe().sub("'", text)
 
 
 def split_unspaced(text: str) -> str:
     """Return `text` with a space on both sides of each Han, Hiragana and Katakana character and its marks."""
-    return _unspaced()[0].sub(r" \g<0> ", text)
-
-
-def join_tokens(tokens: Iterable[str]) -> str:
-    """Return the tokens as a text for people: without spaces between Han, Hiragana and Katakana, with one elsewhere."""
-    text = " ".join(tokens)
-    return text if text.isascii() else _unspaced()[1].sub(r"\1", text)
-
-
-def split_tokens(text: str) -> list[str]:
-    """Return the tokens that `join_tokens` joined."""
-    return (text if text.isascii() else split_unspaced(text)).split()
+    return unspaced().sub(r" \g<0> ", text)
 
 
 def lower(text: str, language: str = ENGLISH) -> str:
-    """Return `text` in lower case. `language` decides about I and İ: Turkish and Azerbaijani have a dotless i."""
-    if language in ("tr", "az"):
+    """Return `text` in lower case. `language` decides about I and İ, as some Turkic languages have a dotless i."""
+    if language in _DOTLESS:
         text = text.replace("İ", "i").replace("I", "ı")  # noqa: RUF001
     text = text.lower()
     return text if text.isascii() else normalise(text)  # İ becomes two, which may part a mark and its joiner
 
 
-def unsegmented(text: str) -> str | None:
-    """Return the first run of more than `LONGEST_RUN` letters without a space in Thai, Lao, Khmer or Burmese."""
-    run = None if text.isascii() else _DICTIONARY.search(text)
+def unsegmented(text: str, longest: int = LONGEST_RUN) -> str | None:
+    """Return the first run of more than `longest` letters without a space in Thai, Lao, Khmer or Burmese."""
+    run = None if text.isascii() else re.search(f"{_DICTIONARY}{{{longest + 1},}}", text)
     return run[0] if run else None
 
 

@@ -12,13 +12,14 @@ from captioner.base.errors import CaptionerError
 from captioner.base.files import atomic_write, write_json
 from captioner.captions.dataset import SPLITS
 from captioner.captions.formats import NO_PHOTO, Columns, Listing, markers_in, read_listing
-from captioner.captions.text import ENGLISH, lost_characters, lower
-from captioner.captions.tokens import learnt_tokens, plain_text, separate
+from captioner.captions.text import ENGLISH, lost_characters, lower, unsegmented
+from captioner.captions.tokens import SEGMENT, learnt_tokens, plain_text, separate
 from captioner.captions.vocabulary import SPECIAL, UNK, Vocabulary
 from captioner.sources.archives import PHOTO_SUFFIXES, Archive, unread_kind, visible
 
 _LOST_SHARE = 0.01  # more lost characters than this share are worth a warning
 _EXAMPLES = 5  # lost characters that a warning names
+_LONG_WORD = 8  # letters; a longer word of Thai, Lao, Khmer or Burmese that is a whole caption may be several
 
 _log = logging.getLogger(__name__)
 
@@ -118,15 +119,21 @@ class _Learn:
     def __init__(self, language: str, *, tokenised: bool, lowercase: bool, punctuation: bool):
         self.language, self.tokenised = language, tokenised and language == ENGLISH
         self.lowercase, self.punctuation = lowercase, punctuation
-        self.characters = 0
+        self.characters = self.foreign = 0  # foreign: letters and marks that are not Latin
+        self.count = self.long_words = 0  # of captions
         self.lost: Counter[str] = Counter()
         self.captions: dict[str, str] = {}  # the first caption that lost each character
 
     def __call__(self, text: str) -> list[str]:
         tokens = text.split() if self.tokenised and text.isascii() else separate(text, self.language)
         learnt = learnt_tokens(tokens, language=self.language, lowercase=False, punctuation=self.punctuation)
-        characters, lost = lost_characters(plain_text(text, self.language), learnt)
+        plain = plain_text(text, self.language)
+        characters, lost = lost_characters(plain, learnt)
         self.characters += characters
+        self.count += 1
+        if not plain.isascii():
+            self.foreign += sum(map(_is_foreign, plain))
+            self.long_words += len(learnt) == 1 and unsegmented(learnt[0], _LONG_WORD) is not None
         self.lost.update(lost)
         for char in lost:
             self.captions.setdefault(char, text)
@@ -138,7 +145,12 @@ class _Learn:
         return {"share": round(count / max(1, self.characters), 6), "count": count}
 
     def warn(self, file: str) -> None:
-        """Warn where more than a share of `_LOST_SHARE` was lost."""
+        """Warn of a wrong language, of words that are not apart, and of more lost characters than `_LOST_SHARE`."""
+        if self.language == ENGLISH and 2 * self.foreign > self.characters:
+            advice = "set captions.language in params.yaml to their language, such as ar, hi or zh"
+            _log.warning("%s: most letters are not Latin, and captions.language is en: %s", file, advice)
+        if 2 * self.long_words > self.count:
+            _log.warning("%s: most captions are one word of more than %d letters. %s", file, _LONG_WORD, SEGMENT)
         count = self.lost.total()
         if count <= _LOST_SHARE * self.characters:
             return
@@ -156,6 +168,10 @@ class _Learn:
             self.characters,
             examples,
         )
+
+
+def _is_foreign(char: str) -> bool:
+    return unicodedata.category(char)[0] in "LM" and not unicodedata.name(char, "").startswith(("LATIN", "COMBINING"))
 
 
 class _Bad:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from captioner.captions.text import ENGLISH, join_tokens
+from captioner.captions.text import ENGLISH
+from captioner.captions.tokens import join_tokens, separate
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNK = range(4)
@@ -59,7 +60,7 @@ class Vocabulary:
         return [BOS, *ids] + [EOS] * (len(words) <= self.max_length)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the words up to the first `<eos>`, as `captioner.captions.text.join_tokens` joins them; `<bos>` and
+        """Return the words up to the first `<eos>`, as `captioner.captions.tokens.join_tokens` joins them; `<bos>` and
         `<pad>` are left out."""
         words = []
         for id in ids:
@@ -67,4 +68,9 @@ class Vocabulary:
                 break
             if id not in (PAD, BOS):
                 words.append(self.words[id - len(SPECIAL)] if id >= len(SPECIAL) else SPECIAL[id])
-        return join_tokens(words)
+        return join_tokens(words, self.language)
+
+    def split(self, text: str) -> list[str]:
+        """Return the words that `decode` joined."""
+        words = text.split()
+        return words if all(word in self for word in words) else separate(text, self.language)

@@ -50,6 +50,7 @@ JOINED = {
 }
 UNSPACED = {"Hani", "Hira", "Kana", "Bopo"}  # scripts whose words have no spaces between them
 ELLIPSIS = "…"
+ZERO_WIDTH_SPACE = "\u200b"
 
 
 class Style(NamedTuple):
@@ -105,8 +106,8 @@ class Fonts:
     def wrap(self, text: str, style: Style, width: float, *, indent: float = 0, most: int | None = None) -> list[str]:
         """Split a text into lines of at most `width`, and `width - indent` after the first line.
 
-        Lines are split at spaces, between Chinese or Japanese characters, and inside a word that is wider than a
-        line. A text of more than `most` lines ends in an ellipsis.
+        Lines are split at spaces, also of zero width, between Chinese or Japanese characters, and inside a word that is
+        wider than a line. A text of more than `most` lines ends in an ellipsis.
         """
         lines = [""]
         for piece in _pieces(_clean(text)):
@@ -146,7 +147,7 @@ class Fonts:
         """Split a line into parts of one face. A run of one script has one face if a face has all its characters."""
         faces = [_dejavu(style.file), _dejavu("DejaVuSans.ttf"), *self._fallbacks]
         parts: list[tuple[str, Face]] = []
-        for stretch in _stretches(_clean(text)):
+        for stretch in _stretches(_clean(text).replace(ZERO_WIDTH_SPACE, "")):  # some fonts have a box for it
             single = _first(faces, stretch)
             if single is not None:
                 parts.append((stretch, single))
@@ -326,14 +327,15 @@ def _stretches(text: str) -> Iterator[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Split a text into unbreakable parts: words with the spaces after them, and Han characters with the punctuation
-    after them."""
+    """Split a text into unbreakable parts: words with the spaces after them, also of zero width, and Han characters
+    with the punctuation after them."""
     piece = ""
     for cluster in _clusters(text):
         unspaced = scripts.script(cluster[0]) in UNSPACED
         after_unspaced = bool(piece) and any(scripts.script(character) in UNSPACED for character in piece)
         closing = unicodedata.category(cluster[0])[0] == "P" and unicodedata.category(cluster[0]) not in ("Ps", "Pi")
-        if piece and cluster != " " and not closing and (piece.endswith(" ") or unspaced or after_unspaced):
+        breaks = piece.endswith((" ", ZERO_WIDTH_SPACE)) or unspaced or after_unspaced
+        if piece and cluster != " " and not closing and breaks:
             yield piece
             piece = ""
         piece += cluster

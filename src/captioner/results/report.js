@@ -11,7 +11,7 @@
   // Some English words are two tokens: isn't, dog's, cannot, gonna.
   const CANNOT = /(?<![\p{L}\p{N}])(can(?=not)|(?:gon|wan)(?=na)|got(?=ta)|(?:gim|lem)(?=me))(?=(?:not|na|ta|me)(?![\p{L}\p{N}-]))/gu;
   const english = (text) => text.replace(/n't(?![\p{L}\p{N}])/gu, " n't").replace(/'(?=(s|re|ve|ll|d|m)(?![\p{L}\p{N}]))/gu, " '").replace(gallery.lang === "en" ? CANNOT : /$^/, "$1 ");
-  const apart = (text) => english(text.replace(/[\u2018\u2019\u02bb\u02bc]/g, "'"));
+  const apart = (text) => english(text.replace(/[\u2018\u2019\u02bb\u02bc\u00b4\u2032\u201b]/g, "'"));
   const bare = (word) => (/^'(s|re|ve|ll|d|m)$/.test(word) ? word : word.replace(/^'+|'+$/g, ""));
   const words = (text) => ` ${apart(text.toLocaleLowerCase(gallery.lang)).replace(UNSPACED, " $& ").split(/[^\p{L}\p{M}\p{N}'-]+/u).map(bare).filter(Boolean).join(" ")} `;
   const cards = [...gallery.children].map((element, at) => {

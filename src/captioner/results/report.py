@@ -11,7 +11,6 @@ sqrt(weight). The root distinguishes small weights, which even attention has.
 import base64
 import hashlib
 import io
-import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,9 +27,8 @@ from captioner.base.device import make_deterministic, select_device, to_device
 from captioner.base.errors import CaptionerError
 from captioner.base.files import digest, read_json, write_text
 from captioner.captions.dataset import CaptionedImage, read_captions
-from captioner.captions.text import join_tokens, split_tokens
 from captioner.captions.tokens import scored_tokens
-from captioner.captions.vocabulary import PAD
+from captioner.captions.vocabulary import PAD, Vocabulary
 from captioner.model.attention import attention_weights
 from captioner.model.captioner import Captioner, Metadata, load_model
 from captioner.results import published
@@ -96,7 +94,7 @@ def write_report(
     missing = language.missing_words(predictions["finetuned"], references, spoken)
     understood = {token for word in card.vocabulary.words for token in scored_tokens(word, spoken)}
     strange = {tally.text for tally in missing} - understood
-    gallery = list(_gallery(table, references, attention, Archive(images), card.image["fit"]))
+    gallery = list(_gallery(table, references, attention, card.vocabulary, Archive(images), card.image["fit"]))
     page = _template().render(
         **_assets(),
         **search,
@@ -156,7 +154,7 @@ def _attention(
     Raises CaptionerError if an image is not in the store or the model does not know a word.
     """
     vocabulary = card.vocabulary
-    words = {image: split_tokens(text) for image, text in captions.items()}
+    words = {image: vocabulary.split(text) for image, text in captions.items()}
     for image, caption in words.items():
         unknown = [word for word in caption if word not in vocabulary]
         if unknown:
@@ -190,6 +188,7 @@ def _gallery(
     table: pd.DataFrame,
     references: Mapping[str, list[str]],
     attention: Mapping[str, np.ndarray],
+    vocabulary: Vocabulary,
     photos: Archive,
     fit: str,
 ) -> Iterator[dict[str, Any]]:
@@ -207,7 +206,7 @@ def _gallery(
             "width": width,
             "height": height,
             "captions": {model: row[model] for model in MODELS},
-            "words": _spaced(row["finetuned"]),
+            "words": _spaced(row["finetuned"], vocabulary),
             "ciders": ciders,
             "gain": ciders["finetuned"] - ciders["frozen"],
             "references": references[str(name)],
@@ -215,11 +214,11 @@ def _gallery(
         }
 
 
-def _spaced(caption: str) -> list[tuple[str, str]]:
-    """Return each token of a caption, with the space after it if there is one."""
-    tokens = split_tokens(caption)
-    gaps = [join_tokens(pair)[len(pair[0]) : -len(pair[1])] for pair in itertools.pairwise(tokens)]
-    return list(zip(tokens, [*gaps, ""], strict=False))
+def _spaced(caption: str, vocabulary: Vocabulary) -> list[tuple[str, str]]:
+    """Return each word of a caption, with the space after it if there is one."""
+    words = vocabulary.split(caption)
+    gaps = re.fullmatch("([ \u200b]?)".join(map(re.escape, words)), caption)
+    return list(zip(words, [*gaps.groups(), ""], strict=False)) if gaps else [(caption, "")]
 
 
 def thumbnail(data: bytes, *, fit: str, pixels: int) -> tuple[bytes, int, int]:

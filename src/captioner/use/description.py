@@ -108,11 +108,11 @@ def _notes(has_attention: bool, has_captions: bool, consensus: float) -> list[st
 
 def _pieces(vocabulary: Vocabulary, ids: list[int]) -> list[str]:
     """Return the text that each token adds to the caption."""
-    pieces, before = [], ""
-    for end in range(1, len(ids) + 1):
-        text = vocabulary.decode(ids[:end])
-        pieces.append(text[len(before) :])
-        before = text
+    text, pieces, at = vocabulary.decode(ids), [], 0
+    for word in (vocabulary.decode([id]) for id in ids):
+        end = text.index(word, at) + len(word)
+        pieces.append(text[at:end])
+        at = end
     return pieces
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captioner.base import streams
+from captioner.base import errors, streams
 from captioner.base.errors import CaptionerError
 from captioner.base.files import write_json, write_text
-from captioner.captions import text
+from captioner.captions import ptb, text, tokens
 from captioner.captions.vocabulary import SPECIAL
 from captioner.model import consensus
 from captioner.model.captioner import Captioner, Examples, Metadata
@@ -156,7 +156,10 @@ def export(model: str | Path, folder: str | Path) -> None:
             "streams.py": streams,
             "consensus.py": consensus,
             "cider.py": cider,
+            "errors.py": errors,
+            "ptb.py": ptb,
             "text.py": text,
+            "tokens.py": tokens,
         }
         for name, source in modules.items():
             code = Path(str(source.__file__)).read_text(encoding="utf-8")
@@ -199,6 +202,7 @@ def _write_texts(folder: Path, model: str, metadata: Metadata, *, with_examples:
     settings = {
         "image": metadata.image,
         "search": {"beam": BEAM, "length_penalty": LENGTH_PENALTY, "consensus": CONSENSUS if with_examples else 0.0},
+        "language": vocabulary.language,
         "max_length": vocabulary.max_length,
         "tokens": [*SPECIAL, *vocabulary.words],
     }

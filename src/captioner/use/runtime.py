@@ -3,9 +3,10 @@
 `captioner export` copies this file into its folder as caption.py, with the modules that it imports.
 
 The folder's files
-    captioner.json    "tokens": the words in the order of their ids; "max_length": the most words of a caption; "image":
-                      how a photo becomes a square, {"size": pixels, "fit": "squash" or "crop"}; "search": the default
-                      options, {"beam": int, "length_penalty": float, "consensus": float}
+    captioner.json    "tokens": the words in the order of their ids; "language": that of the captions; "max_length": the
+                      most words of a caption; "image": how a photo becomes a square, {"size": pixels, "fit": "squash"
+                      or "crop"}; "search": the default options, {"beam": int, "length_penalty": float, "consensus":
+                      float}
     encode.onnx       photos uint8 [B, size, size, 3], RGB -> state float32 [N, B, 1, W]; features float32 [B, D],
                       averaged over the grid; and with attention keys and values, float32 [B, H, P, W / H]
     step.onnx         words int64 [B, K], the last word of each beam; state [N, B, K, W]; keys and values as above
@@ -27,7 +28,7 @@ import numpy as np
 import onnxruntime
 
 from captioner.base.streams import tolerant_streams
-from captioner.captions.text import join_tokens
+from captioner.captions.tokens import join_tokens
 from captioner.model.consensus import Consensus
 from captioner.vision.photos import load_photo
 
@@ -41,6 +42,7 @@ class OnnxCaptioner:
         folder = Path(folder)
         settings = json.loads((folder / "captioner.json").read_text(encoding="utf-8"))
         self.tokens: list[str] = settings["tokens"]
+        self.language: str = settings["language"]
         self.max_length: int = settings["max_length"]
         self.image: dict = settings["image"]
         self.settings: dict = settings["search"]
@@ -80,7 +82,8 @@ class OnnxCaptioner:
     def words(self, ids: np.ndarray) -> str:
         """Return the words of a caption, from its token ids [T]."""
         words = ids.tolist()
-        return join_tokens(self.tokens[word] for word in words[: words.index(EOS) if EOS in words else None])
+        ended = words[: words.index(EOS) if EOS in words else None]
+        return join_tokens((self.tokens[word] for word in ended), self.language)
 
     def search(
         self, photos: np.ndarray, *, beam: int, length_penalty: float

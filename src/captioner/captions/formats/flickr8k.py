@@ -7,7 +7,7 @@ from captioner.base.errors import CaptionerError
 from captioner.captions.dataset import SPLITS
 from captioner.captions.formats.records import Tally
 from captioner.captions.formats.splits import SPLIT_FILES
-from captioner.captions.formats.text import caption_text, decode, lines
+from captioner.captions.formats.text import decode, lines, usable_captions
 from captioner.sources.archives import Archive, Files
 
 CAPTION_FILES = {"raw": "Flickr8k.token.txt", "lemma": "Flickr8k.lemma.token.txt"}
@@ -70,7 +70,8 @@ def _numbered(texts: Archive | Files, file: str, tally: Tally) -> Iterator[tuple
         name, mark, number = key.rpartition("#")
         if not tab or not mark or not number.strip().isdigit():
             raise CaptionerError(f"{place}: {line[:80]!r} is not of the form name.jpg#0<TAB>caption")
-        yield place, name, number.strip(), caption_text(text, place, tally)
+        for caption in usable_captions([text], place, tally):
+            yield place, name, number.strip(), caption
 
 
 def _image(photos: Archive | None, name: str) -> str:

@@ -24,7 +24,7 @@ from captioner.captions.formats.splits import (
     split_of,
     split_of_folders,
 )
-from captioner.captions.formats.text import caption_text, decode
+from captioner.captions.formats.text import decode, usable_captions
 from captioner.sources.archives import MANIFEST, Archive, Files, visible
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class _Reading:
                 f"{place}: {visible(image)} is in {known.file} already ({known.place}); expected in one split"
             )
         texts = self.result.captions.setdefault(image, [])
-        texts.extend(caption_text(text, place, self.tally) for text in record.captions)
+        texts.extend(usable_captions(record.captions, place, self.tally))
 
     def _add_missing(self, record: Record) -> None:
         self.tally.left_out["captions of photos that are not there"] += len(record.captions)

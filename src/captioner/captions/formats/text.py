@@ -4,7 +4,7 @@ import ast
 import html
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from captioner.base.errors import CaptionerError
@@ -92,6 +92,17 @@ def caption_text(text: str, place: str, tally: Tally) -> str:
         tally.repaired["captions with HTML entities"] += unescaped != text
         text = unescaped
     return tokens.caption_text(text, place)
+
+
+def usable_captions(texts: Iterable[str], place: str, tally: Tally) -> Iterator[str]:
+    """Yield each caption as `caption_text` returns it; one that needs spaces first is counted as a fault instead."""
+    for text in texts:
+        try:
+            caption = caption_text(text, place, tally)
+        except tokens.UnsegmentedError as error:
+            tally.fault("captions without spaces between words", error.__str__)
+        else:
+            yield caption
 
 
 def markers_in(text: str) -> str | None:

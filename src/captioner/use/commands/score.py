@@ -66,6 +66,8 @@ def check(options: argparse.Namespace) -> str | None:
         return f"--column is given {len(options.column)} times for {files} file{'s' * (files > 1)} of predictions"
     if not re.fullmatch("[a-z]{2,3}", options.language):  # as captions.language in params_schema.json
         return f"--language {options.language}: expected two or three lower-case letters, such as en, de or zh"
+    if options.language in ("eng", "tur", "aze"):  # the rules of English, Turkish and Azerbaijani go by the short codes
+        return f"--language {options.language}: English, Turkish and Azerbaijani are en, tr and az"
     return None
 
 

@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0: all networks of this machine (default: %(default)s, this machine)",
+        help="the address to listen on; 0.0.0.0: all networks of this machine (default: %(default)s, this machine)",
     )
     parser.add_argument("--port", type=_port, default=0, help="the port (default: any free one)")
     add_model(parser)
@@ -104,7 +104,7 @@ def _listen(host: str, port: int) -> socket.socket:
         elif error.errno == errno.EADDRNOTAVAIL:
             raise CaptionerError(f"--host {host}: is no address of this machine") from None
         else:
-            problem = f"cannot listen there ({error.strerror or error})"
+            problem = f"cannot listen on it ({error.strerror or error})"
         raise CaptionerError(f"--port {port}: {problem}") from None
 
 

@@ -59,7 +59,7 @@ class Archive:
             ) from None
         for member in archive.infolist():
             written = _name_of(member)
-            name = PurePosixPath(_same(written))
+            name = PurePosixPath(one_spelling(written))
             if written.endswith("/") or is_junk(name):
                 continue
             if str(name) in self._members:
@@ -86,7 +86,7 @@ class Archive:
 
         Raises CaptionerError where `name` is the end of several paths and none itself.
         """
-        name = _same(name)
+        name = one_spelling(name)
         if name in self._members:
             return name
         if name not in self._ends:
@@ -198,14 +198,14 @@ def without_suffix(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
 
 
+def one_spelling(name: str) -> str:
+    """Return a name in NFC, because macOS writes an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
 def visible(text: str) -> str:
     """Return text for messages, with invisible characters and invalid bytes escaped."""
     return "".join(
         letter if letter == " " or unicodedata.category(letter)[0] in "LMNPS" else ascii(letter)[1:-1]
         for letter in text
     )
-
-
-def _same(name: str) -> str:
-    """One spelling of a name: macOS writes an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)

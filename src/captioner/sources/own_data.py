@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import tarfile
-import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from captioner.sources.archives import (
     add_stored,
     add_stream,
     is_junk,
+    one_spelling,
     unread_kind,
     visible,
     without_suffix,
@@ -85,11 +85,11 @@ class _Texts:
     def chosen_as(self, name: str) -> str | None:
         """Return the name in own.captions that means this path, None where none does."""
         left = (each for each in self.chosen if each not in self.exact)
-        return max((each for each in left if f"/{_spelt(name)}".endswith(f"/{each}")), key=len, default=None)
+        return max((each for each in left if f"/{one_spelling(name)}".endswith(f"/{each}")), key=len, default=None)
 
     def add(self, files: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
         """Add the texts of one folder or archive with these photos."""
-        stems = {_spelt(stem).casefold() for photo in photos for stem in (photo, without_suffix(photo))}
+        stems = {one_spelling(stem).casefold() for photo in photos for stem in (photo, without_suffix(photo))}
         texts = {}
         for name, content in files:
             end = PurePosixPath(name).name
@@ -110,7 +110,7 @@ class _Texts:
                         "its own"
                     )
                 self.metadata[name] = content
-            elif _spelt(without_suffix(name)).casefold() in stems:
+            elif one_spelling(without_suffix(name)).casefold() in stems:
                 texts[name] = content
         lower = {name.lower() for name in texts}
         for name, content in texts.items():
@@ -188,7 +188,7 @@ def _checked_folder(folder: str | Path) -> Path:
 def _checked_names(names: str | Sequence[str] | None) -> list[str]:
     """Return the names of own.captions as a list."""
     listed = [names] if isinstance(names, str) else list(names or ())
-    listed = [_spelt(str(PurePosixPath(name))) for name in listed if name.strip()]
+    listed = [one_spelling(str(PurePosixPath(name))) for name in listed if name.strip()]
     for name in listed:
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts:
@@ -222,7 +222,7 @@ def _find(folder: Path) -> _Folder:
 
 def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
     """Read the plain files that are captions. A file with the very path that own.captions gives goes first."""
-    by_name = {_spelt(path.relative_to(source).as_posix()): path for path in content.texts}
+    by_name = {one_spelling(path.relative_to(source).as_posix()): path for path in content.texts}
     for name in texts.chosen:
         path = source / name if (source / name).is_file() else by_name.get(name)
         if path:
@@ -232,15 +232,10 @@ def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
     def plain_files() -> Iterator[tuple[str, bytes]]:
         for path in content.texts:
             name = path.relative_to(source).as_posix()
-            if _spelt(name) not in texts.exact and texts.wants(name):
+            if one_spelling(name) not in texts.exact and texts.wants(name):
                 yield name, _read(path)
 
     texts.add(plain_files(), (path.relative_to(source).as_posix() for path in content.photos), source)
-
-
-def _spelt(name: str) -> str:
-    """Return one spelling of a name: macOS writes an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _read(path: Path) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from captioner.captions.formats.splits import (
     split_of_folders,
 )
 from captioner.captions.formats.text import caption_text, decode
-from captioner.sources.archives import MANIFEST, Archive, Files, visible
+from captioner.sources.archives import MANIFEST, Archive, Files, one_spelling, visible
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ class _Reading:
         return self.result
 
     def _file(self, name: str) -> TextFile:
-        return TextFile(unicodedata.normalize("NFC", name), name, decode(self.texts.read(name), name))
+        return TextFile(one_spelling(name), name, decode(self.texts.read(name), name))
 
     def _add(self, record: Record, file: TextFile | None) -> None:
         place = record.place

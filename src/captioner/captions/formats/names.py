@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import unicodedata
 from collections import defaultdict
 from pathlib import PurePosixPath
 from urllib.parse import unquote
@@ -10,7 +9,7 @@ from urllib.parse import unquote
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.records import Tally
 from captioner.captions.formats.splits import split_in, split_of_folders
-from captioner.sources.archives import PHOTO_SUFFIXES, Archive, visible, without_suffix
+from captioner.sources.archives import PHOTO_SUFFIXES, Archive, one_spelling, visible, without_suffix
 
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 _CAPTION_NUMBER = re.compile(r"(.+?)#(?:[a-z]{2,4}#)?\d+")  # 1.jpg#0, 1.jpg#zhc#0
@@ -75,7 +74,7 @@ class PhotoNames:
             photos = sorted(self._photos)
             self._stems = {end(path).casefold(): path for end in (str, without_suffix) for path in photos}
             self._stems |= {end(path): path for end in (str, without_suffix) for path in photos}
-        name = unicodedata.normalize("NFC", stem)
+        name = one_spelling(stem)
         return self._stems.get(name) or self._stems.get(name.casefold())
 
     def nearest(self, name: str) -> str:
@@ -90,7 +89,7 @@ class PhotoNames:
 
     def _find(self, name: str, place: str, folder: str, split: str) -> str | None:
         assert self.archive is not None
-        path = unicodedata.normalize("NFC", str(PurePosixPath(name)))
+        path = one_spelling(str(PurePosixPath(name)))
         if folder and f"{folder}/{path}" in self._photos:
             return f"{folder}/{path}"
         try:
@@ -142,7 +141,7 @@ class PhotoNames:
 
 def _plain(name: str) -> str:
     """Return a name with slashes and plain blanks, without percent-encoding, in one case and one spelling."""
-    return re.sub(r"\s", " ", unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold()).strip()
+    return re.sub(r"\s", " ", one_spelling(unquote(name)).replace("\\", "/").casefold()).strip()
 
 
 def _folder_of(plain: str) -> str:

@@ -91,6 +91,15 @@ def test_the_archives_of_a_folder_are_one(tmp_path):
     assert "c.jpg may be train/c.jpg or val/c.jpg; name it with its folder" in message
 
 
+def test_an_end_that_two_paths_have_is_looked_up_without_a_walk_over_all_names(path, monkeypatch):
+    archive = Archive(zipped(path, {"train/c.jpg": "c", "d.jpg": "d", "more/train/c.jpg": "c", "val/c.jpg": "other c"}))
+    monkeypatch.delattr(Archive, "names")
+    with pytest.raises(CaptionerError, match=r"c\.jpg may be more/train/c\.jpg or train/c\.jpg"):
+        archive.find("c.jpg")
+    assert archive.ending_in("c.jpg") == ["more/train/c.jpg", "train/c.jpg", "val/c.jpg"]
+    assert archive.ending_in("val/c.jpg") == archive.ending_in("d.jpg") == []
+
+
 def test_a_folder_without_archives_is_refused(path):
     path.mkdir()
     assert "no zip archive in this folder" in refused(path)

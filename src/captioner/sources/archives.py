@@ -35,7 +35,8 @@ class Archive:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
-        self._ends: dict[str, str | None] = {}  # of several paths: None
+        self._ends: dict[str, str] = {}  # the first path with each end
+        self._several: dict[str, list[str]] = {}  # all paths of an end that several have
         parts = zips_in(self.path) if self.path.is_dir() else [self.path]
         if not parts:
             raise CaptionerError(f"{path}: no zip archive in this folder; expected one or more")
@@ -45,7 +46,9 @@ class Archive:
             end = name
             while "/" in end:
                 end = end.partition("/")[2]
-                self._ends[end] = None if end in self._ends else name
+                first = self._ends.setdefault(end, name)
+                if first != name:
+                    self._several.setdefault(end, [first]).append(name)
 
     def _open(self, path: Path) -> None:
         try:
@@ -89,15 +92,18 @@ class Archive:
         name = one_spelling(name)
         if name in self._members:
             return name
-        if name not in self._ends:
-            return None
-        path = self._ends[name]
-        if path is None:
-            several = [each for each in self.names() if each.endswith(f"/{name}")]
+        several = self.ending_in(name)
+        if len(several) > 1:
             raise CaptionerError(
                 f"{self.path}: {name} may be {several[0]} or {several[1]}; name it with its folder, or rename one"
             )
-        return path
+        return self._ends.get(name)
+
+    def ending_in(self, name: str) -> list[str]:
+        """Return the paths in other folders of which `name` is an end, sorted."""
+        name = one_spelling(name)
+        first = self._ends.get(name)
+        return sorted(self._several.get(name, [first] if first else []))
 
     def part_of(self, path: str) -> str:
         """Return the path of the zip that has the file `path`, relative to the folder of all; "" for a single zip."""

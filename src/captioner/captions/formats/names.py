@@ -96,7 +96,7 @@ class PhotoNames:
             if self.archive.find(path) in self._photos:
                 return path
         except CaptionerError as error:
-            matches = _of_split(split, [photo for photo in sorted(self._photos) if photo.endswith(f"/{path}")])
+            matches = _of_split(split, [each for each in self.archive.ending_in(path) if each in self._photos])
             if len(matches) == 1:
                 return matches[0]
             raise CaptionerError(f"{place}: {error}") from None

@@ -48,9 +48,10 @@ def test_files_are_read_by_their_paths_and_the_ends_of_them(path):
     assert archive.find("eep/c.PNG") is None
 
 
-def test_the_junk_of_macos_is_not_there(path):
+def test_the_junk_of_macos_network_drives_and_windows_is_not_there(path):
     junk = {"__MACOSX/Photos/._a.jpg": "junk", "__MACOSX/a.jpg": "junk", "Photos/._a.jpg": "junk", "._b.jpg": "junk"}
-    junk["Photos/.thumbnails/a.jpg"] = "junk"
+    junk |= dict.fromkeys(("Photos/.thumbnails/a.jpg", "Photos/@eaDir/a.jpg/S.jpg", "#recycle/a.jpg"), "junk")
+    junk["$RECYCLE.BIN/a.jpg"] = "junk"
     zipped(path, {**junk, "Photos/a.jpg": "photo"})
     assert Archive(path).photos() == ["Photos/a.jpg"]
     assert Archive(path).names() == ["Photos/a.jpg"]

@@ -16,7 +16,27 @@ from captioner.base.errors import CaptionerError
 
 HEIF_SUFFIXES = (".heic", ".heif")
 AVIF_SUFFIXES = (".avif",)
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", *HEIF_SUFFIXES, *AVIF_SUFFIXES)
+PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".png",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    *HEIF_SUFFIXES,
+    *AVIF_SUFFIXES,
+)
+OTHER_PHOTOS = (
+    *(".gif", ".jxl", ".jp2", ".psd"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
+)
+"""Photos of other kinds, by their suffixes. Some are raw files of cameras."""
+JUNK_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
+"""What macOS, network drives and Windows add: thumbnails and deleted files."""
 UTF8_FLAG, WINDOWS = 0x800, 0  # of an entry of a zip
 LARGEST_MEMBER = 512 << 20  # bytes a member may unpack to; more is a zip bomb
 MANIFEST = "captioner.json"
@@ -156,8 +176,8 @@ def zips_in(folder: Path) -> list[Path]:
 
 
 def is_junk(path: PurePosixPath) -> bool:
-    """Tell whether a file is one that macOS adds, or is hidden or in a hidden folder."""
-    return "__MACOSX" in path.parts or any(part.startswith(".") and part != ".." for part in path.parts)
+    """Tell whether a file is hidden, in a hidden folder, or in a folder of JUNK_FOLDERS."""
+    return any(part in JUNK_FOLDERS or (part.startswith(".") and part != "..") for part in path.parts)
 
 
 def add_stored(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

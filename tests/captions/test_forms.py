@@ -609,6 +609,38 @@ def test_one_photo_may_have_a_long_and_a_short_name(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("photo", "other"), [("001.jpg", "1.jpg"), ("IMG_7.jpg", "7"), ("IMG_7.jpg", "7.0"), ("A1.jpg", "x/01")]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_numbers_that_fit_one_photo_are_refused_in_a_table(tmp_path, photo, other, turned):
+    lines = [f"{photo},A dog", f"{other},A cat"][:: -1 if turned else 1]
+    texts = "\n".join(["image,caption", "b.jpg,B", "c.jpg,C", *lines])
+    for on_bad in ("error", "skip"):
+        message = refused(tmp_path, photos(photo, "b.jpg", "c.jpg") | {"c.csv": texts}, "c.csv", on_bad=on_bad)
+        assert "c.csv, line 5: " in message
+        assert f"both fit the photo {photo}; expected a photo for each, or one name" in message
+
+
+def karpathy(names):
+    return json.dumps({"images": [{"filename": name, "sentences": [f"A {name}"]} for name in names]})
+
+
+@pytest.mark.parametrize("form", [coco, karpathy, lambda names: json.dumps({name: f"A {name}" for name in names})])
+def test_forms_that_list_an_image_once_have_one_name_of_each_photo(tmp_path, form):
+    texts = form(["b.jpg", "c.jpg", "aBc.jpg", "abc.jpg"])
+    message = refused(tmp_path, photos("aBc.jpg", "b.jpg", "c.jpg") | {"c.json": texts}, "c.json")
+    assert "abc.jpg and aBc.jpg (c.json: " in message
+    assert "both fit the photo aBc.jpg" in message
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_a_photo_may_have_the_mark_of_a_captions_number_in_its_name(tmp_path, on_bad):
+    texts = "image,caption\ndog,A dog\ndog#2,A cat\ndog#2.jpg,Another cat\nb.jpg,B\nb.jpg.1,Again\n"
+    by_image, _, _ = run(tmp_path, photos("dog.jpg", "dog#2.jpg", "b.jpg") | {"c.csv": texts}, "c.csv", on_bad=on_bad)
+    assert by_image == {"dog.jpg": ["A dog"], "dog#2.jpg": ["A cat", "Another cat"], "b.jpg": ["B", "Again"]}
+
+
+@pytest.mark.parametrize(
     "line", ["a.jpg;0;A dog", "a.jpg,0,A dog", "a.jpg,A dog,train", "a.jpg\tA dog\ttrain", 'a.jpg|"A dog"|test']
 )
 def test_a_third_cell_without_a_header_is_refused(tmp_path, line):
@@ -644,6 +676,34 @@ def test_metadata_beside_sidecars_or_in_two_archives_is_refused(tmp_path):
     archive = zipped(tmp_path / "more.zip", {"metadata.jsonl": metadata, "d.jpg": "d"}).read_bytes()
     message = refused(tmp_path / "archives", ABC | {"metadata.jsonl": metadata, "more.zip": archive}, None)
     assert "holds metadata.jsonl, and so does another archive or the folder" in message
+
+
+def test_two_metadata_files_of_one_folder_are_refused(tmp_path):
+    table = "file_name,text\n" + "".join(f"{name},A dog\n" for name in ABC)
+    lines = "".join(json.dumps({"file_name": name, "text": "A dog"}) + "\n" for name in ABC)
+    message = refused(tmp_path, ABC | {"metadata.csv": table, "metadata.jsonl": lines}, None)
+    assert "metadata.csv and metadata.jsonl are in one folder; name the one that is meant in own.captions" in message
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("a.txt", "a.caption"), "a.txt: lies beside the photo a.jpg, as a.caption does; expected one text file"),
+        (("a.txt", "a.jpg.txt"), "a.txt: lies beside the photo a.jpg, as a.jpg.txt does; expected one text file"),
+        (("a.txt", "A.txt"), "a.txt: lies beside the photo a.jpg, as A.txt does; expected one text file"),
+        (("a.txt", "a.png"), "a.txt: lies beside two photos, a.jpg and a.png; write a text file for each, such as a."),
+    ],
+)
+def test_two_text_files_of_a_photo_or_two_photos_of_a_text_file_are_refused(tmp_path, files, message):
+    files = ABC | {"b.txt": "B", "c.txt": "C"} | {name: f"A {name}" for name in files}
+    for on_bad in ("error", "skip"):
+        assert message in refused(tmp_path, files, None, on_bad=on_bad)
+
+
+def test_each_of_two_photos_of_one_stem_may_have_its_text_file(tmp_path):
+    names = photos("a.jpg", "a.png", "b.jpg")
+    by_image, _, _ = run(tmp_path, names | {"a.jpg.txt": "A dog", "a.PNG.txt": "A cat", "b.txt": "B"}, None)
+    assert by_image == {"a.jpg": ["A dog"], "a.png": ["A cat"], "b.jpg": ["B"]}
 
 
 def test_other_json_files_named_dataset_are_no_splits(tmp_path):

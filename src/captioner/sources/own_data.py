@@ -69,6 +69,7 @@ class _Texts:
 
     chosen: list[str]  # the names of own.captions; none: sidecars and metadata files
     metadata: dict[str, bytes] = field(default_factory=dict)
+    metadata_of: dict[str, str] = field(default_factory=dict)  # by folder: the name of its metadata file
     sidecars: dict[str, bytes] = field(default_factory=dict)
     splits: dict[str, bytes] = field(default_factory=dict)
     captions: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -108,6 +109,12 @@ class _Texts:
                     raise CaptionerError(
                         f"{place}: holds {name}, and so does another archive or the folder; put each into a folder of "
                         "its own"
+                    )
+                other = self.metadata_of.setdefault(str(PurePosixPath(name).parent), name)
+                if other != name:
+                    raise CaptionerError(
+                        f"{place}: {visible(other)} and {visible(name)} are in one folder; name the one that is meant "
+                        "in own.captions, or move the other away"
                     )
                 self.metadata[name] = content
             elif one_spelling(without_suffix(name)).casefold() in stems:

@@ -158,7 +158,7 @@ class _Reading:
             self.forms[form.name] += 1
             self.result.all_named |= form.all_named
             for record in form.read(file, self.tally, self.columns):
-                self._add(record, file)
+                self._add(record, file, once=form.once)
         if self.contents.sidecars:
             self.forms["sidecar captions"] += len(self.contents.sidecars)
             self.result.all_named = True
@@ -178,15 +178,15 @@ class _Reading:
     def _file(self, name: str) -> TextFile:
         return TextFile(one_spelling(name), name, decode(self.texts.read(name), name))
 
-    def _add(self, record: Record, file: TextFile | None) -> None:
+    def _add(self, record: Record, file: TextFile | None, *, once: bool = False) -> None:
         place = record.place
         named = record.image
-        image = self.names.find(named, place, file.name) if file else self.names.beside(named)
+        image = self.names.find(named, place, file.name) if file else self.names.beside(named, place)
         if image is None:
             self._add_missing(record)
             return
         if file:
-            self.names.claim(image, named, place)
+            self.names.claim(image, named, place, once=once)
         split = split_of(record.split, place)
         known = self.images.get(image)
         if known is not None and known.split != split:

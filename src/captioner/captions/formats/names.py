@@ -34,7 +34,7 @@ class PhotoNames:
         self._known: dict[tuple[str, str], str | None] = {}
         self._index: dict[str, list[str]] = {}
         self._folders: set[str] = set()
-        self._stems: dict[str, str] = {}
+        self._beside: defaultdict[str, list[str]] = defaultdict(list)
         self._claims: dict[str, tuple[str, str]] = {}
 
     def find(self, name: str, place: str, file: str = "") -> str | None:
@@ -54,28 +54,48 @@ class PhotoNames:
             self._known[key] = None if found and self._of_another_split(found, name, folder) else found
         return self._known[key]
 
-    def claim(self, image: str, name: str, place: str) -> None:
-        """Record that `name` was taken for the photo `image`.
+    def claim(self, image: str, name: str, place: str, *, once: bool) -> None:
+        """Record that `name` was taken for the photo `image`. `once`: the form of the file lists each image once.
 
-        Raises CaptionerError where another name for it has another folder or suffix, as that of another photo has.
+        Raises CaptionerError where another name was taken for it before: any other name if the form lists each image
+        once, else a name with another folder, stem or suffix, as that of another photo has.
         """
         first, where = self._claims.setdefault(image, (name, place))
-        if first != name and _differ(_plain(first), _plain(name)):
+        if first != name and (once or _differ(_plain(first), _plain(name))):
             raise CaptionerError(
                 f"{place}: {visible(name)} and {visible(first)} ({where}) both fit the photo {visible(image)}; "
                 "expected a photo for each, or one name"
             )
 
-    def beside(self, stem: str) -> str | None:
-        """Return the path of the photo whose path, with or without its suffix, is `stem`, None where there is none."""
+    def beside(self, stem: str, text: str) -> str | None:
+        """Return the path of the photo whose path, with or without its suffix, is `stem`, None where there is none.
+
+        `text` is the path of the text file beside it. Raises CaptionerError where the file is beside two photos, and
+        where another file is beside the photo.
+        """
         if self.archive is None:
             return stem
-        if not self._stems:
-            photos = sorted(self._photos)
-            self._stems = {end(path).casefold(): path for end in (str, without_suffix) for path in photos}
-            self._stems |= {end(path): path for end in (str, without_suffix) for path in photos}
+        if not self._beside:
+            for path in sorted(self._photos):
+                for key in (path, f"{without_suffix(path)}."):
+                    self._beside[key].append(path)
+                    self._beside[f"/{key.casefold()}"].append(path)
         name = one_spelling(stem)
-        return self._stems.get(name) or self._stems.get(name.casefold())
+        keys = (name, f"{name}.", f"/{name.casefold()}", f"/{name.casefold()}.")
+        photos = next((self._beside[key] for key in keys if key in self._beside), [])
+        if len(photos) > 1:
+            raise CaptionerError(
+                f"{visible(text)}: lies beside two photos, {visible(photos[0])} and {visible(photos[1])}; write a text "
+                f"file for each, such as {visible(photos[0])}{PurePosixPath(text).suffix}"
+            )
+        for photo in photos:
+            first, _ = self._claims.setdefault(photo, (text, text))
+            if first != text:
+                raise CaptionerError(
+                    f"{visible(text)}: lies beside the photo {visible(photo)}, as {visible(first)} does; expected one "
+                    "text file for each photo; write all captions into one of them, or move one away"
+                )
+        return photos[0] if photos else None
 
     def nearest(self, name: str) -> str:
         """Return a part of a sentence that names the photos with the most similar names."""
@@ -104,8 +124,9 @@ class PhotoNames:
         if twin and self.archive.find(twin[1]) in self._photos:
             self._tally.repaired["names with a duplicate's suffix"] += 1
             return twin[1]
-        numbered = _CAPTION_NUMBER.fullmatch(path)
-        return self._find(numbered[1], place, folder, split) if numbered else self._loosely(path, place, split)
+        found = self._loosely(path, place, split)  # of dog#2 before dog: a photo may be called so
+        numbered = None if found else _CAPTION_NUMBER.fullmatch(path)
+        return self._find(numbered[1], place, folder, split) if numbered else found
 
     def _of_another_split(self, found: str, name: str, folder: str) -> bool:
         assert self.archive is not None
@@ -155,11 +176,20 @@ def _of_split(split: str, photos: list[str]) -> list[str]:
 
 
 def _differ(one: str, other: str) -> bool:
-    """Return whether two plain names have folders or suffixes that cannot be those of one photo."""
+    """Return whether two plain names have folders, stems or suffixes that cannot be those of one photo."""
     folders, ends = zip(*(name.rpartition("/")[::2] for name in (one, other)), strict=True)
     shorter, longer = sorted((f"/{folder}" for folder in folders), key=len)
     suffixes = {end[len(_stem(end)) :] for end in ends} - {""}
-    return (all(folders) and not longer.endswith(shorter)) or len(suffixes) > 1
+    other_folder = all(folders) and not longer.endswith(shorter)
+    return other_folder or len(suffixes) > 1 or _stems(ends[0]).isdisjoint(_stems(ends[1]))
+
+
+def _stems(end: str) -> set[str]:
+    """Return the stems that may be meant by an end of a path, with and without a number behind it."""
+    ends = [end]
+    for form in (_CAPTION_NUMBER, _DUPLICATE_SUFFIX, _NUMBER):
+        ends += [match[1] for each in ends if (match := form.fullmatch(each))]
+    return {_COCO_2014.sub("", _stem(each)) for each in ends}
 
 
 def _stem(end: str) -> str:

@@ -331,6 +331,22 @@ def test_sidecars(tmp_path, suffix, captions):
     assert summary["recognised"]["summary"] == "sidecar captions: 4 files, 4 photos, 8 captions, splits drawn"
 
 
+def test_sidecars_and_photos_that_are_left_out_are_counted(tmp_path):
+    texts = {f"{letter}.txt": f"A {letter}" for letter in "abcde"}
+    _, _, summary = run(tmp_path, ABC | photos("d.gif", "e.jpe") | texts | {"z.txt": "no photo"}, None)
+    assert summary["images"] == {"train": 2, "dev": 1, "test": 1, "in no split": 0}
+    left = {"text files without a photo": 2, "photos of a kind that is not read": 1}
+    assert summary["recognised"]["left out"] == left
+
+
+@pytest.mark.parametrize("name", ["d.gif", "more/d.gif", "d", "d.jpg"])
+def test_a_named_photo_of_a_kind_that_is_not_read_is_told_of(tmp_path, name):
+    texts = f"image,caption\n{name},D\na.jpg,A\nb.jpg,B\nc.jpg,C\n"
+    message = refused(tmp_path, ABC | photos("more/d.gif") | {"c.csv": texts}, "c.csv")
+    assert f"c.csv, line 2: no photo {name} in" in message
+    assert "; more/d.gif is not a kind that is read; convert it" in message
+
+
 def test_a_photo_without_its_sidecar_is_refused(tmp_path):
     names = photos("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     message = refused(tmp_path, names | {f"{letter}.txt": "a dog" for letter in "abc"}, None)

@@ -194,6 +194,8 @@ def test_the_manifest_says_what_is_captions_and_what_lists_of_splits(mine):
         "captions": ["more.json", "captions.csv"],
         "sidecars": [],
         "splits": ["Flickr_8k.trainImages.txt"],
+        "alone": [],
+        "unread": [],
     }
     assert set(archive.names()) == {MANIFEST, "more.json", "captions.csv", "Flickr_8k.trainImages.txt"}
 
@@ -219,6 +221,19 @@ def test_sidecars_lie_beside_photos_and_nothing_else_is_taken(mine):
     out, _ = provide(mine, None)
     manifest = json.loads(Archive(out / "captions.zip").read(MANIFEST))
     assert manifest["sidecars"] == ["b.txt", "dogs/a.caption", "dogs/b.json"]
+
+
+def test_texts_without_a_photo_and_photos_of_other_kinds_are_listed_and_told_of(mine, caplog):
+    for name in ("b.txt", "dogs/c.gif", "dogs/c.txt", "b.CR2", "dogs/a.caption"):
+        (mine / name).write_text("A dog")
+    zipped(mine / "z.zip", {"z.jpg": b"z", "z.JXL": b"z", "y.jxl": b"y", "y.json": "{}"})
+    tarred(mine / "t.tar", {"t.jpg": b"t", "u.jp2": b"u", "u.txt": b"u"})
+    out, _ = provide(mine, None)
+    manifest = json.loads(Archive(out / "captions.zip").read(MANIFEST))
+    assert manifest["alone"] == ["dogs/c.txt", "readme.txt", "y.json", "u.txt"]
+    assert manifest["unread"] == ["dogs/c.gif", "y.jxl", "u.jp2"]
+    assert "left out 4 text files without a photo, first dogs/c.txt" in caplog.text
+    assert "left out 3 photos of a kind that is not read, first dogs/c.gif; convert" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

@@ -41,7 +41,8 @@ UTF8_FLAG, WINDOWS = 0x800, 0  # of an entry of a zip
 LARGEST_MEMBER = 512 << 20  # bytes a member may unpack to; more is a zip bomb
 MANIFEST = "captioner.json"
 """The file in the archive of captions that says what the others are: {"captions", "sidecars", "splits"}, each a list of
-their names. The official archive of Flickr8k has none."""
+their names. `provide_own` also lists what it left out: {"alone": text files without a photo, "unread": photos of
+OTHER_PHOTOS}. The official archive of Flickr8k has none."""
 
 
 class Archive:

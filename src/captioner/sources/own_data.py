@@ -31,6 +31,7 @@ from captioner.base.files import atomic_write, digest
 from captioner.sources import archives
 from captioner.sources.archives import (
     MANIFEST,
+    OTHER_PHOTOS,
     PHOTO_SUFFIXES,
     Archive,
     add_stored,
@@ -71,6 +72,8 @@ class _Texts:
     metadata: dict[str, bytes] = field(default_factory=dict)
     metadata_of: dict[str, str] = field(default_factory=dict)  # by folder: the name of its metadata file
     sidecars: dict[str, bytes] = field(default_factory=dict)
+    alone: list[str] = field(default_factory=list)  # text files that may be sidecars, without a photo beside them
+    unread: list[str] = field(default_factory=list)  # photos of other kinds, without one that is read beside them
     splits: dict[str, bytes] = field(default_factory=dict)
     captions: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """By the name that own.captions gives: (path, content)."""
@@ -89,8 +92,11 @@ class _Texts:
         return max((each for each in left if f"/{one_spelling(name)}".endswith(f"/{each}")), key=len, default=None)
 
     def add(self, files: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
-        """Add the texts of one folder or archive with these photos."""
-        stems = {one_spelling(stem).casefold() for photo in photos for stem in (photo, without_suffix(photo))}
+        """Add the texts of one folder or archive with these photos, of PHOTO_SUFFIXES and OTHER_PHOTOS."""
+        photos = list(photos)
+        read = filter(_is_read, photos)
+        stems = {one_spelling(stem).casefold() for photo in read for stem in (photo, without_suffix(photo))}
+        self.unread += [name for name in photos if one_spelling(without_suffix(name)).casefold() not in stems]
         texts = {}
         for name, content in files:
             end = PurePosixPath(name).name
@@ -119,6 +125,8 @@ class _Texts:
                 self.metadata[name] = content
             elif one_spelling(without_suffix(name)).casefold() in stems:
                 texts[name] = content
+            else:
+                self.alone.append(name)
         lower = {name.lower() for name in texts}
         for name, content in texts.items():
             # img2dataset writes the caption into both; its text file is the caption alone
@@ -242,7 +250,8 @@ def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
             if one_spelling(name) not in texts.exact and texts.wants(name):
                 yield name, _read(path)
 
-    texts.add(plain_files(), (path.relative_to(source).as_posix() for path in content.photos), source)
+    other = [path for path in content.texts if path.name.lower().endswith(OTHER_PHOTOS)]
+    texts.add(plain_files(), (path.relative_to(source).as_posix() for path in content.photos + other), source)
 
 
 def _read(path: Path) -> bytes:
@@ -254,6 +263,10 @@ def _check_size(path: Path, member: str, size: int) -> None:
     if size > archives.LARGEST_MEMBER:
         what = f"{path}: {visible(member)} unpacks to" if member else f"{path}: has"
         raise CaptionerError(f"{what} {size} bytes, over {archives.LARGEST_MEMBER}; leave the file out")
+
+
+def _is_read(name: str) -> bool:
+    return name.lower().endswith(PHOTO_SUFFIXES)
 
 
 def _check_kind(path: Path, name: str) -> None:
@@ -275,10 +288,11 @@ def _pack_files(source: Path, photos: list[Path], target: Path) -> None:
 def _take_zip(path: Path, target: Path, texts: _Texts) -> None:
     """Read the texts of a zip, and copy it where it holds photos."""
     archive = Archive(path)
-    photos = [name for name in archive.names() if name.lower().endswith(PHOTO_SUFFIXES)]
+    photos = [name for name in archive.names() if _is_read(name)]
     for name in photos:
         _check_kind(path, name)
-    texts.add(((name, archive.read(name)) for name in archive.names() if texts.wants(name)), photos, path)
+    other = [name for name in archive.names() if name.lower().endswith(OTHER_PHOTOS)]
+    texts.add(((name, archive.read(name)) for name in archive.names() if texts.wants(name)), photos + other, path)
     if photos:
         _copy(path, target)
 
@@ -287,15 +301,18 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
     """Write the photos of a tar into a zip, in the tar's order; none where there is no photo. Read its texts."""
     files: list[tuple[str, bytes]] = []
     photos: list[str] = []
+    other: list[str] = []
     try:
         with tarfile.open(path) as tar, atomic_write(target) as beside, zipfile.ZipFile(beside, "w") as archive:
             for member in tqdm(_members(tar), desc=path.name, unit="file", disable=None):
                 name = str(PurePosixPath(member.name))
                 _check_size(path, name, member.size)
-                if name.lower().endswith(PHOTO_SUFFIXES):
+                if _is_read(name):
                     _check_kind(path, name)
                     _pack_member(tar, member, archive, name)
                     photos.append(name)
+                elif name.lower().endswith(OTHER_PHOTOS):
+                    other.append(name)
                 elif member.isfile() and texts.wants(name):
                     content = tar.extractfile(member)
                     assert content is not None  # a file
@@ -308,7 +325,7 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
         raise CaptionerError(f"{path}: not a whole tar archive ({error}); replace it") from None
     if not photos:
         target.unlink()
-    texts.add(files, photos, path)
+    texts.add(files, photos + other, path)
     log.info("%s: %s photos packed", path.name, len(photos))
 
 
@@ -361,8 +378,15 @@ def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -
             )
     splits = {name: text for name, text in texts.splits.items() if name not in captions and not sidecars}
     manifest = {"captions": list(captions), "sidecars": list(sidecars), "splits": list(splits)}
+    manifest |= {"alone": texts.alone if sidecars else [], "unread": texts.unread}
+    for key, what, advice in (
+        ("alone", "text files without a photo", ""),
+        ("unread", "photos of a kind that is not read", "; convert them"),
+    ):
+        if names := manifest[key]:
+            log.warning("%s: left out %d %s, first %s%s", source, len(names), what, visible(names[0]), advice)
     with atomic_write(path) as beside, zipfile.ZipFile(beside, "w") as archive:
-        add_stored(archive, MANIFEST, json.dumps(manifest, ensure_ascii=False).encode())
+        add_stored(archive, MANIFEST, json.dumps(manifest, ensure_ascii=False).encode(errors="surrogatepass"))
         for name, text in (captions | sidecars | splits).items():
             add_stored(archive, name, text)
 

@@ -54,11 +54,13 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Contents:
-    """Which files of the archive of texts are captions, and which are lists of splits."""
+    """What `captioner.sources.archives.MANIFEST` says: which files are captions, which are lists of splits ..."""
 
     captions: list[str]
     sidecars: list[str]
     splits: list[str]
+    alone: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -108,7 +110,7 @@ def _contents(texts: Archive | Files) -> _Contents | None:
     names = texts.names()
     if MANIFEST in names:
         manifest = json.loads(texts.read(MANIFEST))
-        return _Contents(manifest["captions"], manifest["sidecars"], manifest["splits"])
+        return _Contents(**manifest)
     if isinstance(texts, Archive) and texts.find(CAPTION_FILES["raw"]) is not None:
         return None
     lists = [name for name in names if _split_listed_in(name)]
@@ -145,7 +147,9 @@ class _Reading:
     def __init__(self, texts: Archive | Files, photos: Archive | None, contents: _Contents, columns: Columns):
         self.texts, self.photos, self.contents, self.columns = texts, photos, contents, columns
         self.tally = Tally()
-        self.names = PhotoNames(photos, self.tally)
+        self.tally.left_out["text files without a photo"] += len(contents.alone)
+        self.tally.left_out["photos of a kind that is not read"] += len(contents.unread)
+        self.names = PhotoNames(photos, self.tally, contents.unread)
         file = (contents.captions or contents.sidecars[:1] or ["the captions"])[0]
         self.result = Listing(file=file, split_files=dict.fromkeys(SPLITS, file), tally=self.tally)
         self.images: dict[str, _Image] = {}

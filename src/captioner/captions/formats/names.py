@@ -3,13 +3,14 @@
 import difflib
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.records import Tally
 from captioner.captions.formats.splits import split_in, split_of_folders
-from captioner.sources.archives import PHOTO_SUFFIXES, Archive, one_spelling, visible, without_suffix
+from captioner.sources.archives import OTHER_PHOTOS, PHOTO_SUFFIXES, Archive, one_spelling, visible, without_suffix
 
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 _CAPTION_NUMBER = re.compile(r"(.+?)#(?:[a-z]{2,4}#)?\d+")  # 1.jpg#0, 1.jpg#zhc#0
@@ -27,9 +28,10 @@ class PhotoNames:
     one photo fits. If photos lie in the folder that a name gives, the photo must lie there, too.
     """
 
-    def __init__(self, photos: Archive | None, tally: Tally):
+    def __init__(self, photos: Archive | None, tally: Tally, unread: Iterable[str] = ()):  # photos of other kinds
         self.archive = photos
         self._tally = tally
+        self._unread = {_stem_of(path): path for path in unread}
         self._photos = frozenset(photos.photos()) if photos else frozenset()
         self._known: dict[tuple[str, str], str | None] = {}
         self._index: dict[str, list[str]] = {}
@@ -98,7 +100,10 @@ class PhotoNames:
         return photos[0] if photos else None
 
     def nearest(self, name: str) -> str:
-        """Return a part of a sentence that names the photos with the most similar names."""
+        """Return a part of a sentence that names the photos with the most similar names, or that of another kind."""
+        other = self._unread.get(_stem_of(name))
+        if other:
+            return f"; {visible(other)} is not a kind that is read; convert it"
         ends = {PurePosixPath(path).name: path for path in sorted(self._photos)}
         near = difflib.get_close_matches(_plain(name).rpartition("/")[2], list(ends), n=2, cutoff=0.6)
         return f"; the nearest names are {', '.join(visible(ends[end]) for end in near)}" if near else ""
@@ -192,11 +197,16 @@ def _stems(end: str) -> set[str]:
     return {_COCO_2014.sub("", _stem(each)) for each in ends}
 
 
-def _stem(end: str) -> str:
-    for suffix in PHOTO_SUFFIXES:
+def _stem(end: str, suffixes: Iterable[str] = PHOTO_SUFFIXES) -> str:
+    for suffix in suffixes:
         if end.endswith(suffix):
             return end[: -len(suffix)]
     return end
+
+
+def _stem_of(name: str) -> str:
+    """Return the plain name of a photo of any kind, without its folders and its suffix."""
+    return _stem(_plain(name).rpartition("/")[2], (*PHOTO_SUFFIXES, *OTHER_PHOTOS))
 
 
 def _keys(plain: str) -> list[str]:

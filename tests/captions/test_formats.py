@@ -195,7 +195,7 @@ def test_a_photo_that_no_row_names_is_refused_or_skipped_and_counted(tmp_path):
 
 def test_a_photo_whose_caption_has_no_word_is_refused_or_skipped(tmp_path):
     texts = CSV + "more.jpg, . ,test\n"
-    assert "captions.csv: no caption for more.jpg" in refused(tmp_path / "error", texts, [*PHOTOS, "more.jpg"])
+    assert "captions.csv, line 7: no caption for more.jpg" in refused(tmp_path / "error", texts, [*PHOTOS, "more.jpg"])
     data, _ = run(tmp_path / "skip", texts, [*PHOTOS, "more.jpg"], on_bad="skip")
     assert "more.jpg" not in spoken(data)
 
@@ -318,7 +318,7 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
         (changed(1, sentences=[7]), "c.json: images[1].sentences[0]: is 7, expected an object with raw"),
         (changed(1, sentences=[{"sentid": 1}]), "c.json: images[1].sentences[0]: neither raw nor tokens"),
         (changed(1, sentences=[{"raw": 5}]), "c.json: images[1].sentences[0].raw: is 5, expected text"),
-        (changed(1, sentences=[]), "c.json: no caption for val2014/COCO_val2014_000000060623.jpg of the dev split"),
+        (changed(1, sentences=[]), "c.json: images[1]: no caption for val2014/COCO_val2014_000000060623.jpg of the dev split"),
         (changed(1, filename="gone.jpg"), "c.json: images[1]: no photo val2014/gone.jpg in"),
         (
             {"images": [*COCO["images"], COCO["images"][1]]},

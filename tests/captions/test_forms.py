@@ -349,8 +349,23 @@ def test_a_named_photo_of_a_kind_that_is_not_read_is_told_of(tmp_path, name):
 
 def test_a_photo_without_its_sidecar_is_refused(tmp_path):
     names = photos("a.jpg", "b.jpg", "c.jpg", "d.jpg")
-    message = refused(tmp_path, names | {f"{letter}.txt": "a dog" for letter in "abc"}, None)
-    assert "no row for the photo d.jpg" in message
+    texts = {f"{letter}.txt": "a dog" for letter in "abc"}
+    assert "no text file beside the photo d.jpg" in refused(tmp_path / "none", names | texts, None)
+    message = refused(tmp_path / "empty", names | texts | {"d.txt": " \n"}, None)
+    assert message.startswith("d.txt: no caption for d.jpg of the ")
+
+
+def test_a_fault_in_one_of_several_files_names_the_file(tmp_path):
+    tables = {"x.csv": "image,caption\na.jpg,A\nc.jpg,C\n", "y.csv": "image,caption\nb.jpg,B\nd.jpg,\n"}
+    names = photos(*ABC, "d.jpg")
+    message = refused(tmp_path / "empty", names | tables, ["x.csv", "y.csv"])
+    assert message.startswith("y.csv, line 3: no caption for d.jpg of the ")
+    tables["y.csv"] = tables["y.csv"].replace("d.jpg,", "b.jpg,Again")
+    message = refused(tmp_path / "none", names | tables, ["x.csv", "y.csv"])
+    assert message.startswith("no captions file names the photo d.jpg; ")
+    tables["y.csv"] = "image,caption\nb.jpg,B\nd.jpg,A <unk>\n"
+    message = refused(tmp_path / "marker", names | tables, ["x.csv", "y.csv"])
+    assert message.startswith("y.csv, line 3: a caption of d.jpg says <unk>")
 
 
 @pytest.mark.parametrize("kind", ["txt", "json", "both"])
@@ -477,7 +492,7 @@ def test_skipping_everything_says_what_was_skipped(tmp_path):
         "no photo of the dev split has captions; expected at least one (1 left out, as dataset.on_bad is skip; "
         in message
     )
-    assert "first c.csv: no caption for b.jpg" in message
+    assert "first c.csv, line 3: no caption for b.jpg" in message
 
 
 def test_rows_that_a_quote_swallows_are_refused_by_the_line_where_it_opens(tmp_path):

@@ -64,7 +64,7 @@ def tokenise_dataset(
     splits = _splits(listing, paths, words, bad)
     if listing.all_named:
         for path in sorted(photos - set(paths.values())):
-            bad("photos without captions: in no split", f"{listing.file}: no row for the photo {visible(path)}")
+            bad("photos without captions: in no split", _not_named(path, listing))
             bad.photos.add(path)
 
     training = [tokens for name in splits["train"] for tokens in words[name]]
@@ -213,12 +213,13 @@ def _splits(
     for split in SPLITS:
         without = [name for name in splits[split] if not words.get(name)]
         for name in without:
-            message = f"{listing.file}: no caption for {visible(name)} of the {split} split"
+            message = f"{listing.places.get(name, listing.file)}: no caption for {visible(name)} of the {split} split"
             bad(f"photos without captions: {split}", message)
         splits[split] = [name for name in splits[split] if words.get(name)]
         for name in splits[split]:
+            place = listing.places[name] if listing.several else listing.file
             for text in listing.captions[name]:
-                _check_markers(text, f"{listing.file}: a caption of {visible(name)}")
+                _check_markers(text, f"{place}: a caption of {visible(name)}")
         bad.photos.update(paths[name] for name in without)
         if not splits[split]:
             left = f" ({sum(bad.counts.values())} left out, as dataset.on_bad is skip; first {bad.first})"
@@ -227,6 +228,15 @@ def _splits(
                 + (left if bad.first else "")
             )
     return splits
+
+
+def _not_named(photo: str, listing: Listing) -> str:
+    """Return the message for a photo that no captions file names."""
+    if listing.sidecars:
+        return f"no text file beside the photo {visible(photo)}"
+    if listing.several:
+        return f"no captions file names the photo {visible(photo)}"
+    return f"{listing.file}: no row for the photo {visible(photo)}"
 
 
 def _check_markers(text: str, who: str) -> None:

@@ -45,7 +45,11 @@ class Listing:
     lemmas: dict[str, list[str]] = field(default_factory=dict)
     """The lemmas of each caption, in the same order, where they were asked for."""
     tokenised: bool = False  # the captions are PTB tokens already
+    places: dict[str, str] = field(default_factory=dict)
+    """The file, or the line or key in it, that first names each photo; none in Flickr8k's official files."""
     all_named: bool = False  # every photo should be named
+    several: bool = False  # several files have the captions
+    sidecars: bool = False  # the captions are text files beside the photos
     renamed: int = 0  # captions that name their photo by a duplicate's name
     orphans: int = 0  # captions of photos that are not there
     tally: Tally = field(default_factory=Tally)
@@ -150,8 +154,15 @@ class _Reading:
         self.tally.left_out["text files without a photo"] += len(contents.alone)
         self.tally.left_out["photos of a kind that is not read"] += len(contents.unread)
         self.names = PhotoNames(photos, self.tally, contents.unread)
-        file = (contents.captions or contents.sidecars[:1] or ["the captions"])[0]
-        self.result = Listing(file=file, split_files=dict.fromkeys(SPLITS, file), tally=self.tally)
+        files = contents.captions or contents.sidecars or ["the captions"]
+        file = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        self.result = Listing(
+            file=file,
+            split_files=dict.fromkeys(SPLITS, file),
+            sidecars=bool(contents.sidecars),
+            several=len(files) > 1,
+            tally=self.tally,
+        )
         self.images: dict[str, _Image] = {}
         self.missing: dict[str, None] = {}
         self.forms: Counter[str] = Counter()
@@ -204,6 +215,7 @@ class _Reading:
             raise CaptionerError(
                 f"{place}: {visible(image)} is in {known.file} already ({known.place}); expected in one split"
             )
+        self.result.places.setdefault(image, place)
         texts = self.result.captions.setdefault(image, [])
         texts.extend(caption_text(text, place, self.tally) for text in record.captions)
 

@@ -901,6 +901,13 @@ def test_rows_that_a_quote_swallows_are_noticed_by_ids_too(tmp_path):
     assert "c.tsv, line 3: a quote opens in this line and closes in line 5, and line 4 looks like a row" in message
 
 
+@pytest.mark.parametrize("end", ["\nIMG_3,A cow", ""])
+def test_rows_that_a_quote_swallows_are_noticed_by_names_without_a_suffix(tmp_path, end):
+    texts = f'image,caption\nIMG_1,"A dog\nIMG_20,A cat"{end}\n'
+    message = refused(tmp_path, photos("IMG_1.jpg", "IMG_20.jpg", "IMG_3.jpg") | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 2: a quote opens in this line and closes in line 3, and line 3 looks like a row" in message
+
+
 @pytest.mark.parametrize(
     "texts",
     [

@@ -14,6 +14,7 @@ from captioner.sources.archives import PHOTO_SUFFIXES
 
 DELIMITERS = (",", ";", "\t", "|")
 
+_NUMBER = re.compile(r"\d+")
 _LOST_BAR = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
 
 
@@ -156,7 +157,10 @@ def _check_swallowed(  # the record as text and as cells, and where the names of
 
 
 def _may_be_name(cell: str, name: str, delimiter: str) -> bool:
-    """Return whether the first cell of a line is a photo's name as `name`, which the record has, is one."""
+    """Return whether the first cell of a line is a photo's name as `name`, which the record has, is one.
+
+    It is one if it differs from `name` in numbers only.
+    """
     if delimiter == "\t" or cell.lower().endswith(PHOTO_SUFFIXES):
         return True
-    return cell.isdecimal() and name.strip().isdecimal()
+    return bool(cell) and _NUMBER.sub("0", cell) == _NUMBER.sub("0", name.strip())

@@ -318,7 +318,10 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
         (changed(1, sentences=[7]), "c.json: images[1].sentences[0]: is 7, expected an object with raw"),
         (changed(1, sentences=[{"sentid": 1}]), "c.json: images[1].sentences[0]: neither raw nor tokens"),
         (changed(1, sentences=[{"raw": 5}]), "c.json: images[1].sentences[0].raw: is 5, expected text"),
-        (changed(1, sentences=[]), "c.json: images[1]: no caption for val2014/COCO_val2014_000000060623.jpg of the dev split"),
+        (
+            changed(1, sentences=[]),
+            "c.json: images[1]: no caption for val2014/COCO_val2014_000000060623.jpg of the dev split",
+        ),
         (changed(1, filename="gone.jpg"), "c.json: images[1]: no photo val2014/gone.jpg in"),
         (
             {"images": [*COCO["images"], COCO["images"][1]]},

@@ -410,6 +410,36 @@ def test_own_columns_decides_between_two(tmp_path):
     assert "own.columns.image is photograph, but the columns are image, filename, caption, text" in wrong
 
 
+SETS = dict(zip(ABC, ("train", "Val2017", "testset"), strict=True))
+
+
+@pytest.mark.parametrize("column", ["set", "Subset", "partition"])
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "lists"])
+def test_a_column_of_splits_of_another_name_is_the_split(tmp_path, form, column):
+    rows = [{"image": name, "caption": "A dog", column: split} for name, split in SETS.items()]
+    lines = [json.dumps(row) for row in rows]
+    texts = {
+        "csv": f"image,caption,{column}\n" + "".join(f"{name},A dog,{split}\n" for name, split in SETS.items()),
+        "json": json.dumps(rows),
+        "jsonl": "\n".join(lines),
+        "lists": json.dumps({"dogs": rows[:2], "cats": rows[2:]}),
+    }[form]
+    _, splits, summary = run(tmp_path / "splits", ABC | {"c.txt": texts}, "c.txt")
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+    assert summary["recognised"]["ignored columns"] == []
+    texts = texts.replace("Val2017", "holiday")
+    _, _, summary = run(tmp_path / "another", ABC | {"c.txt": texts}, "c.txt")
+    assert summary["recognised"]["ignored columns"] == [column]
+    assert summary["recognised"]["summary"].endswith("splits drawn")
+
+
+def test_a_column_split_goes_before_a_column_set(tmp_path):
+    texts = "image,set,caption,split\n" + "".join(f"{name},test,A dog,{split}\n" for name, split in SETS.items())
+    _, splits, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+    assert summary["recognised"]["ignored columns"] == ["set"]
+
+
 def test_further_columns_are_ignored_and_named(tmp_path):
     texts = "image,caption,spilt,width\n" + "".join(f"{name},A dog,train,3\n" for name in ABC)
     assert run(tmp_path, ABC | {"c.csv": texts}, "c.csv")[2]["recognised"]["ignored columns"] == ["spilt", "width"]

@@ -35,13 +35,21 @@ def split_of(name: str, place: str) -> str:
 
     Raises CaptionerError for a name that is not understood.
     """
-    word = name.strip().casefold().rstrip("0123456789-_ ")
     if not name.strip():
         return ""
-    word = _OF_DATA.sub("", word).rstrip("-_ ")
-    if word not in SPLIT_NAMES:
+    if not is_split(name):
         raise CaptionerError(f"{place}: split is {name[:40]!r}, expected one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[word]
+    return SPLIT_NAMES[_word_of(name)]
+
+
+def is_split(name: str) -> bool:
+    """Return whether `split_of` understands a name."""
+    return _word_of(name) in SPLIT_NAMES
+
+
+def _word_of(name: str) -> str:
+    word = name.strip().casefold().rstrip("0123456789-_ ")
+    return _OF_DATA.sub("", word).rstrip("-_ ")
 
 
 def split_in(name: str) -> str:

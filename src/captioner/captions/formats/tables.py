@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from captioner.base.errors import CaptionerError
-from captioner.captions.formats.columns import choose, fits
+from captioner.captions.formats.columns import choose, fits, with_split
 from captioner.captions.formats.records import Columns, Record, Tally, TextFile, name_of
 from captioner.captions.formats.text import captions_of_cell, check_length
 from captioner.sources.archives import PHOTO_SUFFIXES
@@ -37,6 +37,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def read_table(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each row of a table."""
+    columns = with_split(columns, lambda: _by_column(file, columns))
     rows = _rows(file, columns)
     begin, header = next(rows, (0, []))
     place = f"{file.shown}, line {begin}"
@@ -60,6 +61,14 @@ def read_table(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Recor
             for text in captions_of_cell(row[at], place, tally)
         )
         yield Record(name_of(row[at_image], place), captions, place, "" if at_split is None else row[at_split].strip())
+
+
+def _by_column(file: TextFile, columns: Columns) -> Iterator[dict[str, str]]:
+    """Yield the cells of each row behind the header by the names of their columns."""
+    rows = _rows(file, columns)
+    _, header = next(rows, (0, []))
+    for _, row in rows:
+        yield dict(zip(header, row, strict=False))
 
 
 def _repaired(row: list[str], header: list[str], needed: int, tally: Tally) -> list[str]:

@@ -140,6 +140,16 @@ def test_links_in_a_tar_are_not_followed(mine):
     assert "link.jpg" not in Archive(provide(mine)[0] / "images").names()
 
 
+@pytest.mark.parametrize(("name", "captions"), [("Bär.jpg", "captions.csv"), ("Bär.txt", None)])
+def test_a_name_in_a_tar_that_is_not_utf8_is_named(mine, name, captions):
+    (mine / "b.txt").write_text("A dog")
+    with tarfile.open(mine / "p.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for each in ("Bär.md", name):
+            tar.addfile(tarfile.TarInfo(each))
+    message = refused(mine, captions)
+    assert f"p.tar: the name B\\udce4r{name[-4:]} is not UTF-8; rename the file, and pack the archive again" in message
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_a_damaged_tar_is_refused(mine, mode):
     path = tarred(mine / "p.tar", {"p.jpg": os.urandom(50_000)}, mode)

@@ -223,13 +223,10 @@ def _find(folder: Path) -> _Folder:
             path = Path(here, name)
             kinds = ((PHOTO_SUFFIXES, content.photos), ((".zip",), content.zips), (TAR_SUFFIXES, content.tars))
             kind = next((paths for ends, paths in kinds if name.lower().endswith(ends)), content.texts)
-            try:
-                str(path).encode()
-            except UnicodeEncodeError:
-                if kind is content.texts:
-                    continue
-                raise CaptionerError(f"own.folder: the name {os.fsencode(path)!r} is not UTF-8; rename it") from None
-            kind.append(path)
+            if _is_utf8(str(path)):
+                kind.append(path)
+            elif kind is not content.texts:
+                raise CaptionerError(f"own.folder: the name {os.fsencode(path)!r} is not UTF-8; rename it")
     for paths in (content.photos, content.zips, content.tars, content.texts):
         paths.sort(key=lambda path: path.relative_to(folder).as_posix())
     return content
@@ -263,6 +260,14 @@ def _check_size(path: Path, member: str, size: int) -> None:
     if size > archives.LARGEST_MEMBER:
         what = f"{path}: {visible(member)} unpacks to" if member else f"{path}: has"
         raise CaptionerError(f"{what} {size} bytes, over {archives.LARGEST_MEMBER}; leave the file out")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_read(name: str) -> bool:
@@ -307,6 +312,10 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
             for member in tqdm(_members(tar), desc=path.name, unit="file", disable=None):
                 name = str(PurePosixPath(member.name))
                 _check_size(path, name, member.size)
+                if not _is_utf8(name) and (_is_read(name) or texts.wants(name)):
+                    raise CaptionerError(
+                        f"{path}: the name {visible(name)} is not UTF-8; rename the file, and pack the archive again"
+                    )
                 if _is_read(name):
                     _check_kind(path, name)
                     _pack_member(tar, member, archive, name)

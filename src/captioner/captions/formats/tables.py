@@ -9,10 +9,12 @@ from typing import Literal
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.columns import choose, fits, with_split
 from captioner.captions.formats.records import Columns, Record, Tally, TextFile, name_of
-from captioner.captions.formats.text import captions_of_cell, check_length
+from captioner.captions.formats.text import LONGEST_LINE, captions_of_cell, check_length
 from captioner.sources.archives import PHOTO_SUFFIXES
 
 DELIMITERS = (",", ";", "\t", "|")
+
+csv.field_size_limit(LONGEST_LINE)  # a cell on one line may be as long as a line
 
 _NUMBER = re.compile(r"\d+")
 _LOST_BAR = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
@@ -26,6 +28,11 @@ def delimiter_of(line: str) -> str | None:
 def widest_delimiter(line: str) -> str:
     """Return the delimiter that cuts a line into most cells."""
     return max(DELIMITERS, key=line.count)
+
+
+def blanks_behind(delimiter: str, header: str) -> bool:
+    """Tell whether blanks stand behind the delimiters of a header (`image, caption`), as then in the rows."""
+    return f"{delimiter} " in header
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -115,7 +122,7 @@ def _rows(file: TextFile, columns: Columns) -> Iterator[tuple[int, list[str]]]:
     first = next((line for line in file.content.splitlines() if line.strip()), "")
     delimiter = delimiter_of(first) or widest_delimiter(first)
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
-    blanks = f"{delimiter} " in first  # image, caption: the header has blanks behind its delimiters, as the rows have
+    blanks = blanks_behind(delimiter, first)
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=blanks)
     header: list[str] | None = None
     image_at = 0
@@ -142,7 +149,7 @@ def _rows(file: TextFile, columns: Columns) -> Iterator[tuple[int, list[str]]]:
 
 def _not_csv(file: TextFile, lines: _Lines, begin: int, error: str) -> str:
     place = f"{file.shown}, line {begin}"
-    if lines.number > begin or "unexpected end" in error or "field limit" in error:
+    if lines.number > begin or "unexpected end" in error:
         return (
             f"{place}: a quote opens in this line and does not close as CSV wants it (noticed in line {lines.number}: "
             f'{error}); write a quote inside a caption twice (""), and put the whole caption into quotes'

@@ -155,7 +155,11 @@ def test_two_names_of_one_photo_are_refused(tmp_path):
         ("image,caption\n", "captions.csv: no image in it"),
         ("who,what\na,b\n", "captions.csv, line 1: the columns are who, what; expected image, caption"),
         ("image\na\n", "captions.csv: begins with image, which is no known form"),
-        ("image,caption,caption\n", "captions.csv, line 1: the columns caption and caption could both be the caption"),
+        ("image,caption,caption\n", "captions.csv, line 1: two columns are called caption; rename one"),
+        ("image,Caption,caption\n", "captions.csv, line 1: two columns are called Caption; rename one"),
+        ("image,caption_1,caption_1\n", "captions.csv, line 1: two columns are called caption_1; rename one"),
+        ("image,caption,split,split\n", "captions.csv, line 1: two columns are called split; rename one"),
+        ("img,img,caption\n", "captions.csv, line 1: two columns are called img; rename one"),
         ("image,filename,caption\n", "set own.columns.image in params.yaml"),
         (CSV + "cow.JPEG,A cow, brown,test\n", "captions.csv, line 7: 4 fields, expected 3 (image, caption, split)"),
         (CSV + "cow.JPEG,A cow\n", "captions.csv, line 7: 2 fields, expected 3"),
@@ -235,8 +239,8 @@ def test_no_drawn_split_is_empty(count, dev, test):
 def test_shares_and_counts_that_cannot_be_are_refused():
     with pytest.raises(CaptionerError, match=r"own\.dev and own\.test: are 0\.5 and 0\.5, expected less than 1"):
         draw_splits(["a", "b", "c"], dev=0.5, test=0.5, seed=0)
-    with pytest.raises(CaptionerError, match="2 images cannot be split; expected 3 or more"):
-        draw_splits(["a", "b"], dev=0.1, test=0.1, seed=0)
+    with pytest.raises(CaptionerError, match=r"c\.csv: 2 photos in all; expected 3 or more, one for each of train"):
+        draw_splits(["a", "b"], dev=0.1, test=0.1, seed=0, file="c.csv")
 
 
 def test_coco_is_read_with_restval_as_train_val_as_dev_and_any_number_of_captions(tmp_path):

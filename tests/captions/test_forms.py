@@ -222,6 +222,13 @@ def test_cocos_file_of_objects_is_told_of(tmp_path):
     assert "annotations[0].caption: missing; expected captions_*.json, not the file of objects" in message
 
 
+def test_cocos_file_of_images_alone_is_told_of(tmp_path):
+    content = json.loads(coco(ABC))
+    del content["annotations"]
+    message = refused(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert "c.json: has no annotations; expected COCO's captions_*.json" in message
+
+
 def test_karpathys_coco_with_the_photos_of_2017(tmp_path):
     images = [
         {
@@ -406,6 +413,13 @@ def test_own_columns_decides_between_two(tmp_path):
     by_image, _, summary = run(tmp_path / "set", ABC | {"c.csv": texts}, "c.csv", columns=columns)
     assert by_image == {name: ["A dog"] for name in ABC}
     assert summary["recognised"]["ignored columns"] == ["image", "caption"]
+    twice = refused(
+        tmp_path / "twice",
+        ABC | {"c.csv": texts.replace("text", "Filename")},
+        "c.csv",
+        columns=Columns("filename", "caption"),
+    )
+    assert "c.csv, line 1: two columns are called filename; rename one" in twice
     wrong = refused(tmp_path / "wrong", ABC | {"c.csv": texts}, "c.csv", columns=Columns(image="photograph"))
     assert "own.columns.image is photograph, but the columns are image, filename, caption, text" in wrong
 
@@ -565,6 +579,12 @@ def test_a_very_long_line_is_refused(tmp_path, begin):
     assert "characters, expected at most 1,000,000" in refused(
         tmp_path, ABC | {"captions.txt": begin + "x" * 3_000_000 + end}
     )
+
+
+def test_a_cell_that_is_longer_than_csvs_limit_is_read(tmp_path):
+    cell = "dog " * 40_000
+    by_image, _, _ = run(tmp_path, ABC | {"c.csv": f"image,caption\na.jpg,{cell}\nb.jpg,B\nc.jpg,C\n"}, "c.csv")
+    assert by_image["a.jpg"] == [cell.strip()]
 
 
 @pytest.mark.parametrize(
@@ -796,7 +816,10 @@ def test_a_number_of_too_many_digits_is_no_json(tmp_path):
 
 def test_fewer_than_three_images_name_the_first_fault(tmp_path):
     texts = "image,caption\na.jpg,A\nb.jpg,B\nx9.jpg,C\n"
-    assert "c.csv, line 4: no photo x9.jpg" in refused(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 4: no photo x9.jpg" in refused(tmp_path / "fault", ABC | {"c.csv": texts}, "c.csv")
+    texts = "image,caption,split\na.jpg,A,train\nb.jpg,B,test\n"
+    message = refused(tmp_path / "train", photos("a.jpg", "b.jpg") | {"c.csv": texts}, "c.csv")
+    assert "c.csv: no photo is in the dev split, and 1 in train; expected 2 or more in train" in message
 
 
 def test_a_numbered_photo_that_is_missing_is_not_taken_from_another_name(tmp_path):
@@ -1029,6 +1052,17 @@ def test_the_longer_name_of_two_captions_files_is_meant(tmp_path):
     (tmp_path / "mine").mkdir()
     message = refused(tmp_path, {"more.zip": archive}, ["c.csv", "val/c.csv"])
     assert "c.csv: its name says no split, though those of other files do" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-be"])
+def test_utf_32_is_named(tmp_path, encoding):
+    message = refused(tmp_path, ABC | {"c.csv": "\ufeffimage,caption\n".encode(encoding)}, "c.csv")
+    assert "c.csv: is UTF-32; save the file as UTF-8" in message
+
+
+def test_bytes_that_are_not_the_utf_16_of_their_mark_are_named(tmp_path):
+    message = refused(tmp_path, ABC | {"c.csv": b"\xff\xfea"}, "c.csv")
+    assert "c.csv: has the byte order mark of UTF-16 but is not valid UTF-16; save the file as UTF-8" in message
 
 
 def test_utf_16_without_its_mark_is_named(tmp_path):

@@ -61,6 +61,11 @@ def choose(header: Sequence[str], columns: Columns, place: str) -> Chosen:
     else:
         split = next((name for name in header if plain(name) in SPLIT), None)
     used = {image, *captions, split}
+    twice = next(
+        (name for name in header if name in used and sum(plain(name) == plain(each) for each in header) > 1), ""
+    )
+    if twice:
+        raise CaptionerError(f"{place}: two columns are called {twice}; rename one, such as to {twice}_2")
     return Chosen(image, captions, split, tuple(name for name in header if name not in used and name.strip()))
 
 
@@ -107,7 +112,7 @@ def _one(
     """
     if chosen is not None:
         matches = [name for name in header if plain(name) == plain(chosen)]
-        if len(matches) != 1:
+        if not matches:
             raise CaptionerError(
                 f"{place}: own.columns.{role} is {chosen}, but the columns are {shown(header)}; expected one of them"
             )
@@ -115,7 +120,7 @@ def _one(
     matches = [name for name in header if plain(name) in first]
     if matches:
         matches += [name for name in header if plain(name) in either]
-    if len(matches) > 1:
+    if len(set(map(plain, matches))) > 1:
         raise CaptionerError(
             f"{place}: the columns {' and '.join(matches)} could both be the {role}; set own.columns.{role} in "
             "params.yaml to the one that is meant, or rename one"

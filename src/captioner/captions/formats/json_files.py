@@ -38,6 +38,8 @@ def read_karpathy(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Re
         if key != "images":
             continue
         place = f"{file.shown}: images[{at}]"
+        if isinstance(entry, dict) and "file_name" in entry and "filename" not in entry:
+            raise CaptionerError(f"{file.shown}: has no annotations; expected COCO's captions_*.json")
         name = value_of(entry, "filename", str, place)
         folder = value_of(entry, "filepath", str, place, "")
         image = name_of(f"{folder}/{name}" if folder else name, place)

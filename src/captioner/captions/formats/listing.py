@@ -252,7 +252,7 @@ class _Reading:
         elif not origin:
             if len(self.images) < len(SPLITS) and self.tally.first:
                 raise CaptionerError(next(iter(self.tally.first.values())))
-            drawn = draw_splits(list(self.images), dev=dev, test=test, seed=seed)
+            drawn = draw_splits(list(self.images), dev=dev, test=test, seed=seed, file=self.result.file)
             for image, split in drawn.items():
                 self.images[image].split = split
             origin = "splits drawn"
@@ -362,7 +362,7 @@ class _Reading:
             training = [image for image, known in self.images.items() if known.split == "train"]
             if split in present or not training:
                 continue
-            for image in draw_from_train(training, split, share=share, seed=seed):
+            for image in draw_from_train(training, split, share=share, seed=seed, file=self.result.file):
                 self.images[image].split = split
             origin += f", {split} drawn from train"
         return origin

@@ -167,11 +167,11 @@ def test_two_names_of_one_photo_are_refused(tmp_path):
         (CSV + '\n"cow.JPEG","A\ncow"\n', "captions.csv, line 8: 2 fields, expected 3"),
         (CSV + 'cow.JPEG,"A cow" x,test\n', "captions.csv, line 7: not CSV"),
         (CSV + "cow.JPEG,A cow,half\n", "captions.csv, line 7: split is 'half', expected one of train, training"),
-        (CSV + "cow.JPEG,A cow,dev\n", "captions.csv, line 7: cow.JPEG is in the test split already (captions.csv, li"),
-        (CSV + "cow.JPEG,A cow,\n", "captions.csv, line 7: cow.JPEG is in the test split already"),
+        (CSV + "cow.JPEG,A cow,dev\n", "captions.csv, line 7: cow.JPEG is also in the test split (captions.csv, li"),
+        (CSV + "cow.JPEG,A cow,\n", "captions.csv, line 7: cow.JPEG is also in the test split"),
         (CSV.replace("A cow,test", "A cow,"), "captions.csv, line 6: cow.JPEG has no split, though others have"),
         (CSV.replace(",train", ",val").replace(",restval", ",val"), "no photo of the train split has captions"),
-        (CSV + ",A dog,test\n", "captions.csv, line 7: no image"),
+        (CSV + ",A dog,test\n", "captions.csv, line 7: the photo's name is empty ('')"),
         (CSV.encode() + "cow.JPEG,caf\xe9,test\n".encode("latin-1"), "captions.csv, line 7: not UTF-8"),
     ],
 )
@@ -192,7 +192,7 @@ def test_captions_of_a_missing_photo_are_refused_or_skipped_and_counted(tmp_path
 
 def test_a_photo_that_no_row_names_is_refused_or_skipped_and_counted(tmp_path):
     photos = [*PHOTOS, "more.jpg"]
-    assert "captions.csv: no row for the photo more.jpg; mend it" in refused(tmp_path / "error", CSV, photos)
+    assert "captions.csv: no row for the photo more.jpg; correct it" in refused(tmp_path / "error", CSV, photos)
     _, summary = run(tmp_path / "skip", CSV, photos, on_bad="skip")
     assert summary["blemishes"]["photos without captions: in no split"] == 1
 
@@ -329,7 +329,7 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
         (changed(1, filename="gone.jpg"), "c.json: images[1]: no photo val2014/gone.jpg in"),
         (
             {"images": [*COCO["images"], COCO["images"][1]]},
-            "c.json: images[4]: val2014/COCO_val2014_000000060623.jpg stands there already (c.json: images[1])",
+            "c.json: images[4]: val2014/COCO_val2014_000000060623.jpg is listed twice, first at c.json: images[1]",
         ),
     ],
 )

@@ -747,7 +747,7 @@ def test_splits_that_some_folders_or_files_lack_are_refused(tmp_path):
         f"{name}.csv": f"image,caption\n{at}.jpg,A\n" for name, at in zip(("train", "test", "x"), "abc", strict=True)
     }
     message = refused(tmp_path / "files", files, ["train.csv", "test.csv", "x.csv"])
-    assert "x.csv: its name says no split, though those of other files do" in message
+    assert "x.csv: has no split in its name, though other files have one" in message
 
 
 def test_metadata_beside_sidecars_or_in_two_archives_is_refused(tmp_path):
@@ -914,7 +914,7 @@ def test_more_names_of_splits(tmp_path, files, captions):
 def test_a_captions_file_without_a_split_beside_one_with_a_split_is_refused(tmp_path):
     tables = {"train.csv": "image,caption\na.jpg,A\nb.jpg,B\n", "more.csv": "image,caption\nc.jpg,C\n"}
     message = refused(tmp_path, ABC | tables, ["train.csv", "more.csv"])
-    assert "more.csv: its name says no split, though those of other files do" in message
+    assert "more.csv: has no split in its name, though other files have one" in message
 
 
 def test_official_lists_in_lower_case_set_the_splits(tmp_path):
@@ -929,6 +929,11 @@ def test_json_sidecars_may_have_a_split(tmp_path):
         for letter, split in zip("abc", ("train", "val", "test"), strict=True)
     }
     assert run(tmp_path, ABC | files, None)[1] == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+
+
+def test_a_json_sidecar_that_is_no_object_is_refused(tmp_path):
+    message = refused(tmp_path, ABC | {f"{letter}.json": '["A dog"]' for letter in "abc"}, None)
+    assert "a.json: not a JSON object; expected one with the key caption or text" in message
 
 
 def test_sidecars_may_keep_the_suffix_of_the_photo(tmp_path):
@@ -1051,7 +1056,7 @@ def test_the_longer_name_of_two_captions_files_is_meant(tmp_path):
     archive = zipped(tmp_path / "more.zip", ABC | tables).read_bytes()
     (tmp_path / "mine").mkdir()
     message = refused(tmp_path, {"more.zip": archive}, ["c.csv", "val/c.csv"])
-    assert "c.csv: its name says no split, though those of other files do" in message
+    assert "c.csv: has no split in its name, though other files have one" in message
 
 
 @pytest.mark.parametrize("encoding", ["utf-32", "utf-32-be"])

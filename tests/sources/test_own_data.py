@@ -180,7 +180,7 @@ def test_a_folder_without_photos_is_refused(tmp_path):
         ("text.csv", "own.captions is text.csv: no such file in"),
         ("text.csv", "there are captions.csv"),
         (["captions.csv", "captions.csv"], "own.captions: captions.csv, captions.csv names a file twice"),
-        (None, "own.captions is empty: no text file beside a photo"),
+        (None, "own.captions is null: no text file beside a photo"),
         ("../captions.csv", "expected a file in own.folder, so that DVC watches it"),
         ("/captions.csv", "expected a file in own.folder, so that DVC watches it"),
     ],
@@ -220,7 +220,7 @@ def test_captions_in_an_archive_are_found(mine, kind):
     out, _ = provide(mine, "captions_train2017.json")
     assert "annotations/captions_train2017.json" in Archive(out / "captions.zip").names()
     zipped(mine / "b.zip", members | {"q.jpg": b"q"})
-    assert "may be annotations/captions_train2017.json or annotations/captions_train2017.json in" in refused(
+    assert "fits both annotations/captions_train2017.json and annotations/captions_train2017.json in" in refused(
         mine, "captions_train2017.json"
     )
 

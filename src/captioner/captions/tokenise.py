@@ -169,7 +169,7 @@ class _Bad:
 
     def __call__(self, kind: str, message: str, count: int = 1) -> None:
         if not self.skip:
-            raise CaptionerError(f"{message}; mend it, or set dataset.on_bad to skip in params.yaml")
+            raise CaptionerError(f"{message}; correct it, or set dataset.on_bad to skip in params.yaml")
         self.first = self.first or message
         self.counts[kind] += count
 
@@ -284,7 +284,7 @@ def _paths(listing: Listing, archive: Archive, photos: set[str], bad: _Bad) -> d
         for name, place in listing.splits[split]:
             if name in owner:
                 raise CaptionerError(
-                    f"{place}: {visible(name)} is in the {owner[name]} split already; expected in one split"
+                    f"{place}: {visible(name)} is also in the {owner[name]} split; expected each photo in one split"
                 )
             owner[name] = split
             path = archive.find(name)

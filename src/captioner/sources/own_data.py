@@ -77,7 +77,7 @@ class _Texts:
     splits: dict[str, bytes] = field(default_factory=dict)
     captions: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """By the name that own.captions gives: (path, content)."""
-    exact: set[str] = field(default_factory=set)  # names of own.captions that are the very path of a plain file
+    exact: set[str] = field(default_factory=set)  # names of own.captions that are the exact path of a plain file
 
     def wants(self, name: str) -> bool:
         """Return whether a text file may belong to the dataset."""
@@ -105,7 +105,7 @@ class _Texts:
                 if key in self.captions:
                     other = self.captions[key][0]
                     raise CaptionerError(
-                        f"own.captions is {key}: may be {other} or {name} in {place}; name it with its folder"
+                        f"own.captions is {key}: fits both {other} and {name} in {place}; name it with its folder"
                     )
                 self.captions[key] = name, content
             elif _SPLIT_LIST.fullmatch(end):
@@ -233,7 +233,7 @@ def _find(folder: Path) -> _Folder:
 
 
 def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
-    """Read the plain files that are captions. A file with the very path that own.captions gives goes first."""
+    """Read the plain files that are captions. A file with the exact path that own.captions gives goes first."""
     by_name = {one_spelling(path.relative_to(source).as_posix()): path for path in content.texts}
     for name in texts.chosen:
         path = source / name if (source / name).is_file() else by_name.get(name)
@@ -376,13 +376,13 @@ def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -
         captions = texts.metadata
         if captions and texts.sidecars:
             raise CaptionerError(
-                f"own.captions is empty: {source} has {next(iter(captions))}, and text files beside photos such as "
+                f"own.captions is null: {source} has {next(iter(captions))}, and text files beside photos such as "
                 f"{next(iter(texts.sidecars))}; name the former in own.captions, or move one of them away"
             )
         sidecars = {} if captions else texts.sidecars
         if not captions and not sidecars:
             raise CaptionerError(
-                f"own.captions is empty: no text file beside a photo, and no {' or '.join(METADATA)} in {source}; name "
+                f"own.captions is null: no text file beside a photo, and no {' or '.join(METADATA)} in {source}; name "
                 f"the file with the captions{_there(content)}"
             )
     splits = {name: text for name, text in texts.splits.items() if name not in captions and not sidecars}

@@ -44,7 +44,7 @@ def read_karpathy(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Re
         folder = value_of(entry, "filepath", str, place, "")
         image = name_of(f"{folder}/{name}" if folder else name, place)
         if image in seen:
-            raise CaptionerError(f"{place}: {image} stands there already ({seen[image]}); expected once")
+            raise CaptionerError(f"{place}: {image} is listed twice, first at {seen[image]}; expected once")
         seen[image] = place
         captions = tuple(
             _sentence(sentence, f"{place}.sentences[{number}]")

@@ -205,15 +205,15 @@ class _Reading:
         split = split_of(record.split, place)
         known = self.images.get(image)
         if known is not None and known.split != split:
+            other = f"in the {known.split} split" if known.split else "without a split"
             raise CaptionerError(
-                f"{place}: {visible(image)} is in the {known.split or 'empty'} split already ({known.place}); "
-                "expected in one split"
+                f"{place}: {visible(image)} is also {other} ({known.place}); expected each photo in one split"
             )
         if known is None:
             self.images[image] = _Image(place, file.name if file else "", split)
         elif file is not None and known.file != file.name and split_in(known.file) != split_in(file.name):
             raise CaptionerError(
-                f"{place}: {visible(image)} is in {known.file} already ({known.place}); expected in one split"
+                f"{place}: {visible(image)} is also in {known.file} ({known.place}); expected each photo in one split"
             )
         self.result.places.setdefault(image, place)
         texts = self.result.captions.setdefault(image, [])
@@ -297,8 +297,8 @@ class _Reading:
                 self._add_missing(Record(name, (), place))
             elif self.images.setdefault(image, _Image(place, "", split)).split not in ("", split):
                 raise CaptionerError(
-                    f"{place}: {visible(image)} is in the {self.images[image].split} split already; "
-                    "expected in one split"
+                    f"{place}: {visible(image)} is also in the {self.images[image].split} split; "
+                    "expected each photo in one split"
                 )
             else:
                 self.images[image].split = split
@@ -330,7 +330,7 @@ class _Reading:
             without = next((file for file, split in splits.items() if not split), None)
             if without is not None and any(splits.values()):
                 raise CaptionerError(
-                    f"{visible(without)}: its name says no split, though those of other files do; expected a split "
+                    f"{visible(without)}: has no split in its name, though other files have one; expected a split "
                     "in the name of each file or of its folder, or in a column"
                 )
         return ""

@@ -242,8 +242,8 @@ def test_texts_without_a_photo_and_photos_of_other_kinds_are_listed_and_told_of(
     manifest = json.loads(Archive(out / "captions.zip").read(MANIFEST))
     assert manifest["alone"] == ["dogs/c.txt", "readme.txt", "y.json", "u.txt"]
     assert manifest["unread"] == ["dogs/c.gif", "y.jxl", "u.jp2"]
-    assert "left out 4 text files without a photo, first dogs/c.txt" in caplog.text
-    assert "left out 3 photos of a kind that is not read, first dogs/c.gif; convert" in caplog.text
+    assert "text files without a photo, left out: 4, first dogs/c.txt" in caplog.text
+    assert "photos of a kind that is not read, left out: 3, first dogs/c.gif; convert" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

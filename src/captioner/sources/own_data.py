@@ -393,7 +393,7 @@ def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -
         ("unread", "photos of a kind that is not read", "; convert them"),
     ):
         if names := manifest[key]:
-            log.warning("%s: left out %d %s, first %s%s", source, len(names), what, visible(names[0]), advice)
+            log.warning("%s: %s, left out: %d, first %s%s", source, what, len(names), visible(names[0]), advice)
     with atomic_write(path) as beside, zipfile.ZipFile(beside, "w") as archive:
         add_stored(archive, MANIFEST, json.dumps(manifest, ensure_ascii=False).encode(errors="surrogatepass"))
         for name, text in (captions | sidecars | splits).items():

@@ -1,6 +1,7 @@
 """Which column of a table, or key of a JSON row, is the photo, the caption and the split."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,10 +62,9 @@ def choose(header: Sequence[str], columns: Columns, place: str) -> Chosen:
     else:
         split = next((name for name in header if plain(name) in SPLIT), None)
     used = {image, *captions, split}
-    twice = next(
-        (name for name in header if name in used and sum(plain(name) == plain(each) for each in header) > 1), ""
-    )
-    if twice:
+    names = Counter(map(plain, header))
+    twice = next((name for name in header if name in used and names[plain(name)] > 1), None)
+    if twice is not None:
         raise CaptionerError(f"{place}: two columns are called {twice}; rename one, such as to {twice}_2")
     return Chosen(image, captions, split, tuple(name for name in header if name not in used and name.strip()))
 
@@ -79,9 +79,8 @@ def with_split(columns: Columns, rows: Callable[[], Iterator[Mapping[str, Any]]]
     if columns.split is not None or other is None or not header.keys().isdisjoint(SPLIT):
         return columns
     values = (row.get(header[other]) for row in rows())
-    return (
-        replace(columns, split=other) if all(isinstance(each, str) and is_split(each) for each in values) else columns
-    )
+    given = all(isinstance(each, str) and is_split(each) for each in values)
+    return replace(columns, split=other) if given else columns
 
 
 def _numbered(header: Sequence[str]) -> tuple[str, ...]:

@@ -155,7 +155,11 @@ def test_two_names_of_one_photo_are_refused(tmp_path):
         ("image,caption\n", "captions.csv: no image in it"),
         ("who,what\na,b\n", "captions.csv, line 1: the columns are who, what; expected image, caption"),
         ("image\na\n", "captions.csv: begins with image, which is no known form"),
-        ("image,caption,caption\n", "captions.csv, line 1: the columns caption and caption could both be the caption"),
+        ("image,caption,caption\n", "captions.csv, line 1: two columns are called caption; rename one"),
+        ("image,Caption,caption\n", "captions.csv, line 1: two columns are called Caption; rename one"),
+        ("image,caption_1,caption_1\n", "captions.csv, line 1: two columns are called caption_1; rename one"),
+        ("image,caption,split,split\n", "captions.csv, line 1: two columns are called split; rename one"),
+        ("img,img,caption\n", "captions.csv, line 1: two columns are called img; rename one"),
         ("image,filename,caption\n", "set own.columns.image in params.yaml"),
         (CSV + "cow.JPEG,A cow, brown,test\n", "captions.csv, line 7: 4 fields, expected 3 (image, caption, split)"),
         (CSV + "cow.JPEG,A cow\n", "captions.csv, line 7: 2 fields, expected 3"),
@@ -163,11 +167,11 @@ def test_two_names_of_one_photo_are_refused(tmp_path):
         (CSV + '\n"cow.JPEG","A\ncow"\n', "captions.csv, line 8: 2 fields, expected 3"),
         (CSV + 'cow.JPEG,"A cow" x,test\n', "captions.csv, line 7: not CSV"),
         (CSV + "cow.JPEG,A cow,half\n", "captions.csv, line 7: split is 'half', expected one of train, training"),
-        (CSV + "cow.JPEG,A cow,dev\n", "captions.csv, line 7: cow.JPEG is in the test split already (captions.csv, li"),
-        (CSV + "cow.JPEG,A cow,\n", "captions.csv, line 7: cow.JPEG is in the test split already"),
+        (CSV + "cow.JPEG,A cow,dev\n", "captions.csv, line 7: cow.JPEG is also in the test split (captions.csv, li"),
+        (CSV + "cow.JPEG,A cow,\n", "captions.csv, line 7: cow.JPEG is also in the test split"),
         (CSV.replace("A cow,test", "A cow,"), "captions.csv, line 6: cow.JPEG has no split, though others have"),
         (CSV.replace(",train", ",val").replace(",restval", ",val"), "no photo of the train split has captions"),
-        (CSV + ",A dog,test\n", "captions.csv, line 7: no image"),
+        (CSV + ",A dog,test\n", "captions.csv, line 7: the photo's name is empty ('')"),
         (CSV.encode() + "cow.JPEG,caf\xe9,test\n".encode("latin-1"), "captions.csv, line 7: not UTF-8"),
     ],
 )
@@ -188,14 +192,14 @@ def test_captions_of_a_missing_photo_are_refused_or_skipped_and_counted(tmp_path
 
 def test_a_photo_that_no_row_names_is_refused_or_skipped_and_counted(tmp_path):
     photos = [*PHOTOS, "more.jpg"]
-    assert "captions.csv: no row for the photo more.jpg; mend it" in refused(tmp_path / "error", CSV, photos)
+    assert "captions.csv: no row for the photo more.jpg; correct it" in refused(tmp_path / "error", CSV, photos)
     _, summary = run(tmp_path / "skip", CSV, photos, on_bad="skip")
     assert summary["blemishes"]["photos without captions: in no split"] == 1
 
 
 def test_a_photo_whose_caption_has_no_word_is_refused_or_skipped(tmp_path):
     texts = CSV + "more.jpg, . ,test\n"
-    assert "captions.csv: no caption for more.jpg" in refused(tmp_path / "error", texts, [*PHOTOS, "more.jpg"])
+    assert "captions.csv, line 7: no caption for more.jpg" in refused(tmp_path / "error", texts, [*PHOTOS, "more.jpg"])
     data, _ = run(tmp_path / "skip", texts, [*PHOTOS, "more.jpg"], on_bad="skip")
     assert "more.jpg" not in spoken(data)
 
@@ -235,8 +239,8 @@ def test_no_drawn_split_is_empty(count, dev, test):
 def test_shares_and_counts_that_cannot_be_are_refused():
     with pytest.raises(CaptionerError, match=r"own\.dev and own\.test: are 0\.5 and 0\.5, expected less than 1"):
         draw_splits(["a", "b", "c"], dev=0.5, test=0.5, seed=0)
-    with pytest.raises(CaptionerError, match="2 images cannot be split; expected 3 or more"):
-        draw_splits(["a", "b"], dev=0.1, test=0.1, seed=0)
+    with pytest.raises(CaptionerError, match=r"c\.csv: 2 photos in all; expected 3 or more, one for each of train"):
+        draw_splits(["a", "b"], dev=0.1, test=0.1, seed=0, file="c.csv")
 
 
 def test_coco_is_read_with_restval_as_train_val_as_dev_and_any_number_of_captions(tmp_path):
@@ -318,11 +322,14 @@ def test_half_an_emoji_is_a_question_mark(tmp_path):
         (changed(1, sentences=[7]), "c.json: images[1].sentences[0]: is 7, expected an object with raw"),
         (changed(1, sentences=[{"sentid": 1}]), "c.json: images[1].sentences[0]: neither raw nor tokens"),
         (changed(1, sentences=[{"raw": 5}]), "c.json: images[1].sentences[0].raw: is 5, expected text"),
-        (changed(1, sentences=[]), "c.json: no caption for val2014/COCO_val2014_000000060623.jpg of the dev split"),
+        (
+            changed(1, sentences=[]),
+            "c.json: images[1]: no caption for val2014/COCO_val2014_000000060623.jpg of the dev split",
+        ),
         (changed(1, filename="gone.jpg"), "c.json: images[1]: no photo val2014/gone.jpg in"),
         (
             {"images": [*COCO["images"], COCO["images"][1]]},
-            "c.json: images[4]: val2014/COCO_val2014_000000060623.jpg stands there already (c.json: images[1])",
+            "c.json: images[4]: val2014/COCO_val2014_000000060623.jpg is listed twice, first at c.json: images[1]",
         ),
     ],
 )

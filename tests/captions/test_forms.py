@@ -232,6 +232,13 @@ def test_cocos_file_of_objects_is_told_of(tmp_path):
     assert "annotations[0].caption: missing; expected captions_*.json, not the file of objects" in message
 
 
+def test_cocos_file_of_images_alone_is_told_of(tmp_path):
+    content = json.loads(coco(ABC))
+    del content["annotations"]
+    message = refused(tmp_path, ABC | {"c.json": json.dumps(content)}, "c.json")
+    assert "c.json: has no annotations; expected COCO's captions_*.json" in message
+
+
 def test_karpathys_coco_with_the_photos_of_2017(tmp_path):
     images = [
         {
@@ -341,10 +348,41 @@ def test_sidecars(tmp_path, suffix, captions):
     assert summary["recognised"]["summary"] == "sidecar captions: 4 files, 4 photos, 8 captions, splits drawn"
 
 
+def test_sidecars_and_photos_that_are_left_out_are_counted(tmp_path):
+    texts = {f"{letter}.txt": f"A {letter}" for letter in "abcde"}
+    _, _, summary = run(tmp_path, ABC | photos("d.gif", "e.jpe") | texts | {"z.txt": "no photo"}, None)
+    assert summary["images"] == {"train": 2, "dev": 1, "test": 1, "in no split": 0}
+    left = {"text files without a photo": 2, "photos of a kind that is not read": 1}
+    assert summary["recognised"]["left out"] == left
+
+
+@pytest.mark.parametrize("name", ["d.gif", "more/d.gif", "d", "d.jpg"])
+def test_a_named_photo_of_a_kind_that_is_not_read_is_told_of(tmp_path, name):
+    texts = f"image,caption\n{name},D\na.jpg,A\nb.jpg,B\nc.jpg,C\n"
+    message = refused(tmp_path, ABC | photos("more/d.gif") | {"c.csv": texts}, "c.csv")
+    assert f"c.csv, line 2: no photo {name} in" in message
+    assert "; more/d.gif is not a kind that is read; convert it" in message
+
+
 def test_a_photo_without_its_sidecar_is_refused(tmp_path):
     names = photos("a.jpg", "b.jpg", "c.jpg", "d.jpg")
-    message = refused(tmp_path, names | {f"{letter}.txt": "a dog" for letter in "abc"}, None)
-    assert "no row for the photo d.jpg" in message
+    texts = {f"{letter}.txt": "a dog" for letter in "abc"}
+    assert "no text file beside the photo d.jpg" in refused(tmp_path / "none", names | texts, None)
+    message = refused(tmp_path / "empty", names | texts | {"d.txt": " \n"}, None)
+    assert message.startswith("d.txt: no caption for d.jpg of the ")
+
+
+def test_a_fault_in_one_of_several_files_names_the_file(tmp_path):
+    tables = {"x.csv": "image,caption\na.jpg,A\nc.jpg,C\n", "y.csv": "image,caption\nb.jpg,B\nd.jpg,\n"}
+    names = photos(*ABC, "d.jpg")
+    message = refused(tmp_path / "empty", names | tables, ["x.csv", "y.csv"])
+    assert message.startswith("y.csv, line 3: no caption for d.jpg of the ")
+    tables["y.csv"] = tables["y.csv"].replace("d.jpg,", "b.jpg,Again")
+    message = refused(tmp_path / "none", names | tables, ["x.csv", "y.csv"])
+    assert message.startswith("no captions file names the photo d.jpg; ")
+    tables["y.csv"] = "image,caption\nb.jpg,B\nd.jpg,A <unk>\n"
+    message = refused(tmp_path / "marker", names | tables, ["x.csv", "y.csv"])
+    assert message.startswith("y.csv, line 3: a caption of d.jpg says <unk>")
 
 
 @pytest.mark.parametrize("kind", ["txt", "json", "both"])
@@ -385,8 +423,45 @@ def test_own_columns_decides_between_two(tmp_path):
     by_image, _, summary = run(tmp_path / "set", ABC | {"c.csv": texts}, "c.csv", columns=columns)
     assert by_image == {name: ["A dog"] for name in ABC}
     assert summary["recognised"]["ignored columns"] == ["image", "caption"]
+    twice = refused(
+        tmp_path / "twice",
+        ABC | {"c.csv": texts.replace("text", "Filename")},
+        "c.csv",
+        columns=Columns("filename", "caption"),
+    )
+    assert "c.csv, line 1: two columns are called filename; rename one" in twice
     wrong = refused(tmp_path / "wrong", ABC | {"c.csv": texts}, "c.csv", columns=Columns(image="photograph"))
     assert "own.columns.image is photograph, but the columns are image, filename, caption, text" in wrong
+
+
+SETS = dict(zip(ABC, ("train", "Val2017", "testset"), strict=True))
+
+
+@pytest.mark.parametrize("column", ["set", "Subset", "partition"])
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl", "lists"])
+def test_a_column_of_splits_of_another_name_is_the_split(tmp_path, form, column):
+    rows = [{"image": name, "caption": "A dog", column: split} for name, split in SETS.items()]
+    lines = [json.dumps(row) for row in rows]
+    texts = {
+        "csv": f"image,caption,{column}\n" + "".join(f"{name},A dog,{split}\n" for name, split in SETS.items()),
+        "json": json.dumps(rows),
+        "jsonl": "\n".join(lines),
+        "lists": json.dumps({"dogs": rows[:2], "cats": rows[2:]}),
+    }[form]
+    _, splits, summary = run(tmp_path / "splits", ABC | {"c.txt": texts}, "c.txt")
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+    assert summary["recognised"]["ignored columns"] == []
+    texts = texts.replace("Val2017", "holiday")
+    _, _, summary = run(tmp_path / "another", ABC | {"c.txt": texts}, "c.txt")
+    assert summary["recognised"]["ignored columns"] == [column]
+    assert summary["recognised"]["summary"].endswith("splits drawn")
+
+
+def test_a_column_split_goes_before_a_column_set(tmp_path):
+    texts = "image,set,caption,split\n" + "".join(f"{name},test,A dog,{split}\n" for name, split in SETS.items())
+    _, splits, summary = run(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert splits == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+    assert summary["recognised"]["ignored columns"] == ["set"]
 
 
 def test_further_columns_are_ignored_and_named(tmp_path):
@@ -471,7 +546,7 @@ def test_skipping_everything_says_what_was_skipped(tmp_path):
         "no photo of the dev split has captions; expected at least one (1 left out, as dataset.on_bad is skip; "
         in message
     )
-    assert "first c.csv: no caption for b.jpg" in message
+    assert "first c.csv, line 3: no caption for b.jpg" in message
 
 
 def test_rows_that_a_quote_swallows_are_refused_by_the_line_where_it_opens(tmp_path):
@@ -514,6 +589,12 @@ def test_a_very_long_line_is_refused(tmp_path, begin):
     assert "characters, expected at most 1,000,000" in refused(
         tmp_path, ABC | {"captions.txt": begin + "x" * 3_000_000 + end}
     )
+
+
+def test_a_cell_that_is_longer_than_csvs_limit_is_read(tmp_path):
+    cell = "dog " * 40_000
+    by_image, _, _ = run(tmp_path, ABC | {"c.csv": f"image,caption\na.jpg,{cell}\nb.jpg,B\nc.jpg,C\n"}, "c.csv")
+    assert by_image["a.jpg"] == [cell.strip()]
 
 
 @pytest.mark.parametrize(
@@ -619,6 +700,38 @@ def test_one_photo_may_have_a_long_and_a_short_name(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("photo", "other"), [("001.jpg", "1.jpg"), ("IMG_7.jpg", "7"), ("IMG_7.jpg", "7.0"), ("A1.jpg", "x/01")]
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_numbers_that_fit_one_photo_are_refused_in_a_table(tmp_path, photo, other, turned):
+    lines = [f"{photo},A dog", f"{other},A cat"][:: -1 if turned else 1]
+    texts = "\n".join(["image,caption", "b.jpg,B", "c.jpg,C", *lines])
+    for on_bad in ("error", "skip"):
+        message = refused(tmp_path, photos(photo, "b.jpg", "c.jpg") | {"c.csv": texts}, "c.csv", on_bad=on_bad)
+        assert "c.csv, line 5: " in message
+        assert f"both fit the photo {photo}; expected a photo for each, or one name" in message
+
+
+def karpathy(names):
+    return json.dumps({"images": [{"filename": name, "sentences": [f"A {name}"]} for name in names]})
+
+
+@pytest.mark.parametrize("form", [coco, karpathy, lambda names: json.dumps({name: f"A {name}" for name in names})])
+def test_forms_that_list_an_image_once_have_one_name_of_each_photo(tmp_path, form):
+    texts = form(["b.jpg", "c.jpg", "aBc.jpg", "abc.jpg"])
+    message = refused(tmp_path, photos("aBc.jpg", "b.jpg", "c.jpg") | {"c.json": texts}, "c.json")
+    assert "abc.jpg and aBc.jpg (c.json: " in message
+    assert "both fit the photo aBc.jpg" in message
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_a_photo_may_have_the_mark_of_a_captions_number_in_its_name(tmp_path, on_bad):
+    texts = "image,caption\ndog,A dog\ndog#2,A cat\ndog#2.jpg,Another cat\nb.jpg,B\nb.jpg.1,Again\n"
+    by_image, _, _ = run(tmp_path, photos("dog.jpg", "dog#2.jpg", "b.jpg") | {"c.csv": texts}, "c.csv", on_bad=on_bad)
+    assert by_image == {"dog.jpg": ["A dog"], "dog#2.jpg": ["A cat", "Another cat"], "b.jpg": ["B", "Again"]}
+
+
+@pytest.mark.parametrize(
     "line", ["a.jpg;0;A dog", "a.jpg,0,A dog", "a.jpg,A dog,train", "a.jpg\tA dog\ttrain", 'a.jpg|"A dog"|test']
 )
 def test_a_third_cell_without_a_header_is_refused(tmp_path, line):
@@ -644,7 +757,7 @@ def test_splits_that_some_folders_or_files_lack_are_refused(tmp_path):
         f"{name}.csv": f"image,caption\n{at}.jpg,A\n" for name, at in zip(("train", "test", "x"), "abc", strict=True)
     }
     message = refused(tmp_path / "files", files, ["train.csv", "test.csv", "x.csv"])
-    assert "x.csv: its name says no split, though those of other files do" in message
+    assert "x.csv: has no split in its name, though other files have one" in message
 
 
 def test_metadata_beside_sidecars_or_in_two_archives_is_refused(tmp_path):
@@ -654,6 +767,34 @@ def test_metadata_beside_sidecars_or_in_two_archives_is_refused(tmp_path):
     archive = zipped(tmp_path / "more.zip", {"metadata.jsonl": metadata, "d.jpg": "d"}).read_bytes()
     message = refused(tmp_path / "archives", ABC | {"metadata.jsonl": metadata, "more.zip": archive}, None)
     assert "holds metadata.jsonl, and so does another archive or the folder" in message
+
+
+def test_two_metadata_files_of_one_folder_are_refused(tmp_path):
+    table = "file_name,text\n" + "".join(f"{name},A dog\n" for name in ABC)
+    lines = "".join(json.dumps({"file_name": name, "text": "A dog"}) + "\n" for name in ABC)
+    message = refused(tmp_path, ABC | {"metadata.csv": table, "metadata.jsonl": lines}, None)
+    assert "metadata.csv and metadata.jsonl are in one folder; name the one that is meant in own.captions" in message
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("a.txt", "a.caption"), "a.txt: lies beside the photo a.jpg, as a.caption does; expected one text file"),
+        (("a.txt", "a.jpg.txt"), "a.txt: lies beside the photo a.jpg, as a.jpg.txt does; expected one text file"),
+        (("a.txt", "A.txt"), "a.txt: lies beside the photo a.jpg, as A.txt does; expected one text file"),
+        (("a.txt", "a.png"), "a.txt: lies beside two photos, a.jpg and a.png; write a text file for each, such as a."),
+    ],
+)
+def test_two_text_files_of_a_photo_or_two_photos_of_a_text_file_are_refused(tmp_path, files, message):
+    files = ABC | {"b.txt": "B", "c.txt": "C"} | {name: f"A {name}" for name in files}
+    for on_bad in ("error", "skip"):
+        assert message in refused(tmp_path, files, None, on_bad=on_bad)
+
+
+def test_each_of_two_photos_of_one_stem_may_have_its_text_file(tmp_path):
+    names = photos("a.jpg", "a.png", "b.jpg")
+    by_image, _, _ = run(tmp_path, names | {"a.jpg.txt": "A dog", "a.PNG.txt": "A cat", "b.txt": "B"}, None)
+    assert by_image == {"a.jpg": ["A dog"], "a.png": ["A cat"], "b.jpg": ["B"]}
 
 
 def test_other_json_files_named_dataset_are_no_splits(tmp_path):
@@ -685,7 +826,10 @@ def test_a_number_of_too_many_digits_is_no_json(tmp_path):
 
 def test_fewer_than_three_images_name_the_first_fault(tmp_path):
     texts = "image,caption\na.jpg,A\nb.jpg,B\nx9.jpg,C\n"
-    assert "c.csv, line 4: no photo x9.jpg" in refused(tmp_path, ABC | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 4: no photo x9.jpg" in refused(tmp_path / "fault", ABC | {"c.csv": texts}, "c.csv")
+    texts = "image,caption,split\na.jpg,A,train\nb.jpg,B,test\n"
+    message = refused(tmp_path / "train", photos("a.jpg", "b.jpg") | {"c.csv": texts}, "c.csv")
+    assert "c.csv: no photo is in the dev split, and 1 in train; expected 2 or more in train" in message
 
 
 def test_a_numbered_photo_that_is_missing_is_not_taken_from_another_name(tmp_path):
@@ -780,7 +924,7 @@ def test_more_names_of_splits(tmp_path, files, captions):
 def test_a_captions_file_without_a_split_beside_one_with_a_split_is_refused(tmp_path):
     tables = {"train.csv": "image,caption\na.jpg,A\nb.jpg,B\n", "more.csv": "image,caption\nc.jpg,C\n"}
     message = refused(tmp_path, ABC | tables, ["train.csv", "more.csv"])
-    assert "more.csv: its name says no split, though those of other files do" in message
+    assert "more.csv: has no split in its name, though other files have one" in message
 
 
 def test_official_lists_in_lower_case_set_the_splits(tmp_path):
@@ -795,6 +939,11 @@ def test_json_sidecars_may_have_a_split(tmp_path):
         for letter, split in zip("abc", ("train", "val", "test"), strict=True)
     }
     assert run(tmp_path, ABC | files, None)[1] == {"a.jpg": "train", "b.jpg": "dev", "c.jpg": "test"}
+
+
+def test_a_json_sidecar_that_is_no_object_is_refused(tmp_path):
+    message = refused(tmp_path, ABC | {f"{letter}.json": '["A dog"]' for letter in "abc"}, None)
+    assert "a.json: not a JSON object; expected one with the key caption or text" in message
 
 
 def test_sidecars_may_keep_the_suffix_of_the_photo(tmp_path):
@@ -818,6 +967,13 @@ def test_rows_that_a_quote_swallows_are_noticed_by_ids_too(tmp_path):
     texts = 'id\tcaption\n1\tA wall\n1\t"Stop\n2\tA dog\n3\tA sign saying go"\n2\tB\n3\tC\n'
     message = refused(tmp_path, photos("1.jpg", "2.jpg", "3.jpg") | {"c.tsv": texts}, "c.tsv", columns=Columns("id"))
     assert "c.tsv, line 3: a quote opens in this line and closes in line 5, and line 4 looks like a row" in message
+
+
+@pytest.mark.parametrize("end", ["\nIMG_3,A cow", ""])
+def test_rows_that_a_quote_swallows_are_noticed_by_names_without_a_suffix(tmp_path, end):
+    texts = f'image,caption\nIMG_1,"A dog\nIMG_20,A cat"{end}\n'
+    message = refused(tmp_path, photos("IMG_1.jpg", "IMG_20.jpg", "IMG_3.jpg") | {"c.csv": texts}, "c.csv")
+    assert "c.csv, line 2: a quote opens in this line and closes in line 3, and line 3 looks like a row" in message
 
 
 @pytest.mark.parametrize(
@@ -910,7 +1066,18 @@ def test_the_longer_name_of_two_captions_files_is_meant(tmp_path):
     archive = zipped(tmp_path / "more.zip", ABC | tables).read_bytes()
     (tmp_path / "mine").mkdir()
     message = refused(tmp_path, {"more.zip": archive}, ["c.csv", "val/c.csv"])
-    assert "c.csv: its name says no split, though those of other files do" in message
+    assert "c.csv: has no split in its name, though other files have one" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-be"])
+def test_utf_32_is_named(tmp_path, encoding):
+    message = refused(tmp_path, ABC | {"c.csv": "\ufeffimage,caption\n".encode(encoding)}, "c.csv")
+    assert "c.csv: is UTF-32; save the file as UTF-8" in message
+
+
+def test_bytes_that_are_not_the_utf_16_of_their_mark_are_named(tmp_path):
+    message = refused(tmp_path, ABC | {"c.csv": b"\xff\xfea"}, "c.csv")
+    assert "c.csv: has the byte order mark of UTF-16 but is not valid UTF-16; save the file as UTF-8" in message
 
 
 def test_utf_16_without_its_mark_is_named(tmp_path):

@@ -358,7 +358,7 @@ def test_names_that_need_quotes_come_back_from_images_csv(tmp_path):
 def test_splits_that_overlap_are_refused_whatever_on_bad_says(tmp_path, splits, place, owner):
     for on_bad in ("error", "skip"):
         message = refused(tmp_path / on_bad, splits=SPLITS | splits, on_bad=on_bad)
-        assert f"captions.zip: {place} is in the {owner} split already" in message
+        assert f"captions.zip: {place} is also in the {owner} split; expected each photo in one split" in message
 
 
 @pytest.mark.parametrize("split", ["train", "dev", "test"])

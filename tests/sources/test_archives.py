@@ -48,9 +48,10 @@ def test_files_are_read_by_their_paths_and_the_ends_of_them(path):
     assert archive.find("eep/c.PNG") is None
 
 
-def test_the_junk_of_macos_is_not_there(path):
+def test_the_junk_of_macos_network_drives_and_windows_is_not_there(path):
     junk = {"__MACOSX/Photos/._a.jpg": "junk", "__MACOSX/a.jpg": "junk", "Photos/._a.jpg": "junk", "._b.jpg": "junk"}
-    junk["Photos/.thumbnails/a.jpg"] = "junk"
+    junk |= dict.fromkeys(("Photos/.thumbnails/a.jpg", "Photos/@eaDir/a.jpg/S.jpg", "#recycle/a.jpg"), "junk")
+    junk["$RECYCLE.BIN/a.jpg"] = "junk"
     zipped(path, {**junk, "Photos/a.jpg": "photo"})
     assert Archive(path).photos() == ["Photos/a.jpg"]
     assert Archive(path).names() == ["Photos/a.jpg"]
@@ -89,6 +90,15 @@ def test_the_archives_of_a_folder_are_one(tmp_path):
     assert [archive.read(name) for name in ("a.jpg", "b.jpg", "val/c.jpg")] == [b"a", b"b", b"other c"]
     message = refused(tmp_path, "c.jpg")
     assert "c.jpg may be train/c.jpg or val/c.jpg; name it with its folder" in message
+
+
+def test_an_end_that_two_paths_have_is_looked_up_without_a_walk_over_all_names(path, monkeypatch):
+    archive = Archive(zipped(path, {"train/c.jpg": "c", "d.jpg": "d", "more/train/c.jpg": "c", "val/c.jpg": "other c"}))
+    monkeypatch.delattr(Archive, "names")
+    with pytest.raises(CaptionerError, match=r"c\.jpg may be more/train/c\.jpg or train/c\.jpg"):
+        archive.find("c.jpg")
+    assert archive.ending_in("c.jpg") == ["more/train/c.jpg", "train/c.jpg", "val/c.jpg"]
+    assert archive.ending_in("val/c.jpg") == archive.ending_in("d.jpg") == []
 
 
 def test_a_folder_without_archives_is_refused(path):

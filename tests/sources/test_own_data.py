@@ -140,6 +140,16 @@ def test_links_in_a_tar_are_not_followed(mine):
     assert "link.jpg" not in Archive(provide(mine)[0] / "images").names()
 
 
+@pytest.mark.parametrize(("name", "captions"), [("Bär.jpg", "captions.csv"), ("Bär.txt", None)])
+def test_a_name_in_a_tar_that_is_not_utf8_is_named(mine, name, captions):
+    (mine / "b.txt").write_text("A dog")
+    with tarfile.open(mine / "p.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for each in ("Bär.md", name):
+            tar.addfile(tarfile.TarInfo(each))
+    message = refused(mine, captions)
+    assert f"p.tar: the name B\\udce4r{name[-4:]} is not UTF-8; rename the file, and pack the archive again" in message
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_a_damaged_tar_is_refused(mine, mode):
     path = tarred(mine / "p.tar", {"p.jpg": os.urandom(50_000)}, mode)
@@ -170,7 +180,7 @@ def test_a_folder_without_photos_is_refused(tmp_path):
         ("text.csv", "own.captions is text.csv: no such file in"),
         ("text.csv", "there are captions.csv"),
         (["captions.csv", "captions.csv"], "own.captions: captions.csv, captions.csv names a file twice"),
-        (None, "own.captions is empty: no text file beside a photo"),
+        (None, "own.captions is null: no text file beside a photo"),
         ("../captions.csv", "expected a file in own.folder, so that DVC watches it"),
         ("/captions.csv", "expected a file in own.folder, so that DVC watches it"),
     ],
@@ -194,6 +204,8 @@ def test_the_manifest_says_what_is_captions_and_what_lists_of_splits(mine):
         "captions": ["more.json", "captions.csv"],
         "sidecars": [],
         "splits": ["Flickr_8k.trainImages.txt"],
+        "alone": [],
+        "unread": [],
     }
     assert set(archive.names()) == {MANIFEST, "more.json", "captions.csv", "Flickr_8k.trainImages.txt"}
 
@@ -208,7 +220,7 @@ def test_captions_in_an_archive_are_found(mine, kind):
     out, _ = provide(mine, "captions_train2017.json")
     assert "annotations/captions_train2017.json" in Archive(out / "captions.zip").names()
     zipped(mine / "b.zip", members | {"q.jpg": b"q"})
-    assert "may be annotations/captions_train2017.json or annotations/captions_train2017.json in" in refused(
+    assert "fits both annotations/captions_train2017.json and annotations/captions_train2017.json in" in refused(
         mine, "captions_train2017.json"
     )
 
@@ -219,6 +231,19 @@ def test_sidecars_lie_beside_photos_and_nothing_else_is_taken(mine):
     out, _ = provide(mine, None)
     manifest = json.loads(Archive(out / "captions.zip").read(MANIFEST))
     assert manifest["sidecars"] == ["b.txt", "dogs/a.caption", "dogs/b.json"]
+
+
+def test_texts_without_a_photo_and_photos_of_other_kinds_are_listed_and_told_of(mine, caplog):
+    for name in ("b.txt", "dogs/c.gif", "dogs/c.txt", "b.CR2", "dogs/a.caption"):
+        (mine / name).write_text("A dog")
+    zipped(mine / "z.zip", {"z.jpg": b"z", "z.JXL": b"z", "y.jxl": b"y", "y.json": "{}"})
+    tarred(mine / "t.tar", {"t.jpg": b"t", "u.jp2": b"u", "u.txt": b"u"})
+    out, _ = provide(mine, None)
+    manifest = json.loads(Archive(out / "captions.zip").read(MANIFEST))
+    assert manifest["alone"] == ["dogs/c.txt", "readme.txt", "y.json", "u.txt"]
+    assert manifest["unread"] == ["dogs/c.gif", "y.jxl", "u.jp2"]
+    assert "text files without a photo, left out: 4, first dogs/c.txt" in caplog.text
+    assert "photos of a kind that is not read, left out: 3, first dogs/c.gif; convert" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

@@ -136,11 +136,12 @@ def test_photos_of_a_kind_that_is_not_read_are_told_of(model, photos, capsys):
     with Image.open(photos / "00.png") as photo:
         for suffix in ("webp", "tif", "bmp"):
             photo.save(photos / f"other.{suffix}")
-    (photos / "phone.DNG").write_bytes(b"")
+    for name in ("phone.DNG", "camera.raf", "drawing.psd"):
+        (photos / name).write_bytes(b"")
     assert main(["caption", str(photos), "--model", str(model)]) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 43
-    assert f"{photos}: left out 1 (phone.DNG), of unsupported kinds" in printed.err
+    assert f"{photos}: left out 3 (camera.raf, drawing.psd, phone.DNG), of unsupported kinds" in printed.err
 
 
 @pytest.mark.parametrize("argument", ["nowhere.jpg", "*.nothing", "."])
@@ -160,10 +161,11 @@ def test_a_folder_whose_folders_alone_have_photos_is_an_error_without_them(model
     assert f"error: {photos / 'albums'}: no photos in this folder itself" in capsys.readouterr().err
 
 
-def test_a_jfif_is_a_photo_of_a_folder(photos):
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".MPO"])
+def test_a_jpeg_of_another_suffix_is_a_photo_of_a_folder(photos, suffix):
     with Image.open(photos / "00.png") as photo:
-        photo.convert("RGB").save(photos / "saved.jfif", "JPEG")
-    assert photos / "saved.jfif" in find_photos([str(photos)])
+        photo.convert("RGB").save(photos / f"saved{suffix}", "JPEG")
+    assert photos / f"saved{suffix}" in find_photos([str(photos)])
 
 
 def test_a_gif_in_a_folder_is_left_out_and_the_message_says_how_to_caption_it(photos, capsys):
@@ -192,11 +194,14 @@ def test_a_photo_that_is_named_twice_is_captioned_once(photos, monkeypatch):
         ("a/.*/*.png", ["a/.hidden/4.png"]),
         ("a/b/../*.png", ["a/b/../1.png"]),
         ("c/[[]1].p?g", ["c/[1].png"]),
+        ("@*/**/*.jpg", []),
+        ("@eaDir/**/*.jpg", ["@eaDir/a.jpg/thumb.jpg"]),
     ],
 )
 @pytest.mark.parametrize("absolute", [False, True])
 def test_patterns_match_as_in_a_shell_and_end_where_links_are_loops(tmp_path, monkeypatch, pattern, found, absolute):
-    for name in ("a/1.png", "a/b/2.png", "a/b/3.jpg", "a/.hidden/4.png", "c/[1].png", "a/.5.png"):
+    junk = "@eaDir/a.jpg/thumb.jpg"
+    for name in ("a/1.png", "a/b/2.png", "a/b/3.jpg", "a/.hidden/4.png", "c/[1].png", "a/.5.png", junk):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "a/up").symlink_to("..")
@@ -359,7 +364,15 @@ def test_a_reader_that_goes_away_is_no_error(model, photos):
 def library(tmp_path):
     """A folder with photos at several depths, and what is none of them."""
     generator = np.random.default_rng(0)
-    for name in ("b.jpg", "a.png", "holiday/c.jpg", "holiday/sea/d.webp", ".hidden/e.jpg", "__MACOSX/f.jpg"):
+    for name in (
+        "b.jpg",
+        "a.png",
+        "holiday/c.jpg",
+        "holiday/sea/d.webp",
+        ".hidden/e.jpg",
+        "__MACOSX/f.jpg",
+        "@eaDir/b.jpg/g.jpg",
+    ):
         path = tmp_path / "library" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)

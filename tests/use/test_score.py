@@ -66,6 +66,9 @@ PREDICTIONS = {
     "JSON lines": lines(json.dumps({"image": name, "caption": text}) for name, text in CAPTIONS.items()),
     "CSV": table([("image", "caption"), *CAPTIONS.items()]),
     "CSV with further columns": table([("score", "caption", "file_name"), *((1, t, n) for n, t in CAPTIONS.items())]),
+    "CSV with blanks and quotes": lines(
+        ["image, caption", *(f"{n}, {json.dumps(t)}" for n, t in CAPTIONS.items())]
+    ).replace('\\"', '""'),
     "semicolons": table([("image", "caption"), *CAPTIONS.items()], ";"),
     "caption": printed_by_caption(),
     "caption --top": printed_by_caption(top=2),
@@ -117,6 +120,11 @@ def test_one_photo_is_a_form_too(tmp_path):
     for n, text in enumerate(['{"photo": "a.jpg", "caption": "a dog"}\n', "a.jpg\ta dog\n", '{"a.jpg": "a dog"}']):
         (tmp_path / str(n)).write_text(text)
         assert read_predictions(tmp_path / str(n)) == {"a.jpg": "a dog"}
+
+
+def test_a_tab_goes_before_a_comma(tmp_path):
+    (tmp_path / "file").write_text("a.jpg\ta dog, picture\nb.jpg\ta cat, image\n")
+    assert read_predictions(tmp_path / "file") == {"a.jpg": "a dog, picture", "b.jpg": "a cat, image"}
 
 
 REFERENCE_FORMS = {

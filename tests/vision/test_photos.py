@@ -66,7 +66,7 @@ def test_a_photo_of_the_right_size_is_returned_as_it_is(fit):
     assert np.array_equal(load(encoded(Image.fromarray(NOISE)), fit=fit), NOISE)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
 def test_the_content_says_what_it_is_not_the_name(kind):
     assert near(load(encoded(Image.new("RGB", (40, 30), GREEN), kind)), GREEN)
 

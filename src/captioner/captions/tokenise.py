@@ -65,7 +65,7 @@ def tokenise_dataset(
     splits = _splits(listing, paths, words, bad)
     if listing.all_named:
         for path in sorted(photos - set(paths.values())):
-            bad("photos without captions: in no split", f"{listing.file}: no row for the photo {visible(path)}")
+            bad("photos without captions: in no split", _not_named(path, listing))
             bad.photos.add(path)
 
     training = [tokens for name in splits["train"] for tokens in words[name]]
@@ -185,7 +185,7 @@ class _Bad:
 
     def __call__(self, kind: str, message: str, count: int = 1) -> None:
         if not self.skip:
-            raise CaptionerError(f"{message}; mend it, or set dataset.on_bad to skip in params.yaml")
+            raise CaptionerError(f"{message}; correct it, or set dataset.on_bad to skip in params.yaml")
         self.first = self.first or message
         self.counts[kind] += count
 
@@ -229,12 +229,13 @@ def _splits(
     for split in SPLITS:
         without = [name for name in splits[split] if not words.get(name)]
         for name in without:
-            message = f"{listing.file}: no caption for {visible(name)} of the {split} split"
+            message = f"{listing.places.get(name, listing.file)}: no caption for {visible(name)} of the {split} split"
             bad(f"photos without captions: {split}", message)
         splits[split] = [name for name in splits[split] if words.get(name)]
         for name in splits[split]:
+            place = listing.places[name] if listing.several else listing.file
             for text in listing.captions[name]:
-                _check_markers(text, f"{listing.file}: a caption of {visible(name)}")
+                _check_markers(text, f"{place}: a caption of {visible(name)}")
         bad.photos.update(paths[name] for name in without)
         if not splits[split]:
             left = f" ({sum(bad.counts.values())} left out, as dataset.on_bad is skip; first {bad.first})"
@@ -243,6 +244,15 @@ def _splits(
                 + (left if bad.first else "")
             )
     return splits
+
+
+def _not_named(photo: str, listing: Listing) -> str:
+    """Return the message for a photo that no captions file names."""
+    if listing.sidecars:
+        return f"no text file beside the photo {visible(photo)}"
+    if listing.several:
+        return f"no captions file names the photo {visible(photo)}"
+    return f"{listing.file}: no row for the photo {visible(photo)}"
 
 
 def _check_markers(text: str, who: str) -> None:
@@ -290,7 +300,7 @@ def _paths(listing: Listing, archive: Archive, photos: set[str], bad: _Bad) -> d
         for name, place in listing.splits[split]:
             if name in owner:
                 raise CaptionerError(
-                    f"{place}: {visible(name)} is in the {owner[name]} split already; expected in one split"
+                    f"{place}: {visible(name)} is also in the {owner[name]} split; expected each photo in one split"
                 )
             owner[name] = split
             path = archive.find(name)

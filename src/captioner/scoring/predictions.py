@@ -27,7 +27,7 @@ from captioner.base.errors import CaptionerError
 from captioner.captions.formats.columns import CAPTION, IMAGE, OTHER_CAPTION, OTHER_IMAGE, plain, shown
 from captioner.captions.formats.json_stream import json_lines, walk
 from captioner.captions.formats.records import Tally, TextFile, as_json, name_of
-from captioner.captions.formats.tables import DELIMITERS
+from captioner.captions.formats.tables import DELIMITERS, blanks_behind
 from captioner.captions.formats.text import caption_text, decode, lines
 from captioner.sources.archives import Files, visible
 
@@ -88,9 +88,10 @@ def _read(file: TextFile, column: str | None) -> Found:
         if isinstance(first, dict) and (_key(first, _IMAGE) or "\n" in file.content.strip()):
             return _rows(json_lines(file, lines(file.content, file.shown)), column)
         return _object(file, column)
-    delimiter = _delimiter(next((line for _, line in lines(file.content, file.shown)), ""), column)
+    first = next((line for _, line in lines(file.content, file.shown)), "")
+    delimiter = _delimiter(first, column)
     if delimiter is not None:
-        return _table(file, delimiter, column)
+        return _table(file, delimiter, first, column)
     if column is not None:
         raise CaptionerError(
             f"{file.shown}: has no columns to look for {column} in; expected a table with a header, or JSON"
@@ -101,10 +102,12 @@ def _read(file: TextFile, column: str | None) -> Found:
 def _delimiter(line: str, column: str | None) -> str | None:
     """Return the delimiter of a header: one that gives both columns, else one that gives that of the image alone."""
     try:
-        cells = {each: next(csv.reader([line], delimiter=each), []) for each in DELIMITERS}
+        # a tab goes first: in path<TAB>caption other delimiters are part of the caption
+        delimiters = ("\t",) if "\t" in line else DELIMITERS
+        cells = {each: next(csv.reader([line], delimiter=each), []) for each in delimiters}
     except csv.Error:  # lines that end in a carriage return alone, or a field that is too long
         return None
-    with_image = [each for each in DELIMITERS if len(cells[each]) > 1 and _key(cells[each], _IMAGE)]
+    with_image = [each for each in delimiters if len(cells[each]) > 1 and _key(cells[each], _IMAGE)]
     keys = _CAPTION if column is None else (plain(column),)
     return next((each for each in with_image if _key(cells[each], keys)), with_image[0] if with_image else None)
 
@@ -131,8 +134,9 @@ def _rows(rows: Iterable[tuple[str, Any]], column: str | None) -> Found:
         yield row[image], row[caption], place
 
 
-def _table(file: TextFile, delimiter: str, column: str | None) -> Found:
-    reader = csv.reader(io.StringIO(file.content, newline=""), delimiter=delimiter, strict=True)
+def _table(file: TextFile, delimiter: str, first: str, column: str | None) -> Found:
+    content, blanks = io.StringIO(file.content, newline=""), blanks_behind(delimiter, first)
+    reader = csv.reader(content, delimiter=delimiter, strict=True, skipinitialspace=blanks)
     header: list[str] = []
     at_image = at_caption = 0
     try:

@@ -16,12 +16,33 @@ from captioner.base.errors import CaptionerError
 
 HEIF_SUFFIXES = (".heic", ".heif")
 AVIF_SUFFIXES = (".avif",)
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", *HEIF_SUFFIXES, *AVIF_SUFFIXES)
+PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".png",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    *HEIF_SUFFIXES,
+    *AVIF_SUFFIXES,
+)
+OTHER_PHOTOS = (
+    *(".gif", ".jxl", ".jp2", ".psd"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
+)
+"""Photos of other kinds, by their suffixes. Some are raw files of cameras."""
+JUNK_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
+"""What macOS, network drives and Windows add: thumbnails and deleted files."""
 UTF8_FLAG, WINDOWS = 0x800, 0  # of an entry of a zip
 LARGEST_MEMBER = 512 << 20  # bytes a member may unpack to; more is a zip bomb
 MANIFEST = "captioner.json"
 """The file in the archive of captions that says what the others are: {"captions", "sidecars", "splits"}, each a list of
-their names. The official archive of Flickr8k has none."""
+their names. `provide_own` also lists what it left out: {"alone": text files without a photo, "unread": photos of
+OTHER_PHOTOS}. The official archive of Flickr8k has none."""
 
 
 class Archive:
@@ -35,7 +56,8 @@ class Archive:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._members: dict[str, tuple[zipfile.ZipFile, zipfile.ZipInfo]] = {}
-        self._ends: dict[str, str | None] = {}  # of several paths: None
+        self._ends: dict[str, str] = {}  # the first path with each end
+        self._several: dict[str, list[str]] = {}  # all paths of an end that several have
         parts = zips_in(self.path) if self.path.is_dir() else [self.path]
         if not parts:
             raise CaptionerError(f"{path}: no zip archive in this folder; expected one or more")
@@ -45,7 +67,9 @@ class Archive:
             end = name
             while "/" in end:
                 end = end.partition("/")[2]
-                self._ends[end] = None if end in self._ends else name
+                first = self._ends.setdefault(end, name)
+                if first != name:
+                    self._several.setdefault(end, [first]).append(name)
 
     def _open(self, path: Path) -> None:
         try:
@@ -59,7 +83,7 @@ class Archive:
             ) from None
         for member in archive.infolist():
             written = _name_of(member)
-            name = PurePosixPath(_same(written))
+            name = PurePosixPath(one_spelling(written))
             if written.endswith("/") or is_junk(name):
                 continue
             if str(name) in self._members:
@@ -86,18 +110,21 @@ class Archive:
 
         Raises CaptionerError where `name` is the end of several paths and none itself.
         """
-        name = _same(name)
+        name = one_spelling(name)
         if name in self._members:
             return name
-        if name not in self._ends:
-            return None
-        path = self._ends[name]
-        if path is None:
-            several = [each for each in self.names() if each.endswith(f"/{name}")]
+        several = self.ending_in(name)
+        if len(several) > 1:
             raise CaptionerError(
                 f"{self.path}: {name} may be {several[0]} or {several[1]}; name it with its folder, or rename one"
             )
-        return path
+        return self._ends.get(name)
+
+    def ending_in(self, name: str) -> list[str]:
+        """Return the paths in other folders of which `name` is an end, sorted."""
+        name = one_spelling(name)
+        first = self._ends.get(name)
+        return sorted(self._several.get(name, [first] if first else []))
 
     def part_of(self, path: str) -> str:
         """Return the path of the zip that has the file `path`, relative to the folder of all; "" for a single zip."""
@@ -150,8 +177,8 @@ def zips_in(folder: Path) -> list[Path]:
 
 
 def is_junk(path: PurePosixPath) -> bool:
-    """Tell whether a file is one that macOS adds, or is hidden or in a hidden folder."""
-    return "__MACOSX" in path.parts or any(part.startswith(".") and part != ".." for part in path.parts)
+    """Tell whether a file is hidden, in a hidden folder, or in a folder of JUNK_FOLDERS."""
+    return any(part in JUNK_FOLDERS or (part.startswith(".") and part != "..") for part in path.parts)
 
 
 def add_stored(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -198,14 +225,14 @@ def without_suffix(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
 
 
+def one_spelling(name: str) -> str:
+    """Return a name in NFC, because macOS writes an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
 def visible(text: str) -> str:
     """Return text for messages, with invisible characters and invalid bytes escaped."""
     return "".join(
         letter if letter == " " or unicodedata.category(letter)[0] in "LMNPS" else ascii(letter)[1:-1]
         for letter in text
     )
-
-
-def _same(name: str) -> str:
-    """One spelling of a name: macOS writes an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)

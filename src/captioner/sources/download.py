@@ -118,7 +118,7 @@ def obtain(
         else:
             _take(name, Path(mirror).expanduser(), destination)
     except OSError as error:
-        raise CaptionerError(f"{name}: {error}; mend that (space, rights) and run again") from error
+        raise CaptionerError(f"{name}: {error}; correct that (disk space, permissions) and run again") from error
     record = provenance(name, destination, source="mirror" if mirror else "official", official=official)
     if not record["official"]:
         _warn(name, destination, official[name])
@@ -170,7 +170,7 @@ def fetch(
         log.info("%s: the pieces do not fit together; starting over", name)
     raise CaptionerError(
         f"{_shown(url)}: {algorithm} is {actual}, expected {expected}; the downloaded file was deleted. Run again; "
-        f"if it stays so, the server or a proxy gives another file. {_HELP}"
+        f"if this happens again, the server or a proxy sends a different file. {_HELP}"
     )
 
 

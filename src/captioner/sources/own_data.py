@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import tarfile
-import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,11 +31,13 @@ from captioner.base.files import atomic_write, digest
 from captioner.sources import archives
 from captioner.sources.archives import (
     MANIFEST,
+    OTHER_PHOTOS,
     PHOTO_SUFFIXES,
     Archive,
     add_stored,
     add_stream,
     is_junk,
+    one_spelling,
     unread_kind,
     visible,
     without_suffix,
@@ -69,11 +70,14 @@ class _Texts:
 
     chosen: list[str]  # the names of own.captions; none: sidecars and metadata files
     metadata: dict[str, bytes] = field(default_factory=dict)
+    metadata_of: dict[str, str] = field(default_factory=dict)  # by folder: the name of its metadata file
     sidecars: dict[str, bytes] = field(default_factory=dict)
+    alone: list[str] = field(default_factory=list)  # text files that may be sidecars, without a photo beside them
+    unread: list[str] = field(default_factory=list)  # photos of other kinds, without one that is read beside them
     splits: dict[str, bytes] = field(default_factory=dict)
     captions: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """By the name that own.captions gives: (path, content)."""
-    exact: set[str] = field(default_factory=set)  # names of own.captions that are the very path of a plain file
+    exact: set[str] = field(default_factory=set)  # names of own.captions that are the exact path of a plain file
 
     def wants(self, name: str) -> bool:
         """Return whether a text file may belong to the dataset."""
@@ -85,11 +89,14 @@ class _Texts:
     def chosen_as(self, name: str) -> str | None:
         """Return the name in own.captions that means this path, None where none does."""
         left = (each for each in self.chosen if each not in self.exact)
-        return max((each for each in left if f"/{_spelt(name)}".endswith(f"/{each}")), key=len, default=None)
+        return max((each for each in left if f"/{one_spelling(name)}".endswith(f"/{each}")), key=len, default=None)
 
     def add(self, files: Iterable[tuple[str, bytes]], photos: Iterable[str], place: Path) -> None:
-        """Add the texts of one folder or archive with these photos."""
-        stems = {_spelt(stem).casefold() for photo in photos for stem in (photo, without_suffix(photo))}
+        """Add the texts of one folder or archive with these photos, of PHOTO_SUFFIXES and OTHER_PHOTOS."""
+        photos = list(photos)
+        read = filter(_is_read, photos)
+        stems = {one_spelling(stem).casefold() for photo in read for stem in (photo, without_suffix(photo))}
+        self.unread += [name for name in photos if one_spelling(without_suffix(name)).casefold() not in stems]
         texts = {}
         for name, content in files:
             end = PurePosixPath(name).name
@@ -98,7 +105,7 @@ class _Texts:
                 if key in self.captions:
                     other = self.captions[key][0]
                     raise CaptionerError(
-                        f"own.captions is {key}: may be {other} or {name} in {place}; name it with its folder"
+                        f"own.captions is {key}: fits both {other} and {name} in {place}; name it with its folder"
                     )
                 self.captions[key] = name, content
             elif _SPLIT_LIST.fullmatch(end):
@@ -109,9 +116,17 @@ class _Texts:
                         f"{place}: holds {name}, and so does another archive or the folder; put each into a folder of "
                         "its own"
                     )
+                other = self.metadata_of.setdefault(str(PurePosixPath(name).parent), name)
+                if other != name:
+                    raise CaptionerError(
+                        f"{place}: {visible(other)} and {visible(name)} are in one folder; name the one that is meant "
+                        "in own.captions, or move the other away"
+                    )
                 self.metadata[name] = content
-            elif _spelt(without_suffix(name)).casefold() in stems:
+            elif one_spelling(without_suffix(name)).casefold() in stems:
                 texts[name] = content
+            else:
+                self.alone.append(name)
         lower = {name.lower() for name in texts}
         for name, content in texts.items():
             # img2dataset writes the caption into both; its text file is the caption alone
@@ -188,7 +203,7 @@ def _checked_folder(folder: str | Path) -> Path:
 def _checked_names(names: str | Sequence[str] | None) -> list[str]:
     """Return the names of own.captions as a list."""
     listed = [names] if isinstance(names, str) else list(names or ())
-    listed = [_spelt(str(PurePosixPath(name))) for name in listed if name.strip()]
+    listed = [one_spelling(str(PurePosixPath(name))) for name in listed if name.strip()]
     for name in listed:
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts:
@@ -208,21 +223,18 @@ def _find(folder: Path) -> _Folder:
             path = Path(here, name)
             kinds = ((PHOTO_SUFFIXES, content.photos), ((".zip",), content.zips), (TAR_SUFFIXES, content.tars))
             kind = next((paths for ends, paths in kinds if name.lower().endswith(ends)), content.texts)
-            try:
-                str(path).encode()
-            except UnicodeEncodeError:
-                if kind is content.texts:
-                    continue
-                raise CaptionerError(f"own.folder: the name {os.fsencode(path)!r} is not UTF-8; rename it") from None
-            kind.append(path)
+            if _is_utf8(str(path)):
+                kind.append(path)
+            elif kind is not content.texts:
+                raise CaptionerError(f"own.folder: the name {os.fsencode(path)!r} is not UTF-8; rename it")
     for paths in (content.photos, content.zips, content.tars, content.texts):
         paths.sort(key=lambda path: path.relative_to(folder).as_posix())
     return content
 
 
 def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
-    """Read the plain files that are captions. A file with the very path that own.captions gives goes first."""
-    by_name = {_spelt(path.relative_to(source).as_posix()): path for path in content.texts}
+    """Read the plain files that are captions. A file with the exact path that own.captions gives goes first."""
+    by_name = {one_spelling(path.relative_to(source).as_posix()): path for path in content.texts}
     for name in texts.chosen:
         path = source / name if (source / name).is_file() else by_name.get(name)
         if path:
@@ -232,15 +244,11 @@ def _read_texts(source: Path, content: _Folder, texts: _Texts) -> None:
     def plain_files() -> Iterator[tuple[str, bytes]]:
         for path in content.texts:
             name = path.relative_to(source).as_posix()
-            if _spelt(name) not in texts.exact and texts.wants(name):
+            if one_spelling(name) not in texts.exact and texts.wants(name):
                 yield name, _read(path)
 
-    texts.add(plain_files(), (path.relative_to(source).as_posix() for path in content.photos), source)
-
-
-def _spelt(name: str) -> str:
-    """Return one spelling of a name: macOS writes an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)
+    other = [path for path in content.texts if path.name.lower().endswith(OTHER_PHOTOS)]
+    texts.add(plain_files(), (path.relative_to(source).as_posix() for path in content.photos + other), source)
 
 
 def _read(path: Path) -> bytes:
@@ -252,6 +260,18 @@ def _check_size(path: Path, member: str, size: int) -> None:
     if size > archives.LARGEST_MEMBER:
         what = f"{path}: {visible(member)} unpacks to" if member else f"{path}: has"
         raise CaptionerError(f"{what} {size} bytes, over {archives.LARGEST_MEMBER}; leave the file out")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_read(name: str) -> bool:
+    return name.lower().endswith(PHOTO_SUFFIXES)
 
 
 def _check_kind(path: Path, name: str) -> None:
@@ -273,10 +293,11 @@ def _pack_files(source: Path, photos: list[Path], target: Path) -> None:
 def _take_zip(path: Path, target: Path, texts: _Texts) -> None:
     """Read the texts of a zip, and copy it where it holds photos."""
     archive = Archive(path)
-    photos = [name for name in archive.names() if name.lower().endswith(PHOTO_SUFFIXES)]
+    photos = [name for name in archive.names() if _is_read(name)]
     for name in photos:
         _check_kind(path, name)
-    texts.add(((name, archive.read(name)) for name in archive.names() if texts.wants(name)), photos, path)
+    other = [name for name in archive.names() if name.lower().endswith(OTHER_PHOTOS)]
+    texts.add(((name, archive.read(name)) for name in archive.names() if texts.wants(name)), photos + other, path)
     if photos:
         _copy(path, target)
 
@@ -285,15 +306,22 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
     """Write the photos of a tar into a zip, in the tar's order; none where there is no photo. Read its texts."""
     files: list[tuple[str, bytes]] = []
     photos: list[str] = []
+    other: list[str] = []
     try:
         with tarfile.open(path) as tar, atomic_write(target) as beside, zipfile.ZipFile(beside, "w") as archive:
             for member in tqdm(_members(tar), desc=path.name, unit="file", disable=None):
                 name = str(PurePosixPath(member.name))
                 _check_size(path, name, member.size)
-                if name.lower().endswith(PHOTO_SUFFIXES):
+                if not _is_utf8(name) and (_is_read(name) or texts.wants(name)):
+                    raise CaptionerError(
+                        f"{path}: the name {visible(name)} is not UTF-8; rename the file, and pack the archive again"
+                    )
+                if _is_read(name):
                     _check_kind(path, name)
                     _pack_member(tar, member, archive, name)
                     photos.append(name)
+                elif name.lower().endswith(OTHER_PHOTOS):
+                    other.append(name)
                 elif member.isfile() and texts.wants(name):
                     content = tar.extractfile(member)
                     assert content is not None  # a file
@@ -306,7 +334,7 @@ def _pack_tar(path: Path, target: Path, texts: _Texts) -> None:
         raise CaptionerError(f"{path}: not a whole tar archive ({error}); replace it") from None
     if not photos:
         target.unlink()
-    texts.add(files, photos, path)
+    texts.add(files, photos + other, path)
     log.info("%s: %s photos packed", path.name, len(photos))
 
 
@@ -348,19 +376,26 @@ def _write_captions(path: Path, source: Path, texts: _Texts, content: _Folder) -
         captions = texts.metadata
         if captions and texts.sidecars:
             raise CaptionerError(
-                f"own.captions is empty: {source} has {next(iter(captions))}, and text files beside photos such as "
+                f"own.captions is null: {source} has {next(iter(captions))}, and text files beside photos such as "
                 f"{next(iter(texts.sidecars))}; name the former in own.captions, or move one of them away"
             )
         sidecars = {} if captions else texts.sidecars
         if not captions and not sidecars:
             raise CaptionerError(
-                f"own.captions is empty: no text file beside a photo, and no {' or '.join(METADATA)} in {source}; name "
+                f"own.captions is null: no text file beside a photo, and no {' or '.join(METADATA)} in {source}; name "
                 f"the file with the captions{_there(content)}"
             )
     splits = {name: text for name, text in texts.splits.items() if name not in captions and not sidecars}
     manifest = {"captions": list(captions), "sidecars": list(sidecars), "splits": list(splits)}
+    manifest |= {"alone": texts.alone if sidecars else [], "unread": texts.unread}
+    for key, what, advice in (
+        ("alone", "text files without a photo", ""),
+        ("unread", "photos of a kind that is not read", "; convert them"),
+    ):
+        if names := manifest[key]:
+            log.warning("%s: %s, left out: %d, first %s%s", source, what, len(names), visible(names[0]), advice)
     with atomic_write(path) as beside, zipfile.ZipFile(beside, "w") as archive:
-        add_stored(archive, MANIFEST, json.dumps(manifest, ensure_ascii=False).encode())
+        add_stored(archive, MANIFEST, json.dumps(manifest, ensure_ascii=False).encode(errors="surrogatepass"))
         for name, text in (captions | sidecars | splits).items():
             add_stored(archive, name, text)
 

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from captioner.base.errors import CaptionerError
 
 OPTIONAL = {".heic": "pillow_heif", ".heif": "pillow_heif"}  # the package that reads them
-OTHER_PHOTOS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".gif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
 def find_photos(
@@ -47,14 +46,20 @@ def find_photos(
 
 
 def _matching(pattern: Path) -> list[Path]:
-    """Return the files that match a pattern, sorted by name; hidden names only where the pattern has the dot."""
+    """Return the files that match a pattern, sorted by name.
+
+    Hidden names match only where the pattern has the dot, junk folders only where it has their names.
+    """
+    from captioner.sources.archives import JUNK_FOLDERS
+
     parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.parts if part != pattern.anchor]
     if parts[-1] == "**":
         parts.append("*")  # pathlib before Python 3.13 finds only folders by a last `**`
     dotted = [part for part in parts if part.startswith(".")]
+    junk = {*JUNK_FOLDERS} - {*parts}
 
     def hidden(name: str) -> bool:
-        return name.startswith(".") and not any(fnmatchcase(name, part) for part in dotted)
+        return name in junk or (name.startswith(".") and not any(fnmatchcase(name, part) for part in dotted))
 
     # not glob.glob, because its `**` follows links to folders, and two of them that lead upwards never end
     found = Path(pattern.anchor).glob("/".join(parts))
@@ -67,7 +72,7 @@ def _may_be_photo(path: Path) -> bool:
 
 
 def _in_folder(folder: Path, recursive: bool, unreadable: list[OSError]) -> list[Path]:
-    from captioner.sources.archives import PHOTO_SUFFIXES, is_junk  # not at the top: they may need Pillow
+    from captioner.sources.archives import OTHER_PHOTOS, PHOTO_SUFFIXES, is_junk  # not at the top: they may need Pillow
 
     photos: list[Path] = []
     others: list[str] = []
@@ -82,7 +87,7 @@ def _in_folder(folder: Path, recursive: bool, unreadable: list[OSError]) -> list
                 continue
             if suffix in suffixes:
                 photos.append(path)
-            elif suffix in OTHER_PHOTOS:
+            elif suffix in (*OTHER_PHOTOS, *lacking):
                 others.append(name)
     unreadable += errors
     for error in errors:

@@ -220,7 +220,7 @@ def _pixels(
         photo = next(photos)
         if isinstance(photo, CaptionerError):
             if on_bad == "error":
-                raise CaptionerError(f"{photo}; mend it, or set dataset.on_bad to skip in params.yaml")
+                raise CaptionerError(f"{photo}; correct it, or set dataset.on_bad to skip in params.yaml")
             if not view.flipped:
                 log.warning("skipped: %s", photo)
             missing.append(place)

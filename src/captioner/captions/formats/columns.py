@@ -1,11 +1,14 @@
 """Which column of a table, or key of a JSON row, is the photo, the caption and the split."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.records import Columns
+from captioner.captions.formats.splits import is_split
 
 IMAGE = ("image", "file", "filename", "file_name", "path", "photo")
 CAPTION = ("caption", "text", "sentence", "description", "comment")
@@ -16,6 +19,7 @@ OTHER_IMAGE = (
 )
 OTHER_CAPTION = ("caption_str", "captions", "sentences", "raw", "texts", "comments")
 SPLIT = ("split", "set_name")
+OTHER_SPLIT = ("set", "subset", "partition")  # taken where all their values are names of splits
 
 _LISTS = ("captions", "sentences", "texts", "comments")  # of OTHER_CAPTION; with a column of CAPTION either is meant
 _NUMBERED = re.compile(rf"({'|'.join((*CAPTION, 'raw'))})[ _.-]?\d+")
@@ -58,7 +62,25 @@ def choose(header: Sequence[str], columns: Columns, place: str) -> Chosen:
     else:
         split = next((name for name in header if plain(name) in SPLIT), None)
     used = {image, *captions, split}
+    names = Counter(map(plain, header))
+    twice = next((name for name in header if name in used and names[plain(name)] > 1), None)
+    if twice is not None:
+        raise CaptionerError(f"{place}: two columns are called {twice}; rename one, such as to {twice}_2")
     return Chosen(image, captions, split, tuple(name for name in header if name not in used and name.strip()))
+
+
+def with_split(columns: Columns, rows: Callable[[], Iterator[Mapping[str, Any]]]) -> Columns:
+    """Return the columns with one of OTHER_SPLIT as the split, where each row has the name of a split there.
+
+    `rows` is called only where the first row has such a column and none of SPLIT.
+    """
+    header = {plain(name): name for name in next(rows(), {})}
+    other = next((name for name in OTHER_SPLIT if name in header), None)
+    if columns.split is not None or other is None or not header.keys().isdisjoint(SPLIT):
+        return columns
+    values = (row.get(header[other]) for row in rows())
+    given = all(isinstance(each, str) and is_split(each) for each in values)
+    return replace(columns, split=other) if given else columns
 
 
 def _numbered(header: Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +111,7 @@ def _one(
     """
     if chosen is not None:
         matches = [name for name in header if plain(name) == plain(chosen)]
-        if len(matches) != 1:
+        if not matches:
             raise CaptionerError(
                 f"{place}: own.columns.{role} is {chosen}, but the columns are {shown(header)}; expected one of them"
             )
@@ -97,7 +119,7 @@ def _one(
     matches = [name for name in header if plain(name) in first]
     if matches:
         matches += [name for name in header if plain(name) in either]
-    if len(matches) > 1:
+    if len(set(map(plain, matches))) > 1:
         raise CaptionerError(
             f"{place}: the columns {' and '.join(matches)} could both be the {role}; set own.columns.{role} in "
             "params.yaml to the one that is meant, or rename one"

@@ -103,12 +103,18 @@ class Form:
     marks: Callable[[Head], bool]
     read: Reader
     all_named: bool = False  # a photo that the captions do not name is a fault
+    once: bool = False  # each image is listed once, with all its captions
 
 
 FORMS = (
     Form("JSON Lines (imagefolder) captions", lambda head: head.is_json_lines, read_json_lines),
-    Form("COCO captions", lambda head: head.has_list("images") and head.has_list("annotations"), read_coco),
-    Form("Karpathy's JSON captions", lambda head: head.start.startswith("{") and head.has_key("images"), read_karpathy),
+    Form("COCO captions", lambda head: head.has_list("images") and head.has_list("annotations"), read_coco, once=True),
+    Form(
+        "Karpathy's JSON captions",
+        lambda head: head.start.startswith("{") and head.has_key("images"),
+        read_karpathy,
+        once=True,
+    ),
     Form("TextCaps captions", lambda head: head.start.startswith("{") and head.has_list("data"), read_rows),
     Form("JSON captions", lambda head: head.start.startswith("["), read_rows),
     Form("JSON captions", lambda head: head.start.startswith("{") and head.has_list("annotations"), read_rows),
@@ -116,6 +122,7 @@ FORMS = (
         "JSON captions by name",
         lambda head: head.first_key.lower().endswith(PHOTO_SUFFIXES) or head.first_key.isdecimal(),
         read_mapping,
+        once=True,
     ),
     Form("lists of JSON captions", lambda head: head.lists_rows, read_lists_of_rows),
     Form(".token captions", lambda head: not head.is_json and is_token_line(head.first), read_token_lines),

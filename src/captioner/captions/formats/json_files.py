@@ -1,15 +1,18 @@
 """The forms of JSON: COCO's, Karpathy's, rows, JSON Lines, and an object from names to captions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from captioner.base.errors import CaptionerError
-from captioner.captions.formats.columns import Chosen, choose
+from captioner.captions.formats.columns import Chosen, choose, with_split
 from captioner.captions.formats.json_stream import json_lines, walk
 from captioner.captions.formats.records import Columns, Record, Tally, TextFile, as_json, name_of, value_of
 from captioner.captions.formats.splits import split_in
 from captioner.captions.formats.text import captions_of_cell, lines
+
+Rows = Iterator[tuple[str, Any]]
+"""(place, row) of each row."""
 
 _MARKED = {
     "is_precanned": "captions that say a photo cannot be described (is_precanned)",
@@ -35,11 +38,13 @@ def read_karpathy(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Re
         if key != "images":
             continue
         place = f"{file.shown}: images[{at}]"
+        if isinstance(entry, dict) and "file_name" in entry and "filename" not in entry:
+            raise CaptionerError(f"{file.shown}: has no annotations; expected COCO's captions_*.json")
         name = value_of(entry, "filename", str, place)
         folder = value_of(entry, "filepath", str, place, "")
         image = name_of(f"{folder}/{name}" if folder else name, place)
         if image in seen:
-            raise CaptionerError(f"{place}: {image} stands there already ({seen[image]}); expected once")
+            raise CaptionerError(f"{place}: {image} is listed twice, first at {seen[image]}; expected once")
         seen[image] = place
         captions = tuple(
             _sentence(sentence, f"{place}.sentences[{number}]")
@@ -123,12 +128,13 @@ def _id(entry: Any, key: str, place: str) -> str:
 
 def read_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each object of a list: the file's own, or the one under `data` or `annotations`."""
-    rows = (
-        (f"{file.shown}: {key}[{at}]", entry)
-        for key, at, entry in walk(file)
-        if at is not None and key in ("", "data", "annotations")
-    )
-    yield from _records(rows, tally, columns)
+
+    def rows() -> Rows:
+        for key, at, entry in walk(file):
+            if at is not None and key in ("", "data", "annotations"):
+                yield f"{file.shown}: {key}[{at}]", entry
+
+    yield from _records(rows(), tally, _with_split(columns, rows))
 
 
 def read_lists_of_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
@@ -136,15 +142,25 @@ def read_lists_of_rows(file: TextFile, tally: Tally, columns: Columns) -> Iterat
 
     The key of a list is the split of its rows, if it is the name of one and the row has no split.
     """
-    rows = ((key, f"{file.shown}: {key[:80]}[{at}]", entry) for key, at, entry in walk(file) if at is not None)
-    for key, place, entry in rows:
+
+    def rows() -> Iterator[tuple[str, str, Any]]:
+        for key, at, entry in walk(file):
+            if at is not None:
+                yield key, f"{file.shown}: {key[:80]}[{at}]", entry
+
+    columns = _with_split(columns, lambda: (row[1:] for row in rows()))
+    for key, place, entry in rows():
         for record in _records(iter([(place, entry)]), tally, columns):
             yield record if record.split else replace(record, split=split_in(key))
 
 
 def read_json_lines(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each line of JSON Lines."""
-    yield from _records(json_lines(file, lines(file.content, file.shown)), tally, columns)
+
+    def rows() -> Rows:
+        return json_lines(file, lines(file.content, file.shown))
+
+    yield from _records(rows(), tally, _with_split(columns, rows))
 
 
 def read_mapping(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
@@ -159,7 +175,11 @@ def read_mapping(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Rec
         yield Record(name_of(name, place), tuple(captions), place)
 
 
-def _records(rows: Iterator[tuple[str, Any]], tally: Tally, columns: Columns) -> Iterator[Record]:
+def _with_split(columns: Columns, rows: Callable[[], Rows]) -> Columns:
+    return with_split(columns, lambda: (row if isinstance(row, dict) else {} for _, row in rows()))
+
+
+def _records(rows: Rows, tally: Tally, columns: Columns) -> Iterator[Record]:
     chosen_by_keys: dict[tuple[str, ...], Chosen] = {}  # rows may lack a caption or the split
     for place, row in rows:
         if not isinstance(row, dict):

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from captioner.captions.formats.splits import (
     split_of_folders,
 )
 from captioner.captions.formats.text import decode, usable_captions
-from captioner.sources.archives import MANIFEST, Archive, Files, visible
+from captioner.sources.archives import MANIFEST, Archive, Files, one_spelling, visible
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +45,11 @@ class Listing:
     lemmas: dict[str, list[str]] = field(default_factory=dict)
     """The lemmas of each caption, in the same order, where they were asked for."""
     tokenised: bool = False  # the captions are PTB tokens already
+    places: dict[str, str] = field(default_factory=dict)
+    """The file, or the line or key in it, that first names each photo; none in Flickr8k's official files."""
     all_named: bool = False  # every photo should be named
+    several: bool = False  # several files have the captions
+    sidecars: bool = False  # the captions are text files beside the photos
     renamed: int = 0  # captions that name their photo by a duplicate's name
     orphans: int = 0  # captions of photos that are not there
     tally: Tally = field(default_factory=Tally)
@@ -55,11 +58,13 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Contents:
-    """Which files of the archive of texts are captions, and which are lists of splits."""
+    """What `captioner.sources.archives.MANIFEST` says: which files are captions, which are lists of splits ..."""
 
     captions: list[str]
     sidecars: list[str]
     splits: list[str]
+    alone: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -109,7 +114,7 @@ def _contents(texts: Archive | Files) -> _Contents | None:
     names = texts.names()
     if MANIFEST in names:
         manifest = json.loads(texts.read(MANIFEST))
-        return _Contents(manifest["captions"], manifest["sidecars"], manifest["splits"])
+        return _Contents(**manifest)
     if isinstance(texts, Archive) and texts.find(CAPTION_FILES["raw"]) is not None:
         return None
     lists = [name for name in names if _split_listed_in(name)]
@@ -146,9 +151,18 @@ class _Reading:
     def __init__(self, texts: Archive | Files, photos: Archive | None, contents: _Contents, columns: Columns):
         self.texts, self.photos, self.contents, self.columns = texts, photos, contents, columns
         self.tally = Tally()
-        self.names = PhotoNames(photos, self.tally)
-        file = (contents.captions or contents.sidecars[:1] or ["the captions"])[0]
-        self.result = Listing(file=file, split_files=dict.fromkeys(SPLITS, file), tally=self.tally)
+        self.tally.left_out["text files without a photo"] += len(contents.alone)
+        self.tally.left_out["photos of a kind that is not read"] += len(contents.unread)
+        self.names = PhotoNames(photos, self.tally, contents.unread)
+        files = contents.captions or contents.sidecars or ["the captions"]
+        file = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        self.result = Listing(
+            file=file,
+            split_files=dict.fromkeys(SPLITS, file),
+            sidecars=bool(contents.sidecars),
+            several=len(files) > 1,
+            tally=self.tally,
+        )
         self.images: dict[str, _Image] = {}
         self.missing: dict[str, None] = {}
         self.forms: Counter[str] = Counter()
@@ -159,7 +173,7 @@ class _Reading:
             self.forms[form.name] += 1
             self.result.all_named |= form.all_named
             for record in form.read(file, self.tally, self.columns):
-                self._add(record, file)
+                self._add(record, file, once=form.once)
         if self.contents.sidecars:
             self.forms["sidecar captions"] += len(self.contents.sidecars)
             self.result.all_named = True
@@ -177,30 +191,31 @@ class _Reading:
         return self.result
 
     def _file(self, name: str) -> TextFile:
-        return TextFile(unicodedata.normalize("NFC", name), name, decode(self.texts.read(name), name))
+        return TextFile(one_spelling(name), name, decode(self.texts.read(name), name))
 
-    def _add(self, record: Record, file: TextFile | None) -> None:
+    def _add(self, record: Record, file: TextFile | None, *, once: bool = False) -> None:
         place = record.place
         named = record.image
-        image = self.names.find(named, place, file.name) if file else self.names.beside(named)
+        image = self.names.find(named, place, file.name) if file else self.names.beside(named, place)
         if image is None:
             self._add_missing(record)
             return
         if file:
-            self.names.claim(image, named, place)
+            self.names.claim(image, named, place, once=once)
         split = split_of(record.split, place)
         known = self.images.get(image)
         if known is not None and known.split != split:
+            other = f"in the {known.split} split" if known.split else "without a split"
             raise CaptionerError(
-                f"{place}: {visible(image)} is in the {known.split or 'empty'} split already ({known.place}); "
-                "expected in one split"
+                f"{place}: {visible(image)} is also {other} ({known.place}); expected each photo in one split"
             )
         if known is None:
             self.images[image] = _Image(place, file.name if file else "", split)
         elif file is not None and known.file != file.name and split_in(known.file) != split_in(file.name):
             raise CaptionerError(
-                f"{place}: {visible(image)} is in {known.file} already ({known.place}); expected in one split"
+                f"{place}: {visible(image)} is also in {known.file} ({known.place}); expected each photo in one split"
             )
+        self.result.places.setdefault(image, place)
         texts = self.result.captions.setdefault(image, [])
         texts.extend(usable_captions(record.captions, place, self.tally))
 
@@ -237,7 +252,7 @@ class _Reading:
         elif not origin:
             if len(self.images) < len(SPLITS) and self.tally.first:
                 raise CaptionerError(next(iter(self.tally.first.values())))
-            drawn = draw_splits(list(self.images), dev=dev, test=test, seed=seed)
+            drawn = draw_splits(list(self.images), dev=dev, test=test, seed=seed, file=self.result.file)
             for image, split in drawn.items():
                 self.images[image].split = split
             origin = "splits drawn"
@@ -282,8 +297,8 @@ class _Reading:
                 self._add_missing(Record(name, (), place))
             elif self.images.setdefault(image, _Image(place, "", split)).split not in ("", split):
                 raise CaptionerError(
-                    f"{place}: {visible(image)} is in the {self.images[image].split} split already; "
-                    "expected in one split"
+                    f"{place}: {visible(image)} is also in the {self.images[image].split} split; "
+                    "expected each photo in one split"
                 )
             else:
                 self.images[image].split = split
@@ -315,7 +330,7 @@ class _Reading:
             without = next((file for file, split in splits.items() if not split), None)
             if without is not None and any(splits.values()):
                 raise CaptionerError(
-                    f"{visible(without)}: its name says no split, though those of other files do; expected a split "
+                    f"{visible(without)}: has no split in its name, though other files have one; expected a split "
                     "in the name of each file or of its folder, or in a column"
                 )
         return ""
@@ -347,7 +362,7 @@ class _Reading:
             training = [image for image, known in self.images.items() if known.split == "train"]
             if split in present or not training:
                 continue
-            for image in draw_from_train(training, split, share=share, seed=seed):
+            for image in draw_from_train(training, split, share=share, seed=seed, file=self.result.file):
                 self.images[image].split = split
             origin += f", {split} drawn from train"
         return origin

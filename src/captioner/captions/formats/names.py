@@ -2,15 +2,15 @@
 
 import difflib
 import re
-import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from captioner.base.errors import CaptionerError
 from captioner.captions.formats.records import Tally
 from captioner.captions.formats.splits import split_in, split_of_folders
-from captioner.sources.archives import PHOTO_SUFFIXES, Archive, visible, without_suffix
+from captioner.sources.archives import OTHER_PHOTOS, PHOTO_SUFFIXES, Archive, one_spelling, visible, without_suffix
 
 _DUPLICATE_SUFFIX = re.compile(r"(.+\.jpe?g)\.\d+", re.IGNORECASE)
 _CAPTION_NUMBER = re.compile(r"(.+?)#(?:[a-z]{2,4}#)?\d+")  # 1.jpg#0, 1.jpg#zhc#0
@@ -28,14 +28,15 @@ class PhotoNames:
     one photo fits. If photos lie in the folder that a name gives, the photo must lie there, too.
     """
 
-    def __init__(self, photos: Archive | None, tally: Tally):
+    def __init__(self, photos: Archive | None, tally: Tally, unread: Iterable[str] = ()):  # photos of other kinds
         self.archive = photos
         self._tally = tally
+        self._unread = {_stem_of(path): path for path in unread}
         self._photos = frozenset(photos.photos()) if photos else frozenset()
         self._known: dict[tuple[str, str], str | None] = {}
         self._index: dict[str, list[str]] = {}
         self._folders: set[str] = set()
-        self._stems: dict[str, str] = {}
+        self._beside: defaultdict[str, list[str]] = defaultdict(list)
         self._claims: dict[str, tuple[str, str]] = {}
 
     def find(self, name: str, place: str, file: str = "") -> str | None:
@@ -55,31 +56,54 @@ class PhotoNames:
             self._known[key] = None if found and self._of_another_split(found, name, folder) else found
         return self._known[key]
 
-    def claim(self, image: str, name: str, place: str) -> None:
-        """Record that `name` was taken for the photo `image`.
+    def claim(self, image: str, name: str, place: str, *, once: bool) -> None:
+        """Record that `name` was taken for the photo `image`. `once`: the form of the file lists each image once.
 
-        Raises CaptionerError where another name for it has another folder or suffix, as that of another photo has.
+        Raises CaptionerError where another name was taken for it before: any other name if the form lists each image
+        once, else a name with another folder, stem or suffix, as that of another photo has.
         """
         first, where = self._claims.setdefault(image, (name, place))
-        if first != name and _differ(_plain(first), _plain(name)):
+        if first != name and (once or _differ(_plain(first), _plain(name))):
             raise CaptionerError(
                 f"{place}: {visible(name)} and {visible(first)} ({where}) both fit the photo {visible(image)}; "
                 "expected a photo for each, or one name"
             )
 
-    def beside(self, stem: str) -> str | None:
-        """Return the path of the photo whose path, with or without its suffix, is `stem`, None where there is none."""
+    def beside(self, stem: str, text: str) -> str | None:
+        """Return the path of the photo whose path, with or without its suffix, is `stem`, None where there is none.
+
+        `text` is the path of the text file beside it. Raises CaptionerError where the file is beside two photos, and
+        where another file is beside the photo.
+        """
         if self.archive is None:
             return stem
-        if not self._stems:
-            photos = sorted(self._photos)
-            self._stems = {end(path).casefold(): path for end in (str, without_suffix) for path in photos}
-            self._stems |= {end(path): path for end in (str, without_suffix) for path in photos}
-        name = unicodedata.normalize("NFC", stem)
-        return self._stems.get(name) or self._stems.get(name.casefold())
+        if not self._beside:
+            for path in sorted(self._photos):
+                for key in (path, f"{without_suffix(path)}."):
+                    self._beside[key].append(path)
+                    self._beside[f"/{key.casefold()}"].append(path)
+        name = one_spelling(stem)
+        keys = (name, f"{name}.", f"/{name.casefold()}", f"/{name.casefold()}.")
+        photos = next((self._beside[key] for key in keys if key in self._beside), [])
+        if len(photos) > 1:
+            raise CaptionerError(
+                f"{visible(text)}: lies beside two photos, {visible(photos[0])} and {visible(photos[1])}; write a text "
+                f"file for each, such as {visible(photos[0])}{PurePosixPath(text).suffix}"
+            )
+        for photo in photos:
+            first, _ = self._claims.setdefault(photo, (text, text))
+            if first != text:
+                raise CaptionerError(
+                    f"{visible(text)}: lies beside the photo {visible(photo)}, as {visible(first)} does; expected one "
+                    "text file for each photo; write all captions into one of them, or move one away"
+                )
+        return photos[0] if photos else None
 
     def nearest(self, name: str) -> str:
-        """Return a part of a sentence that names the photos with the most similar names."""
+        """Return a part of a sentence that names the photos with the most similar names, or that of another kind."""
+        other = self._unread.get(_stem_of(name))
+        if other:
+            return f"; {visible(other)} is not a kind that is read; convert it"
         ends = {PurePosixPath(path).name: path for path in sorted(self._photos)}
         near = difflib.get_close_matches(_plain(name).rpartition("/")[2], list(ends), n=2, cutoff=0.6)
         return f"; the nearest names are {', '.join(visible(ends[end]) for end in near)}" if near else ""
@@ -90,14 +114,14 @@ class PhotoNames:
 
     def _find(self, name: str, place: str, folder: str, split: str) -> str | None:
         assert self.archive is not None
-        path = unicodedata.normalize("NFC", str(PurePosixPath(name)))
+        path = one_spelling(str(PurePosixPath(name)))
         if folder and f"{folder}/{path}" in self._photos:
             return f"{folder}/{path}"
         try:
             if self.archive.find(path) in self._photos:
                 return path
         except CaptionerError as error:
-            matches = _of_split(split, [photo for photo in sorted(self._photos) if photo.endswith(f"/{path}")])
+            matches = _of_split(split, [each for each in self.archive.ending_in(path) if each in self._photos])
             if len(matches) == 1:
                 return matches[0]
             raise CaptionerError(f"{place}: {error}") from None
@@ -105,8 +129,9 @@ class PhotoNames:
         if twin and self.archive.find(twin[1]) in self._photos:
             self._tally.repaired["names with a duplicate's suffix"] += 1
             return twin[1]
-        numbered = _CAPTION_NUMBER.fullmatch(path)
-        return self._find(numbered[1], place, folder, split) if numbered else self._loosely(path, place, split)
+        found = self._loosely(path, place, split)  # of dog#2 before dog: a photo may be called so
+        numbered = None if found else _CAPTION_NUMBER.fullmatch(path)
+        return self._find(numbered[1], place, folder, split) if numbered else found
 
     def _of_another_split(self, found: str, name: str, folder: str) -> bool:
         assert self.archive is not None
@@ -142,7 +167,7 @@ class PhotoNames:
 
 def _plain(name: str) -> str:
     """Return a name with slashes and plain blanks, without percent-encoding, in one case and one spelling."""
-    return re.sub(r"\s", " ", unicodedata.normalize("NFC", unquote(name)).replace("\\", "/").casefold()).strip()
+    return re.sub(r"\s", " ", one_spelling(unquote(name)).replace("\\", "/").casefold()).strip()
 
 
 def _folder_of(plain: str) -> str:
@@ -156,18 +181,32 @@ def _of_split(split: str, photos: list[str]) -> list[str]:
 
 
 def _differ(one: str, other: str) -> bool:
-    """Return whether two plain names have folders or suffixes that cannot be those of one photo."""
+    """Return whether two plain names have folders, stems or suffixes that cannot be those of one photo."""
     folders, ends = zip(*(name.rpartition("/")[::2] for name in (one, other)), strict=True)
     shorter, longer = sorted((f"/{folder}" for folder in folders), key=len)
     suffixes = {end[len(_stem(end)) :] for end in ends} - {""}
-    return (all(folders) and not longer.endswith(shorter)) or len(suffixes) > 1
+    other_folder = all(folders) and not longer.endswith(shorter)
+    return other_folder or len(suffixes) > 1 or _stems(ends[0]).isdisjoint(_stems(ends[1]))
 
 
-def _stem(end: str) -> str:
-    for suffix in PHOTO_SUFFIXES:
+def _stems(end: str) -> set[str]:
+    """Return the stems that may be meant by an end of a path, with and without a number behind it."""
+    ends = [end]
+    for form in (_CAPTION_NUMBER, _DUPLICATE_SUFFIX, _NUMBER):
+        ends += [match[1] for each in ends if (match := form.fullmatch(each))]
+    return {_COCO_2014.sub("", _stem(each)) for each in ends}
+
+
+def _stem(end: str, suffixes: Iterable[str] = PHOTO_SUFFIXES) -> str:
+    for suffix in suffixes:
         if end.endswith(suffix):
             return end[: -len(suffix)]
     return end
+
+
+def _stem_of(name: str) -> str:
+    """Return the plain name of a photo of any kind, without its folders and its suffix."""
+    return _stem(_plain(name).rpartition("/")[2], (*PHOTO_SUFFIXES, *OTHER_PHOTOS))
 
 
 def _keys(plain: str) -> list[str]:

@@ -89,7 +89,7 @@ def name_of(value: Any, place: str) -> str:
     if len(name) > 1 and name[0] == name[-1] == '"':  # Windows copies paths with quotes
         name = name[1:-1].strip()
     if not name.strip("/\\. "):
-        raise CaptionerError(f"{place}: no image ({visible(value)}); expected the name of a photo")
+        raise CaptionerError(f"{place}: the photo's name is empty ({visible(value)!r}); expected the name of a photo")
     return name
 
 

@@ -34,7 +34,7 @@ def _of_json(data: bytes, name: str, tally: Tally, columns: Columns) -> tuple[tu
     except RecursionError:
         raise CaptionerError(f"{name}: JSON that is nested too deep; expected a flat object") from None
     if not isinstance(content, dict):
-        raise CaptionerError(f"{name}: no object; expected one with the caption under caption or text")
+        raise CaptionerError(f"{name}: not a JSON object; expected one with the key caption or text")
     chosen = choose(
         [*content, "image"] if "image" not in content else list(content),
         Columns("image", columns.caption, columns.split),

@@ -35,13 +35,21 @@ def split_of(name: str, place: str) -> str:
 
     Raises CaptionerError for a name that is not understood.
     """
-    word = name.strip().casefold().rstrip("0123456789-_ ")
     if not name.strip():
         return ""
-    word = _OF_DATA.sub("", word).rstrip("-_ ")
-    if word not in SPLIT_NAMES:
+    if not is_split(name):
         raise CaptionerError(f"{place}: split is {name[:40]!r}, expected one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[word]
+    return SPLIT_NAMES[_word_of(name)]
+
+
+def is_split(name: str) -> bool:
+    """Return whether `split_of` understands a name."""
+    return _word_of(name) in SPLIT_NAMES
+
+
+def _word_of(name: str) -> str:
+    word = name.strip().casefold().rstrip("0123456789-_ ")
+    return _OF_DATA.sub("", word).rstrip("-_ ")
 
 
 def split_in(name: str) -> str:
@@ -62,26 +70,35 @@ def split_of_folders(path: str) -> str:
     return ""
 
 
-def draw_splits(images: Iterable[str], *, dev: float, test: float, seed: int) -> dict[str, str]:
+def draw_splits(
+    images: Iterable[str], *, dev: float, test: float, seed: int, file: str = "the captions"
+) -> dict[str, str]:
     """Return a split for each image: `dev` and `test` are shares of all, at least one image each.
 
+    `file` names the captions in messages.
     The seed and the names alone decide the split of an image. An image that is added later moves few others.
     """
     if dev + test >= 1:
         raise CaptionerError(f"own.dev and own.test: are {dev} and {test}, expected less than 1 together")
     drawn = _shuffled(images, seed)
     if len(drawn) < len(SPLITS):
-        raise CaptionerError(f"{len(drawn)} images cannot be split; expected {len(SPLITS)} or more")
+        raise CaptionerError(
+            f"{file}: {len(drawn)} photo{'s' * (len(drawn) != 1)} in all; expected {len(SPLITS)} or more, one for each "
+            f"of {', '.join(SPLITS)}"
+        )
     first = min(max(1, round(dev * len(drawn))), len(drawn) - 2)
     second = min(first + max(1, round(test * len(drawn))), len(drawn) - 1)
     return {image: "dev" if at < first else "test" if at < second else "train" for at, image in enumerate(drawn)}
 
 
-def draw_from_train(images: Iterable[str], split: str, *, share: float, seed: int) -> set[str]:
+def draw_from_train(images: Iterable[str], split: str, *, share: float, seed: int, file: str) -> set[str]:
     """Return the training images that become `split`: `share` of them, at least one and not all."""
     drawn = _shuffled(images, seed)
     if len(drawn) < 2:
-        raise CaptionerError(f"no {split} split can be drawn from {len(drawn)} training images; expected 2 or more")
+        raise CaptionerError(
+            f"{file}: no photo is in the {split} split, and {len(drawn)} in train; expected 2 or more in train to draw "
+            f"the {split} split from, or photos in the {split} split"
+        )
     return set(drawn[: min(max(1, round(share * len(drawn))), len(drawn) - 1)])
 
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Literal
 
 from captioner.base.errors import CaptionerError
-from captioner.captions.formats.columns import choose, fits
+from captioner.captions.formats.columns import choose, fits, with_split
 from captioner.captions.formats.records import Columns, Record, Tally, TextFile, name_of
-from captioner.captions.formats.text import captions_of_cell, check_length
+from captioner.captions.formats.text import LONGEST_LINE, captions_of_cell, check_length
 from captioner.sources.archives import PHOTO_SUFFIXES
 
 DELIMITERS = (",", ";", "\t", "|")
 
+csv.field_size_limit(LONGEST_LINE)  # a cell on one line may be as long as a line
+
+_NUMBER = re.compile(r"\d+")
 _LOST_BAR = re.compile(r"\s*(\d+)\s+(\S.*)", re.DOTALL)
 
 
@@ -27,6 +30,11 @@ def widest_delimiter(line: str) -> str:
     return max(DELIMITERS, key=line.count)
 
 
+def blanks_behind(delimiter: str, header: str) -> bool:
+    """Tell whether blanks stand behind the delimiters of a header (`image, caption`), as then in the rows."""
+    return f"{delimiter} " in header
+
+
 def _cells(line: str, delimiter: str) -> list[str]:
     try:
         return next(csv.reader([line], delimiter=delimiter), [])
@@ -36,6 +44,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def read_table(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Record]:
     """Yield a record for each row of a table."""
+    columns = with_split(columns, lambda: _by_column(file, columns))
     rows = _rows(file, columns)
     begin, header = next(rows, (0, []))
     place = f"{file.shown}, line {begin}"
@@ -59,6 +68,14 @@ def read_table(file: TextFile, tally: Tally, columns: Columns) -> Iterator[Recor
             for text in captions_of_cell(row[at], place, tally)
         )
         yield Record(name_of(row[at_image], place), captions, place, "" if at_split is None else row[at_split].strip())
+
+
+def _by_column(file: TextFile, columns: Columns) -> Iterator[dict[str, str]]:
+    """Yield the cells of each row behind the header by the names of their columns."""
+    rows = _rows(file, columns)
+    _, header = next(rows, (0, []))
+    for _, row in rows:
+        yield dict(zip(header, row, strict=False))
 
 
 def _repaired(row: list[str], header: list[str], needed: int, tally: Tally) -> list[str]:
@@ -105,7 +122,7 @@ def _rows(file: TextFile, columns: Columns) -> Iterator[tuple[int, list[str]]]:
     first = next((line for line in file.content.splitlines() if line.strip()), "")
     delimiter = delimiter_of(first) or widest_delimiter(first)
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
-    blanks = f"{delimiter} " in first  # image, caption: the header has blanks behind its delimiters, as the rows have
+    blanks = blanks_behind(delimiter, first)
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True, skipinitialspace=blanks)
     header: list[str] | None = None
     image_at = 0
@@ -132,7 +149,7 @@ def _rows(file: TextFile, columns: Columns) -> Iterator[tuple[int, list[str]]]:
 
 def _not_csv(file: TextFile, lines: _Lines, begin: int, error: str) -> str:
     place = f"{file.shown}, line {begin}"
-    if lines.number > begin or "unexpected end" in error or "field limit" in error:
+    if lines.number > begin or "unexpected end" in error:
         return (
             f"{place}: a quote opens in this line and does not close as CSV wants it (noticed in line {lines.number}: "
             f'{error}); write a quote inside a caption twice (""), and put the whole caption into quotes'
@@ -156,7 +173,10 @@ def _check_swallowed(  # the record as text and as cells, and where the names of
 
 
 def _may_be_name(cell: str, name: str, delimiter: str) -> bool:
-    """Return whether the first cell of a line is a photo's name as `name`, which the record has, is one."""
+    """Return whether the first cell of a line is a photo's name as `name`, which the record has, is one.
+
+    It is one if it differs from `name` in numbers only.
+    """
     if delimiter == "\t" or cell.lower().endswith(PHOTO_SUFFIXES):
         return True
-    return cell.isdecimal() and name.strip().isdecimal()
+    return bool(cell) and _NUMBER.sub("0", cell) == _NUMBER.sub("0", name.strip())

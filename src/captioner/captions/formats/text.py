@@ -42,11 +42,15 @@ def decode(data: bytes, shown: str) -> str:
 
 
 def _decode(data: bytes, shown: str) -> str:
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise CaptionerError(f"{shown}: is UTF-32; save the file as UTF-8")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             return data.decode("utf-16")
         except UnicodeDecodeError:
-            raise CaptionerError(f"{shown}: begins as UTF-16 and is not; save the file as UTF-8") from None
+            raise CaptionerError(
+                f"{shown}: has the byte order mark of UTF-16 but is not valid UTF-16; save the file as UTF-8"
+            ) from None
     kind = next((kind for start, kind in _BINARY.items() if data.startswith(start)), None)
     if kind:
         raise CaptionerError(f"{shown}: is {kind}; expected text; unpack it, or save it as CSV or JSON Lines in UTF-8")

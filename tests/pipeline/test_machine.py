@@ -93,7 +93,10 @@ def test_a_full_disk_during_a_download_is_told_and_with_room_it_ends_well(tmp_pa
     monkeypatch.setenv("CAPTIONER_MIRROR", str(mirror))
     monkeypatch.chdir(tmp_path)
     goal = tmp_path / "raw" / "resnet18.pth"
-    with full_disk(ROOM), pytest.raises(CaptionerError, match=r"resnet18\.pth: .*File too large.*\(disk space, permissions\)"):
+    with (
+        full_disk(ROOM),
+        pytest.raises(CaptionerError, match=r"resnet18\.pth: .*File too large.*\(disk space, permissions\)"),
+    ):
         obtain("resnet18.pth", goal)
     assert not goal.exists()
     obtain("resnet18.pth", goal)

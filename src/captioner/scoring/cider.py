@@ -139,14 +139,18 @@ class References:
         sizes, size = _distinct(self._start[references + 1] - self._start[references])  # [S]
         penalty = np.exp(-((sizes[:, None] - np.arange(length.max() + 1)) ** 2) / (2 * SIGMA**2))
         overlap = np.zeros(len(ids))
+        found = np.zeros(len(here), bool)  # few n-grams are in the references of their own image
+        found[at] = True
+        line = np.cumsum(found) - 1
+        at, lines = line[at], int(line[-1]) + 1
         for level in range(1, int(times.max()) + 1):  # min(a, b) is the number of levels that both reach
             both = times_there >= level
             if not both.any():
                 break
             cell = at[both] * len(sizes) + size[reference[both]]
-            sums = np.bincount(cell, value[both], len(here) * len(sizes)).reshape(len(here), len(sizes))
-            mine = times >= level
-            overlap[mine] += (sums @ penalty).take(column[mine] * penalty.shape[1] + length[mine])
+            sums = np.bincount(cell, value[both], lines * len(sizes)).reshape(lines, len(sizes))
+            mine = np.flatnonzero(found[column] & (times >= level))
+            overlap[mine] += (sums @ penalty).take(line[column[mine]] * penalty.shape[1] + length[mine])
         return overlap
 
     def _of_images(self, images: np.ndarray, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

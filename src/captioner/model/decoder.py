@@ -155,7 +155,7 @@ class Decoder(nn.Module):
 
         The states are those at `places` [n] int64 of all B*m, where m is `each`; without places they are all B*m. The
         weights at other places mean nothing. These are scaled dot products (Vaswani et al. 2017), written out: there
-        are few positions, and torch's fused form is five times slower in bfloat16 on a CPU.
+        are few positions, and torch's fused form is slower on a CPU (docs/performance.md).
         """
         assert memory.keys is not None
         images = memory.keys.shape[0]  # len() would make it a constant of the export

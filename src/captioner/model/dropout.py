@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """torch's dropout. On a CPU it draws only 16 random bits for each element, because torch's draws took a fifth of a
-    training step."""
+    """torch's dropout. On a CPU it draws only 16 random bits for each element, because torch's draws take longer
+    (docs/performance.md)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x of any shape with some elements 0 and the others scaled, in training; in eval mode x itself."""

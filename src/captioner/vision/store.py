@@ -2,7 +2,7 @@
 
 Format (schema 2)
     features    [N, h, w, C] float16, or uint8 for the input of conv1; contiguous and uncompressed, so that
-                rows can be memory-mapped: random batches are read a thousand times faster than from chunks
+                rows can be memory-mapped: random batches are read much faster than from chunks
                 by a list of indices, no HDF5 handle is open while reading, and forks and pickles are safe
     images      [N] UTF-8, the image of each row; empty where the photo was broken and skipped
     flipped     [N] bool, whether the row is of the mirrored image

@@ -87,11 +87,6 @@ EQUIVALENT = {
         "shared = known[id] >= 0  # the others are in no reference",
     ): "An n-gram in no reference adds 0. Only the time differs.",
     (
-        "scoring/cider.py",
-        "ReplaceComparisonOperator_Lt_Gt",
-        "order = (keys & ((1 << bits) - 1)).astype(np.int32 if bits > 32 else np.int64)",
-    ): "The places are the same for less than 2 ** 31 keys. Only the memory differs.",
-    (
         "model/search.py",
         "NumberReplacer",
         "LOOK_EVERY = 3  # words drawn between checks whether all captions have ended; each check waits for a GPU",
